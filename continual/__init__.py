@@ -1,0 +1,1 @@
+"""What makes learning continual: tasks, the learner, the loop over tasks, metrics and results."""

@@ -1,0 +1,50 @@
+"""What every data set offers: a label space and splits that list and decode images and masks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from continual.tasks import LabelSpace
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or folder and the mend."""
+
+
+class Split(ABC):
+    """An ordered list of images with masks. Nothing is decoded before `load`."""
+
+    ids: Sequence[str]   # unique names of the images, in list order
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image H x W x 3 uint8 RGB and mask H x W uint8 with the data set's own values."""
+
+    @abstractmethod
+    def load_mask(self, index: int) -> np.ndarray:
+        """Mask H x W uint8 alone."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest that changes when a file of the split changes (names, sizes, times); cheap."""
+
+    @abstractmethod
+    def check(self, index: int) -> None:
+        """Raise DataError where image and mask differ in size or the image is truncated; without a full decode."""
+
+
+class DataSource(ABC):
+    """One data set."""
+
+    name: str
+    labels: LabelSpace
+
+    @abstractmethod
+    def split(self, name: str) -> Split:
+        """The split "train", "val" or "test"; a data set without a test split gives its validation split."""

@@ -1,0 +1,1 @@
+"""Losses: Step -> named loss terms, one method a file."""

@@ -1,0 +1,51 @@
+"""What a method's loss gets and gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from continual.tasks import Task
+from networks.base import NetworkOutput
+
+
+@dataclass
+class Step:
+    """One training (or validation) step, all that a loss may know.
+
+    Attributes:
+        task: the task being learned.
+        batch: "image" B x 3 x H x W float, "label" B x H x W int64 (255 = ignore), "index" B int64, and what callbacks add.
+        student: output of the network being trained.
+        teacher: output of the previous task's frozen network; None in task 0 and where the loss does not need it.
+        memory: what callbacks publish for the loss (prototypes, thresholds, weights), by name.
+    """
+
+    task: Task
+    batch: Mapping[str, Tensor]
+    student: NetworkOutput
+    teacher: NetworkOutput | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ContinualLoss(nn.Module, ABC):
+    """A method: named, weighted loss terms whose sum is minimised.
+
+    Attributes:
+        needs_teacher: whether the learner must run the previous network on each batch.
+        classifier_init: how the classifier of a new task starts: "random", "zero" or "background" (MiB, eq. 10-11).
+    """
+
+    needs_teacher: bool = False
+
+    def __init__(self, classifier_init: str = "random") -> None:
+        super().__init__()
+        self.classifier_init = classifier_init
+
+    @abstractmethod
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Weighted scalar terms by name, e.g. {"ce": ..., "kd": ...}."""

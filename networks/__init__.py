@@ -1,0 +1,1 @@
+"""Networks: image -> NetworkOutput."""
