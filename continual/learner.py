@@ -1,0 +1,190 @@
+"""The LightningModule: one network that learns task after task, with its frozen predecessor as teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from continual.metrics import SegmentationMetrics
+from continual.tasks import Task
+from loss.base import ContinualLoss, Step
+from loss.functional import cross_entropy
+from networks.base import NetworkOutput, SegmentationNetwork
+
+# Looking at a loss value waits for the device, so a non-finite loss is noticed only this often.
+FINITE_CHECK_INTERVAL = 100
+
+
+class ContinualLearner(pl.LightningModule):
+    """Trains one network over a sequence of tasks; knows neither data set nor method.
+
+    Attributes:
+        task: the current task, None before the first `begin_task`.
+        teacher: the previous task's network, frozen and in eval mode; None in task 0 and where the loss needs none.
+            It is no submodule: it would be written into every checkpoint.
+        memory: what callbacks publish for the loss, by name.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        loss: ContinualLoss,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any],
+        *,
+        mean: Iterable[float],
+        std: Iterable[float],
+        lr_next: float | None = None,
+        scheduler_interval: str = "step",
+        scheduler_frequency: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Args:
+        network: grows by the classes of each task.
+        loss: the method.
+        optimizer: called with the trainable parameters at the start of each task.
+        scheduler: called with the optimizer and `total_steps`, the number of its own steps in the task.
+        mean, std: per RGB channel, in [0, 1].
+        lr_next: learning rate of the tasks after the first; None keeps the optimizer's.
+        scheduler_interval: "step" or "epoch", the unit in which the scheduler steps.
+        scheduler_frequency: units per step of the scheduler.
+        seed: the run's seed; each epoch's random stream is a function of (seed, task, epoch, rank).
+        """
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.lr_next = lr_next
+        self.scheduler_interval = scheduler_interval
+        self.scheduler_frequency = scheduler_frequency
+        self.seed = seed
+        self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.task: Task | None = None
+        self.memory: dict[str, Any] = {}
+        self.metrics: SegmentationMetrics | None = None
+        self._nonfinite: dict[str, Tensor] = {}
+        self.__dict__["teacher"] = None
+
+    def begin_task(self, task: Task) -> None:
+        """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
+        self.__dict__["teacher"] = self._frozen_network() if task.index and self.loss.needs_teacher else None
+        self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
+        self.task = task
+        self.metrics = SegmentationMetrics(task.n_seen)
+
+    def _frozen_network(self) -> nn.Module:
+        return copy.deepcopy(self.network).eval().requires_grad_(False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimizer and schedule of this task, both fresh."""
+        changed = {"lr": self.lr_next} if self.task.index and self.lr_next is not None else {}
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad], **changed)
+        scheduler = self.make_scheduler(optimizer, total_steps=self._scheduler_steps())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.scheduler_interval,
+                "frequency": self.scheduler_frequency,
+            },
+        }
+
+    def _scheduler_steps(self) -> int:
+        """Number of times the scheduler steps in this task."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        if self.scheduler_interval == "epoch":
+            per_epoch = max(1, -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches))
+            steps = -(-steps // per_epoch)
+        return max(1, steps // self.scheduler_frequency)
+
+    def on_fit_start(self) -> None:
+        """The teacher is no submodule, so Lightning does not move it."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """One random stream per epoch: a run resumed at an epoch's border draws what the uninterrupted one drew."""
+        torch.manual_seed(hash((self.seed, self.task.index, self.current_epoch, self.global_rank)) & 0x7FFFFFFF)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 B x 3 x H x W in [0, 255] to float with zero mean and unit deviation per channel."""
+        return (image.float() - self.mean) / self.std
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Normalise on the device, so that a quarter of the bytes travels there."""
+        return {**batch, "image": self.normalise(batch["image"])}
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Normalised image B x 3 x H x W to the network's output."""
+        return self.network(image)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Sum of the method's weighted terms; each is logged under its name."""
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = self.teacher(batch["image"])
+        step = Step(self.task, batch, self.network(batch["image"]), teacher, self.memory)
+        terms = self.loss(step)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        self._watch(terms)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def _watch(self, terms: dict[str, Tensor]) -> None:
+        """Remember on the device which terms were ever non-finite; look at it only now and then."""
+        for name, term in terms.items():
+            flag = ~torch.isfinite(term.detach())
+            self._nonfinite[name] = flag | self._nonfinite[name] if name in self._nonfinite else flag
+        if self.trainer.fit_loop.total_batch_idx % FINITE_CHECK_INTERVAL == FINITE_CHECK_INTERVAL - 1:
+            self._stop_if_nonfinite()
+
+    def _stop_if_nonfinite(self) -> None:
+        broken = [name for name, flag in self._nonfinite.items() if flag.item()]
+        self._nonfinite.clear()
+        if broken:
+            raise FloatingPointError(
+                f"loss term {', '.join(broken)} became NaN or infinite in task {self.task.index}, epoch "
+                f"{self.current_epoch}: lower optimizer.lr (or training.lr_next), or set training.gradient_clip"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """A loss that is no number must not go unnoticed into the next epoch."""
+        self._stop_if_nonfinite()
+
+    def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
+        output = self.network(batch["image"])
+        self.metrics.update(output.logits.argmax(1), batch["label"])
+        return output
+
+    def on_validation_epoch_start(self) -> None:
+        """Each evaluation counts from zero."""
+        self.metrics.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Confusion matrix and plain cross entropy."""
+        output = self._evaluate(batch)
+        self.log("val/loss", cross_entropy(output.logits, batch["label"]), batch_size=len(batch["image"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean IoU over what validation labels show."""
+        scores = self.metrics.scores(self.task)
+        for name in ("miou", "miou_old", "miou_new", "pixel_accuracy"):
+            if scores[name] is not None:
+                self.log(f"val/{name}", scores[name], prog_bar=name == "miou", rank_zero_only=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Each evaluation counts from zero."""
+        self.metrics.reset()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Confusion matrix alone; the experiment reads the scores."""
+        self._evaluate(batch)

@@ -1,0 +1,39 @@
+"""Where a number comes from: versions, machine and git state, recorded beside every run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "albumentations", "numpy")
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the project's folder; None outside a clone or without git."""
+    try:
+        result = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, machine and git state as plain values."""
+    commit = _git("rev-parse", "HEAD")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "gpus": gpus,
+        "threads": torch.get_num_threads(),
+        "git_commit": commit,
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+    }

@@ -1,0 +1,173 @@
+"""What a run remembers on disk between tasks, so that the same command continues it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from continual.errors import RunError
+
+FORMAT = 1
+STATE_FILE = "state.json"
+# What may differ between a run and its continuation without changing a single number.
+FREE_KEYS = (
+    "hydra",
+    "logger",
+    "training.name",
+    "training.output",
+    "training.ckpt_dir",
+    "training.resume",
+    "training.num_workers",
+    "training.progress_bar_refresh_rate",
+    "training.log_images",
+    "training.log_every",
+)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested mapping with their dotted keys."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run's numbers depend on, by dotted key."""
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    return {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Hex digest of the settings that a run's numbers depend on."""
+    text = json.dumps(numbers_of(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a run killed now, sees the old or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def save_atomically(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save` with the same promise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this project (plain containers and tensors only).
+
+    Raises:
+        RunError: the file is missing, truncated or not a checkpoint.
+    """
+    if not path.is_file():
+        raise RunError(f"checkpoint {path} is missing; run the task that writes it first, or start anew in another folder")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RunError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"it is damaged or not a checkpoint: delete the folder {path.parent} to train that task again"
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")
+    return content
+
+
+@dataclass
+class RunState:
+    """The content of state.json.
+
+    Attributes:
+        fingerprint: of the settings that the numbers depend on.
+        settings: those settings, to say what differs when a fingerprint does not match.
+        class_order: class ids in the order in which they are learned.
+        next_task: first task that is not finished.
+        steps: optimizer steps of the finished tasks, where the loggers' axis continues.
+        run_id: id of the run at wandb.
+    """
+
+    fingerprint: str
+    settings: dict[str, Any]
+    run_id: str
+    class_order: list[int] = field(default_factory=list)
+    next_task: int = 0
+    steps: int = 0
+    format: int = FORMAT
+
+    def save(self, directory: Path) -> None:
+        """Write state.json."""
+        write_atomically(directory / STATE_FILE, json.dumps(asdict(self), indent=2, default=str))
+
+    @classmethod
+    def load(cls, directory: Path) -> RunState | None:
+        """Read state.json; None where the folder has none.
+
+        Raises:
+            RunError: the file is damaged or of another version of the project.
+        """
+        path = directory / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise RunError(f"{path} has format {content['format']}, this version reads {FORMAT}; use another folder")
+            return cls(**content)
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is damaged ({error}); delete the folder, or give the run another training.name") from error
+
+    def check_same(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Refuse to continue a run under other settings.
+
+        Raises:
+            RunError: names the keys that differ.
+        """
+        if self.fingerprint == fingerprint(config):
+            return
+        now, then = (json.loads(json.dumps(s, default=str)) for s in (numbers_of(config), self.settings))
+        changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
+        shown = "; ".join(f"{k}: {then.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in changed[:8])
+        raise RunError(
+            f"the run in {directory} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
+            "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
+        )
+
+
+def register_resolvers() -> None:
+    """Make `${run_name:}` and `${task_name:}` known to the configuration (they name the run's folder)."""
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("task_name", _task_name, replace=True)
+
+
+def _run_name(*, _root_: Any) -> str:
+    """`training.name`, or the seed and a digest of the settings: the same command finds its folder again."""
+    if _root_.training.name is not None:
+        return str(_root_.training.name)
+    own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    return f"seed{_root_.training.seed}-{fingerprint(OmegaConf.to_container(own, resolve=False))[:8]}"
+
+
+def _task_name(*, _root_: Any) -> str:
+    """The task's name for the folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
+    training = _root_.training
+    if training.initial_increment is not None:
+        name = f"{training.initial_increment}-{training.increment}"
+    else:
+        name = training.task or training.default_task
+    prefix = "joint-" if training.joint else ""
+    return f"{prefix}{name}{'-shuffled' if training.shuffle_classes else ''}"
