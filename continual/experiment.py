@@ -1,0 +1,318 @@
+"""The loop over tasks: prepare, fit, test, record; and the continuation of an interrupted run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from callbacks.media import PredictionImages
+from callbacks.progress import TaskProgressBar
+from continual.errors import ConfigError, RunError
+from continual.learner import ContinualLearner
+from continual.metrics import task_scores
+from continual.provenance import describe_environment
+from continual.results import Results
+from continual.run_state import RunState, fingerprint, load_checkpoint, numbers_of, save_atomically, write_atomically
+from continual.split import TaskSplit
+from continual.tasks import Task
+from datamodules.datamodule import ContinualDataModule
+
+log = logging.getLogger(__name__)
+
+PRECISION = {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LAST, MODEL = "last.ckpt", "model.ckpt"
+
+
+class Experiment:
+    """One run: a method on a sequence of tasks."""
+
+    def __init__(self, config: DictConfig, directory: Path, name: str) -> None:
+        """Build everything and check it; nothing is trained yet.
+
+        Args:
+            config: the composed configuration.
+            directory: the run's folder.
+            name: what the loggers call the run.
+
+        Raises:
+            UserError: a setting, the data or the run's folder cannot be used.
+        """
+        self.settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        self.training: dict[str, Any] = self.settings["training"]
+        self.directory = directory
+        self.name = name
+        self._check_settings()
+        self.checkpoints = Path(self.training["ckpt_dir"] or directory).expanduser()
+        self.state = self._open_state()
+        self.results = Results(directory, self.settings)
+        self.split = TaskSplit.from_config(config.dataset, self.training)
+        pl.seed_everything(self.training["seed"], workers=True, verbose=False)
+        torch.set_float32_matmul_precision("high" if self.training["allow_tf32"] else "highest")
+        torch.backends.cudnn.allow_tf32 = self.training["allow_tf32"]
+        self.data = self._build_data(config)
+        self.learner = self._build_learner(config)
+        self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
+        self.loggers = self._build_loggers(config)
+
+    def _check_settings(self) -> None:
+        training = self.training
+        if training["mixed_precision"] not in PRECISION:
+            raise ConfigError(f"training.mixed_precision={training['mixed_precision']} is none of null, bf16, fp16")
+        if training["scheduler_interval"] not in ("step", "epoch"):
+            raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
+        for key in ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency"):
+            if not isinstance(training[key], int) or training[key] < 1:
+                raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
+
+    def _open_state(self) -> RunState:
+        """The state of the run in this folder, or a new one.
+
+        Raises:
+            RunError: the folder holds another run, or a run although `training.resume` is false.
+        """
+        state = RunState.load(self.directory)
+        if state is None:
+            return RunState(fingerprint(self.settings), numbers_of(self.settings), run_id=uuid.uuid4().hex[:8])
+        if not self.training["resume"]:
+            raise RunError(
+                f"{self.directory} holds a run already and training.resume=false; "
+                "give another training.name or delete the folder"
+            )
+        state.check_same(self.settings, self.directory)
+        return state
+
+    def _build_data(self, config: DictConfig) -> ContinualDataModule:
+        return ContinualDataModule(
+            self.split.source,
+            instantiate(config.dataset.augmentation, _convert_="all"),
+            instantiate(config.dataset.evaluation, _convert_="all"),
+            batch_size=self.training["batch_size"],
+            eval_batch_size=self.training["eval_batch_size"],
+            num_workers=self.training["num_workers"],
+            seed=self.training["seed"],
+            val_on_train=self.training["val_on_train"],
+            subset=self.training["subset"],
+        )
+
+    def _build_learner(self, config: DictConfig) -> ContinualLearner:
+        learner = ContinualLearner(
+            instantiate(config.network, _convert_="all"),
+            instantiate(config.loss, _convert_="all"),
+            instantiate(config.optimizer, _convert_="all"),
+            instantiate(config.scheduler, _convert_="all"),
+            mean=self.settings["dataset"]["mean"],
+            std=self.settings["dataset"]["std"],
+            lr_next=self.training["lr_next"],
+            scheduler_interval=self.training["scheduler_interval"],
+            scheduler_frequency=self.training["scheduler_frequency"],
+            seed=self.training["seed"],
+        )
+        if self.training["channels_last"]:
+            learner.network.to(memory_format=torch.channels_last)
+        return learner
+
+    def _build_loggers(self, config: DictConfig) -> list[Any]:
+        about = {"directory": str(self.directory), "run_id": self.state.run_id, "name": self.name, "config": self.settings}
+        partials = [instantiate(node, _convert_="all") for node in config.logger.values()]
+        return [make(**about) for make in partials]
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The sequence of tasks."""
+        return self.split.tasks
+
+    def run(self) -> float:
+        """Train and test every task that is not finished; give the average mIoU over tasks.
+
+        Raises:
+            RunError: another process works in the run's folder.
+        """
+        lock = FileLock(self.directory / ".lock")
+        if rank_zero_only.rank == 0:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunError(f"another process is working in {self.directory}; wait for it or stop it") from error
+        failed = True
+        try:
+            self._announce()
+            for task in self.tasks:
+                self._run_task(task)
+            failed = False
+        finally:
+            for logger in self.loggers:
+                logger.finish(failed)
+            lock.release()
+        return self._close()
+
+    def _announce(self) -> None:
+        environment = describe_environment()
+        if rank_zero_only.rank == 0:
+            self.state.class_order = list(self.tasks[-1].seen)
+            self.state.save(self.directory)
+            write_atomically(self.directory / "environment.json", json.dumps(environment, indent=2))
+            log.info(f"run folder: {self.directory}")
+            log.info(self.split.describe())
+        for logger in self.loggers:
+            logger.log_hyperparams({**self.settings, "environment": environment})
+
+    def _run_task(self, task: Task) -> None:
+        """Prepare a task; skip, resume or start its training; test and record it."""
+        pl.seed_everything(self.training["seed"] + task.index, workers=True, verbose=False)
+        self.learner.begin_task(task)
+        images = self.split.images[task.index]
+        self.data.begin_task(task, images.train, images.val, images.test)
+        model_file = self._folder(task) / MODEL
+        if task.index < self.state.next_task:
+            self._load_model(task, model_file)
+            self._each_callback("end_task", task)
+            return
+        self._each_callback("begin_task", task)
+        for logger in self.loggers:
+            logger.begin_task(task, self.state.steps)
+        started = time.monotonic()
+        trainer = self._build_trainer(task)
+        steps = self._load_model(task, model_file) if model_file.exists() else self._fit(trainer, task, model_file)
+        entry = self._test(trainer, task)
+        entry["seconds"] = round(time.monotonic() - started, 1)
+        self._record(task, entry, steps, trainer)
+
+    def _each_callback(self, hook: str, task: Task) -> None:
+        """Tell the callbacks that care about task borders."""
+        for callback in self.callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(task)
+
+    def _folder(self, task: Task) -> Path:
+        return self.checkpoints / f"task_{task.index:02d}"
+
+    def _fit(self, trainer: pl.Trainer, task: Task, model_file: Path) -> int:
+        """Train a task, from its last epoch where it was interrupted; gives the optimizer steps of the whole task."""
+        last = self._folder(task) / LAST
+        if last.exists():
+            load_checkpoint(last)  # a damaged file gives its own clear error here
+            log.info(f"task {task.index}: continuing from {last}")
+        trainer.fit(self.learner, datamodule=self.data, ckpt_path=str(last) if last.exists() else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self._each_callback("end_task", task)
+        if trainer.is_global_zero:
+            model_file.parent.mkdir(parents=True, exist_ok=True)
+            save_atomically(model_file, self._model_content(task, trainer.global_step))
+            last.unlink(missing_ok=True)
+        trainer.strategy.barrier()
+        return trainer.global_step
+
+    def _model_content(self, task: Task, steps: int) -> dict[str, Any]:
+        states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
+        return {
+            "task": task.index,
+            "steps": steps,
+            "fingerprint": self.state.fingerprint,
+            "classes": list(task.seen),
+            "class_names": list(task.class_names),
+            "network": self.learner.network.state_dict(),
+            "callbacks": states,
+        }
+
+    def _load_model(self, task: Task, path: Path) -> int:
+        """Take over a finished task from its file; gives its optimizer steps.
+
+        Raises:
+            RunError: the file is missing, damaged or of another run.
+        """
+        content = load_checkpoint(path)
+        if content.get("fingerprint") != self.state.fingerprint or content.get("task") != task.index:
+            raise RunError(
+                f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
+                "give training.ckpt_dir or training.name another value"
+            )
+        self.learner.network.load_state_dict(content["network"])
+        for callback in self.callbacks:
+            if type(callback).__name__ in content["callbacks"]:
+                callback.load_state_dict(content["callbacks"][type(callback).__name__])
+        return content["steps"]
+
+    def _test(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
+        trainer.test(self.learner, datamodule=self.data, verbose=False)
+        confusion, images = self.learner.metrics.compute()
+        return {"task": task.index, **task_scores(confusion, task), "images": int(images)}
+
+    def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
+        scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}
+        scores |= {f"test/iou/{k}": v for k, v in entry["iou"].items() if v is not None}
+        for logger in self.loggers:
+            logger.log_metrics(scores, step=steps)
+        if trainer.is_global_zero:
+            self.results.add(entry)
+            self.state.next_task = task.index + 1
+            self.state.steps += steps
+            self.state.save(self.directory)
+            log.info(self.results.summary_line(entry, task))
+        trainer.strategy.barrier()
+
+    def _build_trainer(self, task: Task) -> pl.Trainer:
+        training = self.training
+        epochs = training["next_epochs"] if task.index and training["next_epochs"] else training["epochs"]
+        limits: dict[str, Any] = {}
+        if training["steps_per_class"]:
+            limits = {"max_steps": training["steps_per_class"] * len(task.new), "max_epochs": -1}
+        if training["debug"]:
+            epochs = 1
+            limits = {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2}
+        return pl.Trainer(
+            **{"max_epochs": epochs, **limits},
+            accelerator=training["accelerator"],
+            devices=training["devices"],
+            num_nodes=training["num_nodes"],
+            strategy=training["strategy"],
+            sync_batchnorm=training["sync_batchnorm"],
+            precision=PRECISION[training["mixed_precision"]],
+            accumulate_grad_batches=training["accumulate_gradients"],
+            gradient_clip_val=training["gradient_clip"],
+            gradient_clip_algorithm=training["gradient_clip_algorithm"],
+            deterministic=training["deterministic"],
+            check_val_every_n_epoch=training["val_every"],
+            log_every_n_steps=training["log_every"],
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=training["progress_bar_refresh_rate"] > 0,
+            default_root_dir=self.directory,
+            logger=self.loggers,
+            callbacks=[*self.callbacks, *self._task_callbacks(task)],
+        )
+
+    def _task_callbacks(self, task: Task) -> list[Callback]:
+        """Callbacks that live for one task: a reused checkpoint callback would keep an old task's file and score."""
+        callbacks: list[Callback] = [LearningRateMonitor()]
+        if self.training["progress_bar_refresh_rate"] > 0:
+            callbacks.append(TaskProgressBar(refresh_rate=self.training["progress_bar_refresh_rate"]))
+        if self.training["log_images"]:
+            callbacks.append(PredictionImages(self.directory / "plots", self.training["log_images"]))
+        last = ModelCheckpoint(
+            dirpath=self._folder(task), filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        return [*callbacks, last]
+
+    @rank_zero_only
+    def _close(self) -> float:
+        """Show the table; the loggers got it with the last task."""
+        Console().print(self.results.table())
+        log.info(f"results: {self.directory / 'results.md'}")
+        return self.results.average_miou
+

@@ -1,0 +1,216 @@
+"""CSV, TensorBoard and wandb with one step axis that grows over all tasks.
+
+Each task has a Trainer of its own, whose step begins at zero. A logger here adds the steps of the finished tasks
+(`begin_task(task, steps)`), so that a run is one curve; nothing else is added to Lightning's loggers.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from continual.run_state import flatten
+from continual.tasks import Task
+
+STEP, TASK = "continual/step", "continual/task"
+
+
+class RunAxis:
+    """Adds the steps of finished tasks to every step; mixed into a Lightning logger."""
+
+    task_index = 0
+    finished_steps = 0
+
+    def begin_task(self, task: Task, finished_steps: int) -> None:
+        """Continue the axis after the finished tasks."""
+        self.task_index = task.index
+        self.finished_steps = finished_steps
+
+    def finish(self, failed: bool) -> None:
+        """Close what is open; called once, also after an error."""
+        self.finalize("failed" if failed else "success")
+
+    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+        """H x W x 3 uint8 images; a logger without pictures ignores them (they are on disk too)."""
+
+    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """The final table; a logger without tables ignores it (it is on disk too)."""
+
+
+class CSVLogger(RunAxis, Logger):
+    """metrics.csv with one row per value: step,task,name,value. Only ever appended to."""
+
+    def __init__(self, directory: str, **_: Any) -> None:
+        """Args:
+        directory: the run's folder.
+        """
+        super().__init__()
+        self.path = Path(directory) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        """Lightning asks for it."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """One file a run."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration stands in .hydra/ already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row per value."""
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(["step", "task", "name", "value"])
+            at = self.finished_steps + (step or 0)
+            writer.writerows([at, self.task_index, name, value] for name, value in metrics.items())
+
+
+class TensorBoardLogger(RunAxis, pl.loggers.TensorBoardLogger):
+    """TensorBoard files under tensorboard/ of the run's folder."""
+
+    def __init__(self, directory: str, **_: Any) -> None:
+        """Args:
+        directory: the run's folder.
+        """
+        super().__init__(save_dir=directory, name="tensorboard", version="")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """As text: TensorBoard's own table of hyper-parameters has no room for lists."""
+        rows = "\n".join(f"| {key} | {value} |" for key, value in flatten(params))
+        self.experiment.add_text("config", f"| key | value |\n|---|---|\n{rows}")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Scalars on the run's axis."""
+        super().log_metrics({**metrics, TASK: self.task_index}, self.finished_steps + (step or 0))
+
+    @rank_zero_only
+    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+        """H x W x 3 uint8 images under one key."""
+        for i, image in enumerate(images):
+            self.experiment.add_image(f"{key}/{i}", image, self.finished_steps + step, dataformats="HWC")
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """As a Markdown table."""
+        lines = [columns, ["---"] * len(columns), *rows]
+        self.experiment.add_text(key, "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def choose_wandb_mode(mode: str) -> str:
+    """`auto` means online where the user is logged in and offline elsewhere; WANDB_MODE has the last word.
+
+    Raises:
+        ValueError: `mode` is none of auto, online, offline, disabled.
+    """
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise ValueError(f"logger.wandb.mode={mode} is none of auto, online, offline, disabled")
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    if mode != "auto":
+        return mode
+    import wandb
+
+    return "online" if wandb.api.api_key else "offline"
+
+
+class WandbLogger(RunAxis, pl.loggers.WandbLogger):
+    """One wandb run per experiment, continued under the same id after an interruption.
+
+    Without a network or a login the run is written offline (`wandb sync` uploads it later); that is a warning and
+    never an error.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        run_id: str,
+        name: str,
+        config: dict[str, Any],
+        project: str,
+        entity: str | None,
+        group: str | None,
+        job_type: str | None,
+        tags: list[str],
+        mode: str,
+        init_timeout: int,
+    ) -> None:
+        """Args:
+        directory: the run's folder; wandb writes below its wandb/.
+        run_id: id of the run, kept in state.json.
+        name, config: what the dashboard shows.
+        project, entity, group, job_type, tags: wandb's own.
+        mode: auto, online, offline or disabled.
+        init_timeout: seconds to wait for the server before the run goes on offline.
+        """
+        import wandb
+
+        self._fallback = {"dir": directory, "id": run_id, "name": name, "project": project, "group": group}
+        super().__init__(
+            save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
+            tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
+        )  # fmt: skip
+        self._wandb_init["mode"] = choose_wandb_mode(mode)
+
+    @property
+    def experiment(self) -> Any:
+        """The wandb run; made at the first use on rank 0."""
+        import wandb
+
+        is_first = self._experiment is None
+        try:
+            run = super().experiment
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            rank_zero_warn(f"wandb is not reachable ({error}); this run is logged offline, `wandb sync` uploads it later")
+            wandb.teardown()
+            self._wandb_init["mode"] = "offline"
+            run = super().experiment
+        if is_first and getattr(run, "define_metric", None):
+            run.define_metric(STEP)
+            run.define_metric("*", step_metric=STEP, step_sync=True)
+        return run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """The configuration went to wandb when the run was made."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Values on the run's axis; wandb's own step is left alone, it may not go backwards."""
+        self.experiment.log({**metrics, STEP: self.finished_steps + (step or 0), TASK: self.task_index})
+
+    @rank_zero_only
+    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+        """H x W x 3 uint8 images under one key."""
+        import wandb
+
+        self.experiment.log({key: [wandb.Image(image) for image in images], STEP: self.finished_steps + step})
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A wandb table."""
+        import wandb
+
+        self.experiment.log({key: wandb.Table(columns=columns, data=rows)})
+
+    def finish(self, failed: bool) -> None:
+        """Close the run with exit code 1 after an error, else wandb would call it finished."""
+        if self._experiment is not None and rank_zero_only.rank == 0:
+            self._experiment.finish(exit_code=int(failed))
+            self._experiment = None

@@ -1,0 +1,120 @@
+"""Tasks and their images for one data set and one protocol: what a run trains and tests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from continual.tasks import (
+    Protocol,
+    Task,
+    TaskError,
+    build_tasks,
+    select_test,
+    select_train,
+    select_val,
+)
+from datamodules.base import DataSource
+from datamodules.class_index import ClassIndex
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TaskImages:
+    """Positions of a task's images in the data set's train, val and test splits, ascending."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """The tasks of a run and their images."""
+
+    source: DataSource
+    tasks: tuple[Task, ...]
+    images: tuple[TaskImages, ...]
+
+    @classmethod
+    def from_config(cls, dataset: DictConfig, training: Mapping[str, Any]) -> TaskSplit:
+        """Build the data set, scan (or load) its class index and split it.
+
+        Args:
+            dataset: the configuration's `dataset` node.
+            training: the resolved `training` node.
+
+        Raises:
+            UserError: the data or the task cannot be used, or a task has no image.
+        """
+        source: DataSource = instantiate(dataset.source, _convert_="all")
+        protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
+        tasks = build_tasks(
+            source.labels,
+            protocol,
+            dataset=source.name,
+            class_order=training["class_order"],
+            shuffle_classes=training["shuffle_classes"],
+            seed=training["seed"],
+            joint=training["joint"],
+            **named_increments(training),
+        )
+        presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
+        images = tuple(_select(task, presence) for task in tasks)
+        for task, chosen in zip(tasks, images, strict=True):
+            _check_not_empty(task, chosen)
+        return cls(source, tasks, images)
+
+    def describe(self) -> str:
+        """One line per task: classes and numbers of images."""
+        lines = []
+        for task, chosen in zip(self.tasks, self.images, strict=True):
+            names = ", ".join(task.labels.classes[c] for c in task.new)
+            counts = ", ".join(f"{len(getattr(chosen, name))} {name}" for name in SPLITS)
+            lines.append(f"task {task.index}: {names} ({counts})")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The split with image names, as plain containers (the contract of scripts/tasks.py)."""
+        names = {name: self.source.split(name).ids for name in SPLITS}
+        return {
+            "tasks": [
+                {
+                    "task": task.index,
+                    "new": list(task.new),
+                    "names": [task.labels.classes[c] for c in task.new],
+                    **{name: [names[name][i] for i in getattr(chosen, name)] for name in SPLITS},
+                }
+                for task, chosen in zip(self.tasks, self.images, strict=True)
+            ]
+        }
+
+
+def named_increments(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's name or its increments; the data set's default task where neither is given."""
+    given = {key: training[key] for key in ("task", "initial_increment", "increment")}
+    if all(value is None for value in given.values()):
+        given["task"] = training["default_task"]
+    return given
+
+
+def _select(task: Task, presence: Mapping[str, np.ndarray]) -> TaskImages:
+    return TaskImages(
+        select_train(task, presence["train"]), select_val(task, presence["val"]), select_test(task, presence["test"])
+    )
+
+
+def _check_not_empty(task: Task, images: TaskImages) -> None:
+    for name in SPLITS:
+        if len(getattr(images, name)) == 0:
+            classes = ", ".join(task.labels.classes[c] for c in task.new)
+            raise TaskError(
+                f"task {task.index} ({classes}) has no {name} image under training.mode={task.protocol.mode}; "
+                "use training.mode=overlap, other increments (training.task) or another training.class_order"
+            )

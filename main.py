@@ -1,0 +1,22 @@
+"""The command line: `python main.py group=choice key=value ...`; `python main.py --help` explains it."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from continual.launch import one_line_errors, run_experiment
+from continual.run_state import register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@one_line_errors
+def main(config: DictConfig) -> float:
+    """Run one experiment; the average mIoU over tasks is what a sweeper maximises."""
+    return run_experiment(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Show, and write, the split of a data set into tasks without training anything.
+
+python scripts/tasks.py dataset=voc dataset.root=/data/VOC2012 training.task=15-1 training.mode=overlap output=split.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+from continual.launch import one_line_errors
+from continual.run_state import register_resolvers, write_atomically
+from continual.split import SPLITS, TaskSplit
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="tasks")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    """Print the tasks; write them where `output` names a file."""
+    training = OmegaConf.to_container(config.training, resolve=True)
+    split = TaskSplit.from_config(config.dataset, training)
+    Console().print(table(split))
+    if config.output:
+        path = Path(config.output).expanduser()
+        write_atomically(path, json.dumps(split.as_dict()))
+        print(f"written to {path}")
+
+
+def table(split: TaskSplit) -> Table:
+    """Classes and numbers of images per task."""
+    shown = Table("task", "new classes", *SPLITS, title=f"{split.source.name}, {split.tasks[0].protocol.mode}")
+    for task, images in zip(split.tasks, split.images, strict=True):
+        names = ", ".join(task.labels.classes[c] for c in task.new)
+        shown.add_row(str(task.index), names, *(str(len(getattr(images, name))) for name in SPLITS))
+    return shown
+
+
+if __name__ == "__main__":
+    main()
