@@ -21,12 +21,13 @@ from rich.console import Console
 
 from callbacks.media import PredictionImages
 from callbacks.progress import TaskProgressBar
+from continual.checkpoint import load_checkpoint, save_atomically
 from continual.errors import ConfigError, RunError
 from continual.learner import ContinualLearner
 from continual.metrics import task_scores
 from continual.provenance import describe_environment
 from continual.results import Results
-from continual.run_state import RunState, fingerprint, load_checkpoint, numbers_of, save_atomically, write_atomically
+from continual.run_state import RunState, fingerprint, numbers_of, write_atomically
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
@@ -34,6 +35,8 @@ from datamodules.datamodule import ContinualDataModule
 log = logging.getLogger(__name__)
 
 PRECISION = {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# Keys of `training` that count something.
+COUNTS = ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency")
 LAST, MODEL = "last.ckpt", "model.ckpt"
 
 
@@ -74,7 +77,7 @@ class Experiment:
             raise ConfigError(f"training.mixed_precision={training['mixed_precision']} is none of null, bf16, fp16")
         if training["scheduler_interval"] not in ("step", "epoch"):
             raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
-        for key in ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency"):
+        for key in COUNTS:
             if not isinstance(training[key], int) or training[key] < 1:
                 raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
 
@@ -126,9 +129,9 @@ class Experiment:
         return learner
 
     def _build_loggers(self, config: DictConfig) -> list[Any]:
-        about = {"directory": str(self.directory), "run_id": self.state.run_id, "name": self.name, "config": self.settings}
         partials = [instantiate(node, _convert_="all") for node in config.logger.values()]
-        return [make(**about) for make in partials]
+        about = {"directory": str(self.directory), "run_id": self.state.run_id, "name": self.name}
+        return [make(**about, config=self.settings) for make in partials]
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -177,7 +177,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         try:
             run = super().experiment
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-            rank_zero_warn(f"wandb is not reachable ({error}); this run is logged offline, `wandb sync` uploads it later")
+            rank_zero_warn(f"wandb is not reachable ({error}): logging offline, `wandb sync` uploads it later")
             wandb.teardown()
             self._wandb_init["mode"] = "offline"
             run = super().experiment

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from continual.errors import RunError
@@ -61,33 +60,6 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def save_atomically(path: Path, content: dict[str, Any]) -> None:
-    """`torch.save` with the same promise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project (plain containers and tensors only).
-
-    Raises:
-        RunError: the file is missing, truncated or not a checkpoint.
-    """
-    if not path.is_file():
-        raise RunError(f"checkpoint {path} is missing; run the task that writes it first, or start anew in another folder")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RunError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            f"it is damaged or not a checkpoint: delete the folder {path.parent} to train that task again"
-        ) from error
-    if not isinstance(content, dict):
-        raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")
-    return content
-
-
 @dataclass
 class RunState:
     """The content of state.json.
@@ -126,10 +98,10 @@ class RunState:
         try:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
-                raise RunError(f"{path} has format {content['format']}, this version reads {FORMAT}; use another folder")
+                raise RunError(f"{path} has format {content['format']}, not {FORMAT}; use another folder")
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is damaged ({error}); delete the folder, or give the run another training.name") from error
+            raise RunError(f"{path} is damaged ({error}); delete the folder or change training.name") from error
 
     def check_same(self, config: Mapping[str, Any], directory: Path) -> None:
         """Refuse to continue a run under other settings.

@@ -1,6 +1,6 @@
 """Show, and write, the split of a data set into tasks without training anything.
 
-python scripts/tasks.py dataset=voc dataset.root=/data/VOC2012 training.task=15-1 training.mode=overlap output=split.json
+python scripts/tasks.py dataset=voc dataset.root=/data/VOC2012 training.task=15-1 training.mode=overlap output=s.json
 """
 
 from __future__ import annotations

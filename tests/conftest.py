@@ -1,0 +1,80 @@
+"""Fixtures of the whole suite: golden vectors, real data where there is some, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A network of some kilobytes and data of some dozen images: a whole run in seconds.
+TINY = (
+    "dataset=shapes",
+    "dataset.size=32",
+    "dataset.counts.train=48",
+    "dataset.counts.val=12",
+    "dataset.counts.test=12",
+    "network=unet_small",
+    "network.width=4",
+    "network.num_layers=3",
+    "training.batch_size=8",
+    "training.epochs=2",
+    "training.val_every=1",
+    "training.num_workers=0",
+    "training.log_images=0",
+    "training.progress_bar_refresh_rate=0",
+    "training.accelerator=cpu",
+)
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """Load a file of golden vectors by name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as file:
+            return dict(file)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with camvid/, voc2012/ and ade20k/."""
+    if "PALIMPSEST_TEST_DATA" not in os.environ:
+        pytest.skip("PALIMPSEST_TEST_DATA names no folder with real data")
+    return Path(os.environ["PALIMPSEST_TEST_DATA"])
+
+
+def cli_environment() -> dict[str, str]:
+    """No network, no user account, one thread, full tracebacks of defects."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "HYDRA_FULL_ERROR": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python <script> <arguments>` in an empty folder."""
+
+    def run(*arguments: str, script: str = "main.py", check: bool = True) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=tmp_path, env=cli_environment(), capture_output=True, text=True, timeout=500,
+        )  # fmt: skip
+        if check and result.returncode:
+            pytest.fail(f"exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")
+        return result
+
+    return run

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from omegaconf import OmegaConf
+
+from continual.errors import RunError
+from continual.run_state import RunState, fingerprint, numbers_of, register_resolvers, write_atomically
+
+CONFIG = {
+    "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},
+    "loss": {"kd_weight": 10.0},
+    "logger": {"csv": {}},
+}
+
+
+def changed(**values):
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    return config
+
+
+def new_state(config=CONFIG):
+    return RunState(fingerprint(config), numbers_of(config), run_id="abc")
+
+
+@pytest.mark.parametrize("change", [{"training__num_workers": 0}, {"training__name": "x"}, {"logger__wandb": {}}])
+def test_fingerprint_ignores_what_changes_no_number(change):
+    assert fingerprint(changed(**change)) == fingerprint(CONFIG)
+
+
+@pytest.mark.parametrize("change", [{"training__epochs": 4}, {"loss__kd_weight": 9.0}, {"training__new": 1}])
+def test_fingerprint_sees_what_changes_numbers(change):
+    assert fingerprint(changed(**change)) != fingerprint(CONFIG)
+
+
+def test_state_survives_the_disk(tmp_path):
+    state = new_state()
+    state.next_task, state.steps, state.class_order = 2, 77, [3, 1, 2]
+    state.save(tmp_path)
+    assert RunState.load(tmp_path) == state
+
+
+def test_folder_without_state_is_a_new_run(tmp_path):
+    assert RunState.load(tmp_path) is None
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    with pytest.raises(RunError, match=r"training.epochs: 3 -> 4.*training.name"):
+        new_state().check_same(changed(training__epochs=4), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"format": 99}', "[]", '{"format": 1, "x": 2}'])
+def test_damaged_state_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(RunError, match=r"state\.json"):
+        RunState.load(tmp_path)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def folder(**training):
+    register_resolvers()
+    base = {
+        "seed": 7, "name": None, "task": None, "initial_increment": None, "increment": None,
+        "default_task": "4-2", "joint": False, "shuffle_classes": False,
+    }  # fmt: skip
+    config = OmegaConf.create({"training": {**base, **training}, "path": "${task_name:}/${run_name:}"})
+    return config.path.split("/")
+
+
+def test_run_folder_is_found_again_and_differs_by_settings():
+    assert folder() == folder()
+    assert folder()[1].startswith("seed7-")
+    assert folder(epochs=3)[1] != folder(epochs=4)[1]
+    assert folder(name="mine")[1] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [
+        ({}, "4-2"),
+        ({"task": "15-1"}, "15-1"),
+        ({"initial_increment": 3, "increment": 1}, "3-1"),
+        ({"joint": True, "task": "15-1"}, "joint-15-1"),
+        ({"shuffle_classes": True}, "4-2-shuffled"),
+    ],
+)
+def test_task_name_of_the_folder(training, name):
+    assert folder(**training)[0] == name
