@@ -7,9 +7,11 @@ Each task has a Trainer of its own, whose step begins at zero. A logger here add
 from __future__ import annotations
 
 import csv
+import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytorch_lightning as pl
@@ -125,9 +127,22 @@ def choose_wandb_mode(mode: str) -> str:
         return os.environ["WANDB_MODE"]
     if mode != "auto":
         return mode
-    import wandb
+    return "online" if is_logged_in_at_wandb() else "offline"
 
-    return "online" if wandb.api.api_key else "offline"
+
+def is_logged_in_at_wandb() -> bool:
+    """Whether `wandb login` left a key: in WANDB_API_KEY or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in map(os.path.expanduser, candidates):
+        try:
+            if netrc.netrc(path).authenticators(host or "") is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
 
 
 class WandbLogger(RunAxis, pl.loggers.WandbLogger):
@@ -161,7 +176,6 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         """
         import wandb
 
-        self._fallback = {"dir": directory, "id": run_id, "name": name, "project": project, "group": group}
         super().__init__(
             save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
             tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
