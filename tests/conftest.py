@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: golden vectors, real data where there is some, and the command line as a user calls it."""
+"""Fixtures of the suite: golden vectors, real data where there is some, and the command line as a user calls it."""
 
 from __future__ import annotations
 

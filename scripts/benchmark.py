@@ -1,0 +1,261 @@
+"""Ratios of what this project does against the plainest code doing the same, on this machine.
+
+python scripts/benchmark.py [remap loading index step confusion] [--repeats 5] [--markdown FILE]
+
+Times are medians of interleaved repeats on one thread, so that a machine that slows down slows both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+from continual import schedules
+from continual.learner import ContinualLearner
+from continual.metrics import SegmentationMetrics
+from continual.tasks import LabelSpace, Protocol, build_tasks
+from datamodules.class_index import ClassIndex
+from datamodules.datamodule import remap
+from datamodules.voc import VOC2012
+from loss.base import Step
+from loss.mib import MiB
+from networks.unet import UNet
+
+VOC_TRAIN_IMAGES = 10_582
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    what: str
+    ours: str
+    plain: str
+    ratio: str
+    goal: str
+
+
+def medians(repeats: int, *functions: Callable[[], object]) -> list[float]:
+    """Median seconds of each function over interleaved repeats, after one warm-up."""
+    for function in functions:
+        function()
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, record in zip(functions, times, strict=True):
+            begun = time.perf_counter()
+            function()
+            record.append(time.perf_counter() - begun)
+    return [statistics.median(record) for record in times]
+
+
+def milliseconds(seconds: float) -> str:
+    """Three significant digits."""
+    return f"{1000 * seconds:.3g} ms"
+
+
+def voc_tasks():
+    """The tasks of VOC 15-1."""
+    labels = LabelSpace({i: f"class {i}" for i in range(1, 21)})
+    return build_tasks(labels, Protocol("overlap"), dataset="voc", task="15-1")
+
+
+def bench_remap(repeats: int) -> list[Row]:
+    """Label remap of one 512 x 512 mask against a Python callback per pixel, as the field's code does it."""
+    task = voc_tasks()[1]
+    mask = np.random.default_rng(0).integers(0, 21, (512, 512), dtype=np.uint8)
+    table = {value: int(task.train_lut[value]) for value in range(256)}
+    tensor = torch.from_numpy(mask)
+    ours, plain = medians(
+        repeats,
+        lambda: [remap(mask, task.train_lut) for _ in range(20)],
+        lambda: tensor.clone().apply_(lambda value: table[value]),
+    )
+    ours /= 20
+    return [Row("label remap, 512x512", milliseconds(ours), f"callback {milliseconds(plain)}", f"{plain / ours:.0f}x", "> 500x")]
+
+
+def fabricate_voc(root: Path, count: int, size: tuple[int, int], distinct: int) -> Path:
+    """A VOC tree of `count` images (`distinct` different ones) of height x width `size`."""
+    rng = np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    jpegs, pngs = [], []
+    for _ in range(distinct):
+        coarse = rng.integers(0, 255, (size[0] // 8 + 1, size[1] // 8 + 1, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+        image = cv2.add(image, rng.integers(0, 24, image.shape, dtype=np.uint8))
+        jpegs.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+        mask = cv2.resize(rng.integers(0, 21, (6, 8), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+        path = root / "mask.png"
+        Image.fromarray(mask).save(path)
+        pngs.append(path.read_bytes())
+        path.unlink()
+    ids = [f"2007_{i:06d}" for i in range(count)]
+    for i, name in enumerate(ids):
+        (root / "JPEGImages" / f"{name}.jpg").write_bytes(jpegs[i % distinct])
+        (root / "SegmentationClassAug" / f"{name}.png").write_bytes(pngs[i % distinct])
+    for name, part in (("train_aug", ids), ("val", ids[:1])):
+        (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("\n".join(part) + "\n")
+    return root
+
+
+def bench_loading(repeats: int) -> list[Row]:
+    """Samples a second and core of the training pipelines against decoding alone; 500 x 375 images, 512 crops."""
+    from datamodules import transforms
+    from datamodules.datamodule import TaskDataset
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        split = VOC2012(fabricate_voc(Path(folder), 32, (375, 500), 32)).split("train")
+        lut = voc_tasks()[0].train_lut
+        pipelines = {
+            "random_resized_crop": transforms.random_resized_crop(512),
+            "scale_crop": transforms.scale_crop(512),
+        }
+        indices = np.arange(len(split))
+        for name, transform in pipelines.items():
+            dataset = TaskDataset(split, indices, lut, transform, seed=0, task_index=0)
+            ours, plain = medians(
+                repeats, lambda d=dataset: [d[(0, i)] for i in indices], lambda: [split.load(i) for i in indices]
+            )
+            per_second = [f"{len(indices) / t:.0f} images/s" for t in (ours, plain)]
+            rows.append(Row(f"loading, {name}", per_second[0], f"decoding {per_second[1]}", f"{plain / ours:.0%}", ">= 65 %"))
+    return rows
+
+
+def bench_index(repeats: int) -> list[Row]:
+    """Class index of 10,582 small files: built once, then loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = fabricate_voc(Path(folder) / "voc", VOC_TRAIN_IMAGES, (375, 500), 16)
+        source = VOC2012(root)
+        split = source.split("train")
+        begun = time.perf_counter()
+        ClassIndex.build(split, source.labels, cache_dir=Path(folder) / "cache", progress=False)
+        built = time.perf_counter() - begun
+        (loaded,) = medians(
+            repeats,
+            lambda: ClassIndex.build(split, source.labels, cache_dir=Path(folder) / "cache", progress=False),
+        )
+    return [
+        Row("class index, 10,582 masks: reload", milliseconds(loaded), f"build {built:.1f} s", f"{built / loaded:.0f}x", "< 100 ms")
+    ]
+
+
+def bench_step(repeats: int, steps: int = 60) -> list[Row]:
+    """Training step of the learner (MiB, task 1, teacher and all) against a bare loop over the same modules."""
+    import pytorch_lightning as pl
+
+    torch.manual_seed(0)
+    learner = ContinualLearner(
+        UNet(width=16, num_layers=4, bilinear=True), MiB(), lambda p: torch.optim.SGD(p, lr=1e-3), schedules.poly,
+        mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+    )  # fmt: skip
+    for task in voc_tasks()[:2]:
+        learner.begin_task(task)
+    batch = {
+        "image": torch.randint(0, 255, (8, 3, 96, 96), dtype=torch.uint8),
+        "label": torch.randint(0, 17, (8, 96, 96)),
+        "index": torch.arange(8),
+    }
+    batches = [batch] * steps
+
+    def lightning() -> None:
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(learner, batches)
+
+    def bare() -> None:
+        learner.train()
+        optimizer = torch.optim.SGD(learner.parameters(), lr=1e-3)
+        scheduler = schedules.poly(optimizer, steps)
+        for _ in range(steps):
+            image = learner.normalise(batch["image"])
+            with torch.no_grad():
+                teacher = learner.teacher(image)
+            loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+    ours, plain = medians(repeats, lightning, bare)
+    return [
+        Row("training step (MiB)", milliseconds(ours / steps), f"bare loop {milliseconds(plain / steps)}", f"{ours / plain:.3f}x", "<= 1.03x")
+    ]
+
+
+def bench_confusion(repeats: int) -> list[Row]:
+    """Confusion matrix of 16 predictions of 512 x 512 against the extra-cell bincount."""
+    rows = []
+    for classes in (21, 151):
+        prediction = torch.randint(0, classes, (16, 512, 512))
+        label = torch.where(torch.rand(16, 512, 512) < 0.05, 255, torch.randint(0, classes, (16, 512, 512)))
+        metric = SegmentationMetrics(classes)
+
+        def bincount(prediction=prediction, label=label, classes=classes) -> torch.Tensor:
+            cells = torch.where(label == 255, classes * classes, label * classes + prediction)
+            return torch.bincount(cells.flatten(), minlength=classes * classes + 1)[:-1].view(classes, classes)
+
+        ours, plain = medians(repeats, lambda m=metric, p=prediction, y=label: m.update(p, y), bincount)
+        rows.append(
+            Row(f"confusion matrix, {classes} classes", milliseconds(ours), f"bincount {milliseconds(plain)}", f"{ours / plain:.2f}x", "<= 1x")
+        )
+    return rows
+
+
+BENCHMARKS = {
+    "remap": bench_remap,
+    "loading": bench_loading,
+    "index": bench_index,
+    "step": bench_step,
+    "confusion": bench_confusion,
+}
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table for the README."""
+    lines = ["| what | here | plain | ratio | goal |", "|---|---|---|---|---|"]
+    lines += [f"| {r.what} | {r.ours} | {r.plain} | {r.ratio} | {r.goal} |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the chosen benchmarks and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", default=[], choices=[[], *BENCHMARKS], help="all where none is named")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    rows = []
+    for name in track(arguments.names or list(BENCHMARKS), description="benchmarks"):
+        rows += BENCHMARKS[name](arguments.repeats)
+    table = Table("what", "here", "plain", "ratio", "goal")
+    for row in rows:
+        table.add_row(row.what, row.ours, row.plain, row.ratio, row.goal)
+    Console().print(table)
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Each mistake ends with one line that names the file or key and the mend, before any training."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.slow
+
+
+def make_folder(root, train=6, val=3, size=(32, 32)):
+    """A `folder` data set: background and four classes, all in every image."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("background\none\ntwo\nthree\nfour\n")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / "images" / f"{i}.jpg"), image)
+            mask = np.zeros(size, np.uint8)
+            for value in range(1, 5):
+                mask[value * 4 : value * 4 + 3] = value
+            Image.fromarray(mask).save(root / split / "masks" / f"{i}.png")
+    return root
+
+
+def error_of(cli, root, *overrides, script="main.py"):
+    """The error line of a run that must fail before it trains."""
+    tiny = [a for a in TINY if not a.startswith("dataset")]
+    result = cli(
+        *tiny, "dataset=folder", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2",
+        "training.task=2-1", "hydra.run.dir=run", *overrides, script=script, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    (line,) = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
+    return " ".join(result.stderr[result.stderr.index(line) :].split())
+
+
+def test_the_folder_of_these_tests_is_good(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    tiny = [a for a in TINY if not a.startswith("dataset")]
+    cli(
+        *tiny, "dataset=folder", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2",
+        "training.task=2-1", "training.debug=true",
+    )  # fmt: skip
+
+
+def test_root_not_given(cli):
+    result = cli("dataset=folder", check=False)
+    assert result.returncode == 1
+    assert "error: dataset.root must be given" in result.stderr
+
+
+def test_missing_root(cli, tmp_path):
+    assert "dataset.root" in error_of(cli, tmp_path / "nowhere")
+
+
+def test_empty_split(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    for path in (root / "val").glob("*/*"):
+        path.unlink()
+    assert "val" in error_of(cli, root)
+
+
+def test_image_without_mask(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    (root / "train" / "masks" / "3.png").unlink()
+    assert "3.jpg" in error_of(cli, root)
+
+
+def test_unknown_mask_value(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    path = root / "train" / "masks" / "2.png"
+    mask = np.array(Image.open(path))
+    mask[0, 0] = 77
+    Image.fromarray(mask).save(path)
+    message = error_of(cli, root)
+    assert "77" in message
+    assert "2" in message
+
+
+def test_sizes_differ(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    Image.fromarray(np.zeros((20, 32), np.uint8)).save(root / "train" / "masks" / "1.png")
+    message = error_of(cli, root)
+    assert "1.jpg" in message
+    assert "20" in message
+
+
+def test_truncated_jpeg(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    path = root / "train" / "images" / "4.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    assert "4.jpg" in error_of(cli, root)
+
+
+def test_increment_that_does_not_divide(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    message = error_of(cli, root, "training.task=null", "training.initial_increment=1", "training.increment=2")
+    assert "training.increment" in message
+
+
+def test_unknown_task(cli, tmp_path):
+    message = error_of(cli, make_folder(tmp_path / "data"), "training.task=15-1")
+    assert "training.task" in message
+    assert "15-1" in message
+
+
+def test_task_without_an_image(cli, tmp_path):
+    message = error_of(cli, make_folder(tmp_path / "data"), "training.mode=disjoint")
+    assert "task 0" in message
+    assert "training.mode" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.mode=both", ["training.mode", "overlap"]),
+        ("training.mixed_precision=fp8", ["training.mixed_precision", "bf16"]),
+        ("training.batch_size=0", ["training.batch_size"]),
+        ("training.batch_size=500", ["training.batch_size", "task 0"]),
+        ("training.scheduler_interval=year", ["training.scheduler_interval"]),
+        ("training.num_workers=many", ["training.num_workers"]),
+        ("training.accelerator=gpu", ["training.accelerator"]),
+    ],
+)
+def test_bad_settings(cli, tmp_path, override, parts):
+    message = error_of(cli, make_folder(tmp_path / "data"), override)
+    assert all(part in message for part in parts), message
+
+
+def test_run_of_another_configuration(cli, tmp_path):
+    (tmp_path / "run").mkdir()
+    root = make_folder(tmp_path / "data")
+    tiny = [a for a in TINY if not a.startswith("dataset")]
+    arguments = [
+        *tiny, "dataset=folder", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2",
+        "training.task=2-1", "hydra.run.dir=run", "training.debug=true",
+    ]  # fmt: skip
+    cli(*arguments)
+    assert "loss.kd_weight" in error_of(cli, root, "training.debug=true", "loss.kd_weight=3")
+    assert "training.resume=false" in error_of(cli, root, "training.debug=true", "training.resume=false")
+    state = json.loads((tmp_path / "run/state.json").read_text())
+    (tmp_path / "run/state.json").write_text(json.dumps({**state, "next_task": 1}))
+    model = tmp_path / "run/task_00/model.ckpt"
+    model.write_bytes(model.read_bytes()[:100])
+    assert "task_00/model.ckpt" in error_of(cli, root, "training.debug=true")
+
+
+def test_scripts_tasks_has_the_same_errors(cli, tmp_path):
+    result = cli("dataset=shapes", "training.task=99-1", script="scripts/tasks.py", check=False)
+    assert result.returncode == 1
+    assert "error: " in result.stderr
+    assert "training.task" in result.stderr
