@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks.classifier import ConvLayer, IncrementalClassifier
+from networks.norm import is_norm
 
 
 @dataclass
@@ -25,3 +33,83 @@ class NetworkOutput:
     embedding: Tensor
     stages: list[Tensor]
     extras: dict[str, Any] = field(default_factory=dict)
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """An encoder-decoder with a growing classifier; subclasses implement `encode`.
+
+    Attributes:
+        embedding_channels: D, the channels that the classifier reads.
+        classifier: one layer per task.
+    """
+
+    def __init__(
+        self,
+        embedding_channels: int,
+        *,
+        multiple: int = 1,
+        layer: Callable[[int, int], ConvLayer] = partial(nn.Conv2d, kernel_size=1),
+        freeze_norm: bool = False,
+    ) -> None:
+        """Args:
+        embedding_channels: D.
+        multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
+        layer: makes a task's layer of the classifier from D and the number of classes.
+        freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
+        """
+        super().__init__()
+        self.embedding_channels = embedding_channels
+        self.multiple = multiple
+        self.freeze_norm = freeze_norm
+        self.classifier = IncrementalClassifier(embedding_channels, layer)
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """Embedding, stages and extras of an image B x 3 x H x W whose sides are multiples of `multiple`."""
+
+    def add_classes(self, n: int, init: str = "random") -> None:
+        """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""
+        self.classifier.add_task(n, init)
+        body = next(value for name, value in self.named_parameters() if not name.startswith("classifier."))
+        self.classifier.to(body)  # the first layer is made where the network already is
+        self.train(self.training)  # before the optimizer is made, it must know what is frozen
+
+    def train(self, mode: bool = True) -> SegmentationNetwork:
+        """Training or evaluation mode; frozen normalisation stays in evaluation mode (MiB's code lets it thaw)."""
+        super().train(mode)
+        if self.freeze_norm:
+            for module in filter(is_norm, self.modules()):
+                module.eval().requires_grad_(False)
+        return self
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Normalised image B x 3 x H x W of any size; maps of padded images are cropped to the part that shows it."""
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        padded = image.shape[-2:]
+        embedding, stages, extras = self.encode(image)
+        scores = self.classifier(embedding)
+        crop = partial(_crop, size=(height, width), padded=padded)
+        return NetworkOutput(
+            logits=_upsample(scores, padded)[..., :height, :width],
+            scores=crop(scores),
+            embedding=crop(embedding),
+            stages=[crop(stage) for stage in stages],
+            extras=extras,
+        )
+
+
+def _upsample(scores: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear without aligned corners, in at least float32."""
+    if scores.dtype in (torch.float16, torch.bfloat16):
+        scores = scores.float()
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
+
+def _crop(features: Tensor, size: tuple[int, int], padded: torch.Size) -> Tensor:
+    """The part of a map of a padded image that covers `size` pixels from the top left."""
+    rows, columns = (-(-s * f // p) for s, f, p in zip(size, features.shape[-2:], padded, strict=True))
+    return features[..., :rows, :columns]

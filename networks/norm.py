@@ -1,0 +1,183 @@
+"""Normalisation with its activation, chosen by name.
+
+| name | y = act(scale * (x - mean) / sqrt(var + eps) + bias) |
+|---|---|
+| bn | scale = gamma, ReLU: batch normalisation as in torchvision's ImageNet networks |
+| bn_leaky | scale = gamma, leaky ReLU 0.01: what MiB's code calls "abn" |
+| abn | scale = abs(gamma) + eps, leaky ReLU 0.01: In-Place ABN (Rota Bulo et al., CVPR 2018) in plain torch |
+| iabn, iabn_sync | the same function by the compiled package inplace-abn, with less memory on a GPU |
+
+All have the state keys of torch's batch normalisation (weight, bias, running_mean, running_var,
+num_batches_tracked), so that a state dict of one fits all; networks/pretrained.py converts the numbers where the meaning of gamma differs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from continual.errors import ConfigError
+
+LEAKY_SLOPE = 0.01
+NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Makes the normalisation layers of one network: `norm(c)` without, `norm.activated(c)` with activation.
+
+    Attributes:
+        name: one of `NAMES`.
+        momentum: weight of a batch in the running statistics.
+        eps: added to the variance, and to abs(gamma) where the name says so.
+    """
+
+    name: str = "bn"
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ConfigError(f"network.norm={self.name} is unknown: choose one of {', '.join(NAMES)}")
+
+    @property
+    def slope(self) -> float:
+        """Slope of the activation for negative values."""
+        return 0.0 if self.name == "bn" else LEAKY_SLOPE
+
+    @property
+    def gain(self) -> float:
+        """Gain of the activation for variance-keeping initialisation (He et al., 2015)."""
+        return math.sqrt(2 / (1 + self.slope**2))
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the scale is abs(gamma) + eps rather than gamma."""
+        return self.name in ("abn", "iabn", "iabn_sync")
+
+    def __call__(self, channels: int) -> nn.Module:
+        """Normalisation alone."""
+        return self._make(channels, slope=1.0)
+
+    def activated(self, channels: int) -> nn.Module:
+        """Normalisation followed by the activation."""
+        return self._make(channels, slope=self.slope)
+
+    def activation(self) -> nn.Module:
+        """The activation alone; never in place, since what it reads is given out as pre-activation."""
+        return nn.LeakyReLU(self.slope) if self.slope else nn.ReLU()
+
+    def _make(self, channels: int, slope: float) -> nn.Module:
+        if self.name.startswith("iabn"):
+            kind = _compiled(self.name)
+            activation = "identity" if slope == 1 else "leaky_relu"
+            return kind(channels, eps=self.eps, momentum=self.momentum, activation=activation, activation_param=slope)
+        return NormAct(channels, self.eps, self.momentum, slope, self.absolute)
+
+
+class _Kernel(nn.modules.batchnorm._BatchNorm):
+    """A batch normalisation without parameters and statistics: what `convert_sync_batchnorm` looks for and replaces."""
+
+    def __init__(self, channels: int, eps: float, momentum: float) -> None:
+        super().__init__(channels, eps, momentum, affine=False, track_running_stats=False)
+
+
+class NormAct(nn.Module):
+    """Batch normalisation and leaky ReLU, B x C x H x W -> B x C x H x W.
+
+    It is no subclass of torch's batch normalisation: `nn.SyncBatchNorm.convert_sync_batchnorm` (the Trainer's
+    `sync_batchnorm`) would replace it by a layer without abs(gamma) and without activation. Instead it owns a batch
+    normalisation without any state: that one is replaced, and synchronises the parameters and statistics lent to it.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float, slope: float, absolute: bool) -> None:
+        """Args:
+        channels: C.
+        eps: added to the variance and, where `absolute`, to the scale.
+        momentum: weight of a batch in the running statistics.
+        slope: of the activation for negative values; 0 is ReLU, 1 no activation.
+        absolute: the scale is abs(weight) + eps.
+        """
+        super().__init__()
+        self.eps, self.momentum, self.slope, self.absolute = eps, momentum, slope, absolute
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.kernel = _Kernel(channels, eps, momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise with the batch's statistics in training mode and with the running ones otherwise."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        if self.training and isinstance(self.kernel, nn.SyncBatchNorm):
+            y = self._synchronised(x)
+        else:
+            y = F.batch_norm(
+                x, self.running_mean, self.running_var, self.scale(), self.bias, self.training, self.momentum, self.eps
+            )
+        if self.slope == 1:
+            return y
+        # In place is safe: nobody needs the normalised values again, the output's sign says what the gradient is.
+        return F.leaky_relu_(y, self.slope) if self.slope else F.relu_(y)
+
+    def scale(self) -> Tensor:
+        """What multiplies the normalised values, C; the gradient at weight 0 is +1, as in In-Place ABN."""
+        return torch.where(self.weight < 0, -self.weight, self.weight) + self.eps if self.absolute else self.weight
+
+    def _synchronised(self, x: Tensor) -> Tensor:
+        """Statistics of the batches of all processes."""
+        state = {"weight": self.scale(), "bias": self.bias}
+        state |= {"running_mean": self.running_mean, "running_var": self.running_var}
+        self.kernel.track_running_stats = True  # only here: a layer that tracks expects statistics in state dicts
+        try:
+            return torch.func.functional_call(self.kernel, state, (x,))
+        finally:
+            self.kernel.track_running_stats = False
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return f"{len(self.weight)}, eps={self.eps}, slope={self.slope}, absolute={self.absolute}"
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics, whatever its class."""
+    return getattr(module, "running_mean", None) is not None
+
+
+@lru_cache(maxsize=None)
+def _compiled(name: str) -> type[nn.Module]:
+    """The compiled layer, made safe for autocast and for processes that start after the network was made."""
+    try:
+        import inplace_abn  # an optional package that must be compiled: imported only where it is asked for
+    except (ImportError, OSError) as error:  # OSError: built against another torch, a shared library is missing
+        raise ConfigError(
+            f"network.norm={name} needs the compiled package inplace-abn (extra `iabn`), which cannot be imported "
+            f"({error}): build it against the installed torch with `pip install --no-build-isolation --no-cache-dir "
+            '"inplace-abn>=1.1,<2"`, or choose network.norm=abn, the same function in plain torch'
+        ) from error
+    base = inplace_abn.InPlaceABNSync if name == "iabn_sync" else inplace_abn.InPlaceABN
+
+    class Compiled(base):
+        @property
+        def group(self) -> dist.ProcessGroup | None:
+            """All processes. Looked up late: the package does it at import, before there are any, and never syncs."""
+            return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+        @group.setter
+        def group(self, _: object) -> None:
+            """Not kept: a process group can neither be copied nor saved."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """In the precision of the weights: the kernels know nothing of autocast."""
+            with torch.autocast(x.device.type, enabled=False):
+                return super().forward(x.to(self.weight.dtype))
+
+    return Compiled

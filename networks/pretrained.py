@@ -1,0 +1,181 @@
+"""ImageNet weights for the encoders: torchvision's, or a file with torchvision's or MiB's names.
+
+Two conventions exist for the scale of a normalisation layer. torchvision's networks multiply by gamma. The networks
+of MiB, PLOP and their kin were trained with In-Place ABN, which multiplies by abs(gamma) + eps, and may contain
+negative gammas. `convert_gamma` rewrites weights of one convention for the other, so that the layer computes the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from continual.errors import ConfigError
+from networks.resnet import ResNet
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+WHERE_FROM = (
+    "`network.pretrained=imagenet` fetches torchvision's weights; the weights that MiB and PLOP start from "
+    "(resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, mapillary/inplace_abn on GitHub"
+)
+# MiB's names -> torchvision's, as (pattern, replacement); the first that fits counts.
+MIB_NAMES = (
+    (r"mod1\.", r""),
+    (r"mod(\d+)\.block(\d+)\.convs\.", r"layer{stage}.{block}."),
+    (r"mod(\d+)\.block(\d+)\.proj_conv\.", r"layer{stage}.{block}.downsample.0."),
+    (r"mod(\d+)\.block(\d+)\.proj_bn\.", r"layer{stage}.{block}.downsample.1."),
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How the tensors of a file fit those of a module, by the module's names."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the module and of the file found its counterpart."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} tensors match"]
+        for kind in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, kind)
+            if names:
+                parts.append(f"{len(names)} {kind}: {', '.join(names)}")
+        return "; ".join(parts)
+
+
+def from_mib_name(name: str) -> str:
+    """Name in MiB's checkpoints (body.mod2.block1.convs.conv1.weight) to ours (encoder.layer1.0.conv1.weight).
+
+    With or without the leading part for the whole network: body, head, cls.
+    """
+    if name.startswith("cls."):
+        return name.replace("cls.", "classifier.heads.", 1)
+    prefix, rest = ("encoder.", name[len("body.") :]) if name.startswith("body.") else ("", name)
+    for pattern, replacement in MIB_NAMES:
+        match = re.match(pattern, rest)
+        if match:
+            numbers = [int(group) - 1 for group in match.groups()]  # modules count from the stem, blocks from 1
+            where = dict(zip(("stage", "block"), numbers, strict=False))
+            return prefix + replacement.format(**where) + rest[match.end() :]
+    return prefix + rest
+
+
+def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
+    """Fill an encoder with ImageNet weights.
+
+    Args:
+        encoder: changed in place.
+        pretrained: "imagenet" for torchvision's (IMAGENET1K_V1, fetched once into torch's cache), or a file with a
+            state dict, bare or under the key "state_dict"; a leading "module." and the ImageNet classifier are dropped.
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or does not fit the encoder tensor by tensor.
+    """
+    state = _imagenet(encoder.name) if pretrained == "imagenet" else _read(pretrained)
+    is_mib = any(name.startswith("mod1.") for name in state)
+    if is_mib:
+        state = {from_mib_name(name): value for name, value in state.items()}
+    if is_mib != (encoder.norm.slope > 0):
+        log.warning(
+            "network.pretrained=%s was trained with %s and network.norm=%s has another activation: "
+            "the features fit only after some training; network.norm=%s fits at once",
+            pretrained, *(("leaky ReLU", encoder.norm.name, "abn") if is_mib else ("ReLU", encoder.norm.name, "bn")),
+        )  # fmt: skip
+    state = convert_gamma(state, from_absolute=is_mib, to_absolute=encoder.norm.absolute, eps=encoder.norm.eps)
+    report = load_exactly(encoder, state, f"network.pretrained={pretrained}")
+    log.info("network.pretrained=%s: %s", pretrained, report)
+    return report
+
+
+def load_exactly(module: nn.Module, state: State, source: str) -> LoadReport:
+    """Load a state dict that must fit completely; only batch counters may be absent (older files have none).
+
+    Raises:
+        ConfigError: naming `source` and every tensor that is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    state = {**{name: own[name] for name in own if name.endswith("num_batches_tracked")}, **state}
+    report = LoadReport(
+        matched=tuple(n for n in own if n in state and own[n].shape == state[n].shape),
+        missing=tuple(n for n in own if n not in state),
+        unexpected=tuple(n for n in state if n not in own),
+        mismatched=tuple(n for n in own if n in state and own[n].shape != state[n].shape),
+    )
+    if not report.complete:
+        raise ConfigError(f"{source} does not fit the encoder chosen by network.backbone: {report}")
+    module.load_state_dict(state)
+    return report
+
+
+def convert_gamma(state: State, *, from_absolute: bool, to_absolute: bool, eps: float = 1e-5) -> State:
+    """Weights of scale convention `from_absolute` (abs(gamma) + eps) or not (gamma) for the other.
+
+    A negative gamma cannot be an absolute value, but normalising the negated input negates the normalised one: the
+    filter of the convolution before and the running mean change their sign instead. Exact, except that a scale below
+    `eps` becomes `eps`.
+
+    Args:
+        state: torchvision's names, each norm bn<i> behind conv<i> and downsample.1 behind downsample.0; not changed.
+        from_absolute: convention of `state`.
+        to_absolute: convention of the result.
+        eps: of the layers.
+    """
+    if from_absolute == to_absolute:
+        return state
+    state = dict(state)
+    for name in [name for name in state if re.search(r"(bn\d|downsample\.1)\.weight$", name)]:
+        gamma = state[name]
+        if from_absolute:
+            state[name] = gamma.abs() + eps
+            continue
+        sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
+        convolution = name.replace("downsample.1", "downsample.0").replace("bn", "conv")
+        mean = name.replace("weight", "running_mean")
+        state[name] = (gamma.abs() - eps).clamp(min=0)
+        state[mean] = state[mean] * sign
+        state[convolution] = state[convolution] * sign.view(-1, 1, 1, 1)
+    return state
+
+
+def _imagenet(backbone: str) -> State:
+    try:
+        state = get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise ConfigError(
+            f"network.pretrained=imagenet could not fetch {backbone} ({error}): fetch it once on a machine with a "
+            f"network and give its path, network.pretrained=/path/to/{backbone}.pth"
+        ) from error
+    return _without_classifier(state)
+
+
+def _read(path: str) -> State:
+    if not Path(path).is_file():
+        raise ConfigError(f"network.pretrained={path}: there is no such file. {WHERE_FROM}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is broken or holds more than tensors
+        raise ConfigError(f"network.pretrained={path} cannot be read as a state dict: {error}") from error
+    state = content.get("state_dict", content)
+    return _without_classifier({name.removeprefix("module."): value for name, value in state.items()})
+
+
+def _without_classifier(state: State) -> State:
+    return {name: value for name, value in state.items() if not re.match(r"(classifier\.)?fc\.", name)}
