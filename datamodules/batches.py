@@ -1,0 +1,86 @@
+"""From images of a split to batches of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from datamodules.base import DataError, Split
+from datamodules.sampler import Key, sample_seed
+
+# image H x W x 3 uint8, mask H x W uint8, seed in [0, 2^32) -> the same two kinds of arrays
+PairTransform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+Sample = dict[str, Any]
+
+
+class TaskDataset(Dataset[Sample]):
+    """Images of a split, labelled for one task."""
+
+    def __init__(self, split: Split, lut: np.ndarray, transform: PairTransform, *, seed: int, task: int) -> None:
+        """Args: `lut`: 256-entry uint8 table from mask value to label; `seed`, `task`: of the random numbers."""
+        self.split = split
+        self.lut = lut
+        self.transform = transform
+        self.seed = seed
+        self.task = task
+
+    def __len__(self) -> int:
+        """Images of the split; a sampler chooses those of the task."""
+        return len(self.split)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Image H x W x 3 uint8, label H x W uint8 and index (position in the split) for (epoch, position)."""
+        epoch, index = key
+        image, mask = self.split.load(index)
+        rng_seed = sample_seed(self.seed, self.task, epoch, index)
+        image, label = self.transform(image, cv2.LUT(mask, self.lut), rng_seed)
+        return {
+            "image": _tensor(image),
+            "label": _tensor(label),
+            "index": index,
+        }
+
+
+class Loader(DataLoader[Sample]):
+    """A loader whose processes hand on a DataError as it was raised, without their traceback in its message."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Batch of samples; images become B x 3 x H x W without a copy (channels last in memory).
+
+    Raises:
+        DataError: the images differ in size.
+    """
+    sizes = {tuple(sample["label"].shape) for sample in samples}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
+        raise DataError(
+            f"images of different size ({shown}) in one batch: for evaluation at native size set "
+            "training.eval_batch_size=1 or dataset/evaluation=center_crop; for training choose a "
+            "dataset/augmentation that crops"
+        )
+    batch = default_collate(list(samples))
+    image: Tensor = batch["image"]
+    return {**batch, "image": image.permute(0, 3, 1, 2)}
+
+
+def begin_worker(worker: int) -> None:
+    """OpenCV's own threads in every loader process would be far more than the machine has cores."""
+    cv2.setNumThreads(0)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """The array's memory where it may be shared: whole and writable."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))

@@ -1,0 +1,218 @@
+"""The images of one task at a time, as batches for training, validation and test."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from torch.utils.data import DataLoader
+
+from continual.tasks import Task
+from datamodules.base import DataError, DataSource
+from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, collate
+from datamodules.sampler import HOLD_OUT, SUBSET, EvalSampler, TrainSampler, seed_sequence
+
+# Loader processes beyond which no device trains faster: each decodes and augments some hundred images a second.
+MOST_WORKERS = 16
+
+
+class ContinualDataModule(pl.LightningDataModule):
+    """Loaders of the current task.
+
+    Loaders give {"image": B x 3 x H x W uint8 (channels last in memory), "label": B x H x W uint8, "index": B int64,
+    position in the split}. `transfer_batch_to_device` makes the label int64 when it is on the device: an eighth of the
+    bytes travels.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        augmentation: PairTransform,
+        evaluation: PairTransform,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int | str = "auto",
+        seed: int = 0,
+        val_on_train: float = 0.0,
+        subset: float | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            source: the data set.
+            augmentation: transform of training images.
+            evaluation: transform of validation and test images.
+            batch_size: training images per device and step.
+            eval_batch_size: validation and test images per device and step.
+            num_workers: loader processes per device; "auto": the cores that this process may use, shared out among
+                the machine's devices.
+            seed: of order, augmentation, `subset` and `val_on_train`.
+            val_on_train: fraction in [0, 1) of each task's training images that is held out and becomes its validation
+                set (with the evaluation transform); 0: the data set's validation images.
+            subset: fraction in (0, 1] of each task's training images that is used; None: all.
+
+        Raises:
+            DataError: a number is out of its range.
+        """
+        super().__init__()
+        if not 0 <= val_on_train < 1:
+            raise DataError(f"training.val_on_train={val_on_train} must be at least 0 and less than 1")
+        if subset is not None and not 0 < subset <= 1:
+            raise DataError(f"training.subset={subset} must be more than 0 and at most 1, or null for all images")
+        if num_workers != "auto" and not (isinstance(num_workers, int) and num_workers >= 0):
+            raise DataError(f"training.num_workers={num_workers} must be auto or a whole number of at least 0")
+        self.source = source
+        self.augmentation = augmentation
+        self.evaluation = evaluation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.val_on_train = val_on_train
+        self.subset = subset
+
+    def begin_task(self, task: Task, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> None:
+        """Make a task the current one.
+
+        Args:
+            task: the task.
+            train, val, test: positions of its images in the data set's splits.
+
+        Raises:
+            DataError: see `check_task`.
+        """
+        self.check_task(task, train)
+        self.task = task
+        self.train_indices, held_out = self._divide(task, train)
+        self.val_indices = held_out if self.val_on_train else np.asarray(val)
+        self.test_indices = np.asarray(test)
+
+    def check_task(self, task: Task, train: np.ndarray) -> None:
+        """See whether the training images of a task fill a batch; worth asking for all tasks before the first.
+
+        Raises:
+            DataError: they do not, so that nothing would be trained.
+        """
+        self._check_enough(task, len(self._divide(task, train)[0]))
+
+    def _check_enough(self, task: Task, images: int) -> None:
+        world_size = self._rank_and_world_size()[1]
+        needed = self.batch_size * world_size
+        if images >= needed:
+            return
+        mend = f"set training.batch_size={images // world_size}" if images >= world_size else "use fewer devices"
+        if images == 0:
+            mend = "lower training.val_on_train or choose another training.task"
+        raise DataError(
+            f"task {task.index} has {images} images to train on, fewer than one batch of {needed} "
+            f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {mend}"
+        )
+
+    def _divide(self, task: Task, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training images that are used and those held out for validation, both ascending; chosen by (seed, task)."""
+        train = np.asarray(train, dtype=np.int64)
+        if self.subset is not None:
+            train = _choose(train, self.subset, seed_sequence(SUBSET, self.seed, task.index))
+        if not self.val_on_train:
+            return train, train[:0]
+        held_out = _choose(train, self.val_on_train, seed_sequence(HOLD_OUT, self.seed, task.index))
+        return np.setdiff1d(train, held_out), held_out
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Augmented training batches, all whole; Lightning tells the sampler the epoch."""
+        task = self.task
+        self._check_enough(task, len(self.train_indices))   # once more: now the number of devices is known
+        rank, world_size = self._rank_and_world_size()
+        sampler = TrainSampler(
+            self.train_indices, self.batch_size, seed=self.seed, task=task.index, rank=rank, world_size=world_size
+        )
+        dataset = self._dataset("train", task.train_lut, self.augmentation)
+        return self._loader(dataset, sampler, self.batch_size, persistent=True)
+
+    def plain_train_dataloader(self) -> DataLoader[Sample]:
+        """The training images in order under the evaluation transform: for prototypes, thresholds, importance."""
+        return self._eval_loader("train", self.train_indices, self.task.train_lut)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Validation images in order."""
+        return self._eval_loader(self._val_split, self.val_indices, self.task.val_lut)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Test images in order."""
+        return self._eval_loader("test", self.test_indices, self.task.eval_lut)
+
+    def fixed_samples(self, count: int) -> list[Sample]:
+        """Up to `count` validation images as batches of one; the same in every epoch, spread over the task's list."""
+        dataset = self._dataset(self._val_split, self.task.val_lut, self.evaluation)
+        last = len(self.val_indices) - 1
+        places = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int))
+        return [collate([dataset[(0, int(index))]]) for index in self.val_indices[places]]
+
+    def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int = 0) -> Sample:
+        """The batch on the device, its label B x H x W int64."""
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**batch, "label": batch["label"].long()}
+
+    @property
+    def _val_split(self) -> str:
+        return "train" if self.val_on_train else "val"
+
+    def _dataset(self, split: str, lut: np.ndarray, transform: PairTransform) -> TaskDataset:
+        return TaskDataset(self.source.split(split), lut, transform, seed=self.seed, task=self.task.index)
+
+    def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray) -> DataLoader[Sample]:
+        rank, world_size = self._rank_and_world_size()
+        if len(indices) < world_size:   # a device without images would leave the others waiting for its scores
+            raise DataError(
+                f"task {self.task.index} has {len(indices)} {split} images for {world_size} devices; "
+                f"set training.devices={max(len(indices), 1)}"
+            )
+        sampler = EvalSampler(indices, rank=rank, world_size=world_size)
+        return self._loader(self._dataset(split, lut, self.evaluation), sampler, self.eval_batch_size)
+
+    def _loader(
+        self, dataset: TaskDataset, sampler: TrainSampler | EvalSampler, batch_size: int, persistent: bool = False
+    ) -> DataLoader[Sample]:
+        workers = min(self._workers(), -(-len(sampler) // batch_size))
+        return Loader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=begin_worker,
+            persistent_workers=persistent and workers > 0,
+            pin_memory=self._on_cuda(),
+            # an own generator: a loader otherwise draws from the global one, and dropout would depend on loaders
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _workers(self) -> int:
+        if self.num_workers != "auto":
+            return int(self.num_workers)
+        affinity = getattr(os, "sched_getaffinity", None)   # Linux only
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        devices = self.trainer.num_devices if self.trainer else 1
+        return min(max(cores // devices, 1), MOST_WORKERS)
+
+    def _on_cuda(self) -> bool:
+        if self.trainer:
+            return self.trainer.strategy.root_device.type == "cuda"
+        return torch.cuda.is_available()
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+
+def _choose(indices: np.ndarray, fraction: float, source: np.random.SeedSequence) -> np.ndarray:
+    """A random part of the indices, at least one, ascending."""
+    count = min(max(1, round(fraction * len(indices))), len(indices))
+    return np.sort(np.random.default_rng(source).choice(indices, count, replace=False))

@@ -1,0 +1,78 @@
+"""Which image comes when, and the random numbers of each: functions of (seed, task, epoch, index) and of nothing else.
+
+So a run gives the same samples with any number of loader processes, and continues at an epoch's border as if it had
+never stopped. With several devices, their batches together are the batches of one device with as large a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# Keeps the streams apart that share a seed.
+ORDER, AUGMENT, HOLD_OUT, SUBSET = range(4)
+
+Key = tuple[int, int]   # epoch, position in the split: what a sampler gives and a data set takes
+
+
+def seed_sequence(stream: int, *numbers: int) -> np.random.SeedSequence:
+    """The random numbers that belong to a stream and some non-negative numbers (seed, task, ...)."""
+    return np.random.SeedSequence(numbers, spawn_key=(stream,))
+
+
+def sample_seed(seed: int, task: int, epoch: int, index: int) -> int:
+    """Seed in [0, 2^32) of one image's augmentation in one epoch; some microseconds."""
+    return int(seed_sequence(AUGMENT, seed, task, epoch, index).generate_state(1)[0])
+
+
+class TrainSampler(Sampler[Key]):
+    """A new order in each epoch, cut to whole batches, dealt out to the devices.
+
+    Lightning calls `set_epoch` at the start of each epoch, also when it continues a run. The epoch travels with every
+    index, because loader processes that live on see no later change of this object.
+    """
+
+    def __init__(
+        self, indices: Sequence[int], batch_size: int, *, seed: int, task: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Args: `indices`: positions in the split; `batch_size`: images per device and step."""
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.task = task
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Images of this device per epoch, a multiple of the batch size."""
+        return len(self.indices) // (self.batch_size * self.world_size) * self.batch_size
+
+    def __iter__(self) -> Iterator[Key]:
+        """(epoch, position) of this device's images in their order."""
+        random = np.random.default_rng(seed_sequence(ORDER, self.seed, self.task, self.epoch))
+        order = random.permutation(self.indices)[: len(self) * self.world_size]
+        epoch = self.epoch
+        return ((epoch, int(index)) for index in order[self.rank :: self.world_size])
+
+
+class EvalSampler(Sampler[Key]):
+    """All images in their order; over all devices each one exactly once, so that no score counts an image twice."""
+
+    def __init__(self, indices: Sequence[int], *, rank: int = 0, world_size: int = 1) -> None:
+        """Args: `indices`: positions in the split."""
+        self.indices = np.asarray(indices, dtype=np.int64)[rank::world_size]
+
+    def __len__(self) -> int:
+        """Images of this device."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Key]:
+        """(0, position): evaluation knows no epochs."""
+        return ((0, int(index)) for index in self.indices)

@@ -1,0 +1,214 @@
+"""What happens to an image and its mask between the file and the batch.
+
+Every transform is called as `transform(image, mask, rng_seed)` with image H x W x 3 uint8 and mask H x W uint8 and
+gives the same two kinds of arrays. The mask holds channels already, 255 = ignored. What is random depends on `rng_seed`
+alone. Masks are never interpolated.
+
+Interpolation of images, where a transform lets one choose:
+    pil: Pillow's bilinear filter, antialiased when it shrinks; what the papers' code does, some 2.5 ms per image.
+    cv2: bilinear when enlarging (at most one grey level away from pil), averaging over the covered area when
+        shrinking; about a tenth of the time.
+Masks take the nearest pixel by its centre in both, with equal results.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+from PIL import Image
+
+from continual.tasks import IGNORE
+from datamodules.base import DataError
+from datamodules.geometry import Range, ScaleCropLayout, Window, sample_window, scale_crop_layout, short_side_to
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Augmentation:
+    """Albumentations transforms, one after the other, with the random numbers of the sample.
+
+    albumentations 2.0 on its own repeats one stream of random numbers in every loader process and every epoch, and its
+    `set_random_seed` gives all transforms of a pipeline the same numbers (two flips would always agree). Here each
+    sample has its own stream, through which the transforms draw in turn.
+    """
+
+    def __init__(self, **transforms: A.BasicTransform) -> None:
+        """Args: `transforms` by name, in their order; the name is the key in the configuration.
+
+        Raises:
+            DataError: a transform would fill masks with something else than 255.
+        """
+        for name, transform in transforms.items():
+            if getattr(transform, "fill_mask", IGNORE) != IGNORE:
+                raise DataError(
+                    f"dataset.augmentation.{name} fills masks with {transform.fill_mask}, which is a class; "
+                    f"set dataset.augmentation.{name}.fill_mask={IGNORE}"
+                )
+        self.pipeline = A.Compose(list(transforms.values()))
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int) -> Pair:
+        """Image and mask, augmented."""
+        self.pipeline.set_random_state(np.random.default_rng(rng_seed), random.Random(rng_seed))
+        result = self.pipeline(image=image, mask=mask)
+        return result["image"], result["mask"]
+
+
+class Identity:
+    """Nothing changes: training without augmentation, evaluation at native size."""
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
+        """Image and mask as they are."""
+        return image, mask
+
+
+class CenterCrop:
+    """Short side to `size`, then the central square: the evaluation of MiB and of most papers after it.
+
+    Scores are then measured on resized masks without the images' ends; `full` measures on the images as they are.
+    Pillow's interpolation, so that numbers are those of the papers' code. Nothing is random.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Args: `size`: side of the square in pixels."""
+        self.size = size
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
+        """Image and mask, `size` x `size`."""
+        height, width = short_side_to(self.size, *mask.shape)
+        # Python's round: half to even, as in the papers' code
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        square = Window(top, left, self.size, self.size)
+        return cut(resize_image(image, height, width, "pil"), square), cut(resize_mask(mask, height, width), square)
+
+
+class RandomResizedCrop(A.DualTransform):
+    """A random window, resized to a square without regard to its aspect (MiB; also PLOP, SDR, RCIL, DKD)."""
+
+    def __init__(
+        self,
+        size: int,
+        scale: Range = (0.5, 2.0),
+        ratio: Range = (3 / 4, 4 / 3),
+        interpolation: str = "cv2",
+    ) -> None:
+        """The window is drawn by `sample_window`.
+
+        Args:
+            size: side of the square in pixels.
+            scale: least and greatest area of the window as a fraction of the image's.
+            ratio: least and greatest aspect, width / height.
+            interpolation: "cv2" or "pil", see the top of this file.
+        """
+        super().__init__(p=1.0)
+        self.size = size
+        self.scale = tuple(scale)
+        self.ratio = tuple(ratio)
+        self.interpolation = _known(interpolation)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the window."""
+        height, width = params["shape"][:2]
+        return {"window": sample_window(height, width, self.py_random, self.scale, self.ratio)}
+
+    def apply(self, img: np.ndarray, window: Window, **params: Any) -> np.ndarray:
+        """The image's window, `size` x `size`."""
+        return resize_image(cut(img, window), self.size, self.size, self.interpolation)
+
+    def apply_to_mask(self, mask: np.ndarray, window: Window, **params: Any) -> np.ndarray:
+        """The mask's window, `size` x `size`."""
+        return resize_mask(cut(mask, window), self.size, self.size)
+
+
+class ScaleCrop(A.DualTransform):
+    """Short side to `size`, random scale, random square with padding (MBS; without the first step SSUL)."""
+
+    def __init__(
+        self,
+        size: int,
+        scale: Range = (0.5, 2.0),
+        resize_short: bool = True,
+        pad_image: Sequence[float] = (0.0, 0.0, 0.0),
+        pad_label: int = IGNORE,
+        interpolation: str = "cv2",
+    ) -> None:
+        """Scale and place are drawn by `scale_crop_layout`.
+
+        Args:
+            size: side of the square in pixels.
+            scale: least and greatest factor by which the sides grow.
+            resize_short: bring the short side to `size` first.
+            pad_image: colour around the image, RGB in [0, 1].
+            pad_label: label around the mask; 255 is ignored, MBS and SSUL take 0 (background).
+            interpolation: "cv2" or "pil", see the top of this file.
+        """
+        super().__init__(p=1.0)
+        self.size = size
+        self.scale = tuple(scale)
+        self.resize_short = resize_short
+        self.pad_image = tuple(round(255 * c) for c in pad_image)
+        self.pad_label = pad_label
+        self.interpolation = _known(interpolation)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the scale and the place of the square."""
+        height, width = params["shape"][:2]
+        return {"layout": scale_crop_layout(height, width, self.size, self.py_random, self.scale, self.resize_short)}
+
+    def apply(self, img: np.ndarray, layout: ScaleCropLayout, **params: Any) -> np.ndarray:
+        """The image's square."""
+        # the papers' code resizes twice; once loses nothing and takes half the time
+        sizes = layout.sizes if self.interpolation == "pil" else layout.sizes[-1:]
+        for height, width in sizes:
+            img = resize_image(img, height, width, self.interpolation)
+        return cut_padded(img, layout.top, layout.left, self.size, self.pad_image)
+
+    def apply_to_mask(self, mask: np.ndarray, layout: ScaleCropLayout, **params: Any) -> np.ndarray:
+        """The mask's square."""
+        for height, width in layout.sizes:
+            mask = resize_mask(mask, height, width)
+        return cut_padded(mask, layout.top, layout.left, self.size, self.pad_label)
+
+
+def cut(array: np.ndarray, window: Window) -> np.ndarray:
+    """View of the window; H x W or H x W x 3."""
+    return array[window.top : window.top + window.height, window.left : window.left + window.width]
+
+
+def cut_padded(array: np.ndarray, top: int, left: int, size: int, fill: int | Sequence[int]) -> np.ndarray:
+    """Square of `size` that may reach beyond the array; `fill` stands there."""
+    height, width = array.shape[:2]
+    if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
+        return array[top : top + size, left : left + size]
+    result = np.empty((size, size, *array.shape[2:]), array.dtype)
+    result[:] = fill
+    rows, columns = (slice(max(top, 0), min(top + size, height)), slice(max(left, 0), min(left + size, width)))
+    inner = array[rows, columns]
+    y, x = rows.start - top, columns.start - left
+    result[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+    return result
+
+
+def resize_image(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """Image h x w x 3 uint8 at another size; see the top of this file."""
+    if image.shape[:2] == (height, width):
+        return image
+    if interpolation == "pil":
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Mask h x w uint8 at another size, nearest pixel by its centre (cv2.INTER_NEAREST would shift by half a pixel)."""
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _known(interpolation: str) -> str:
+    if interpolation not in ("cv2", "pil"):
+        raise DataError(f"interpolation={interpolation} in dataset.augmentation is neither cv2 nor pil")
+    return interpolation
