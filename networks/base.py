@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.classifier import ConvLayer, IncrementalClassifier
+from networks.classifier import ConvLayer, IncrementalClassifier, pointwise
 from networks.norm import is_norm
 
 
@@ -48,7 +48,7 @@ class SegmentationNetwork(nn.Module, ABC):
         embedding_channels: int,
         *,
         multiple: int = 1,
-        layer: Callable[[int, int], ConvLayer] = partial(nn.Conv2d, kernel_size=1),
+        layer: Callable[[int, int], ConvLayer] = pointwise,
         freeze_norm: bool = False,
     ) -> None:
         """Args:
@@ -92,7 +92,7 @@ class SegmentationNetwork(nn.Module, ABC):
         scores = self.classifier(embedding)
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
-            logits=_upsample(scores, padded)[..., :height, :width],
+            logits=_upsample(scores, padded, self.classifier.sizes)[..., :height, :width],
             scores=crop(scores),
             embedding=crop(embedding),
             stages=[crop(stage) for stage in stages],
@@ -100,13 +100,18 @@ class SegmentationNetwork(nn.Module, ABC):
         )
 
 
-def _upsample(scores: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear without aligned corners, in at least float32."""
+def _upsample(scores: Tensor, size: torch.Size, parts: list[int]) -> Tensor:
+    """Bilinear without aligned corners, in at least float32.
+
+    Each task's channels by themselves: torch's kernels round differently when the number of channels changes, and
+    growth must leave the logits of old classes as they were, to the bit.
+    """
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()
     if scores.shape[-2:] == size:
         return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    upsample = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
+    return torch.cat([upsample(part) for part in scores.split(parts, dim=1)], dim=1)
 
 
 def _crop(features: Tensor, size: tuple[int, int], padded: torch.Size) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 INITS = ("random", "zero", "background")
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d
+pointwise = partial(nn.Conv2d, kernel_size=1)
 
 
 class IncrementalClassifier(nn.Module):
@@ -26,7 +27,7 @@ class IncrementalClassifier(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        layer: Callable[[int, int], ConvLayer] = partial(nn.Conv2d, kernel_size=1),
+        layer: Callable[[int, int], ConvLayer] = pointwise,
     ) -> None:
         """Args:
         in_channels: channels D of the embedding.
@@ -39,9 +40,14 @@ class IncrementalClassifier(nn.Module):
         self.heads = nn.ModuleList()
 
     @property
+    def sizes(self) -> list[int]:
+        """Channels of each task, background in the first."""
+        return [head.out_channels for head in self.heads]
+
+    @property
     def num_classes(self) -> int:
         """Channels of the output, background included."""
-        return sum(head.out_channels for head in self.heads)
+        return sum(self.sizes)
 
     def add_task(self, n: int, init: str = "random") -> None:
         """Append a layer for `n` classes.

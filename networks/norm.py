@@ -8,14 +8,15 @@
 | iabn, iabn_sync | the same function by the compiled package inplace-abn, with less memory on a GPU |
 
 All have the state keys of torch's batch normalisation (weight, bias, running_mean, running_var,
-num_batches_tracked), so that a state dict of one fits all; networks/pretrained.py converts the numbers where the meaning of gamma differs.
+num_batches_tracked), so that a state dict of one fits all; where the meaning of gamma differs, networks/pretrained.py
+converts the numbers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -69,10 +70,6 @@ class Norm:
         """Normalisation followed by the activation."""
         return self._make(channels, slope=self.slope)
 
-    def activation(self) -> nn.Module:
-        """The activation alone; never in place, since what it reads is given out as pre-activation."""
-        return nn.LeakyReLU(self.slope) if self.slope else nn.ReLU()
-
     def _make(self, channels: int, slope: float) -> nn.Module:
         if self.name.startswith("iabn"):
             kind = _compiled(self.name)
@@ -115,18 +112,15 @@ class NormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with the batch's statistics in training mode and with the running ones otherwise."""
-        if self.training:
-            self.num_batches_tracked.add_(1)
         if self.training and isinstance(self.kernel, nn.SyncBatchNorm):
             y = self._synchronised(x)
         else:
+            if self.training:
+                self.num_batches_tracked.add_(1)
             y = F.batch_norm(
                 x, self.running_mean, self.running_var, self.scale(), self.bias, self.training, self.momentum, self.eps
             )
-        if self.slope == 1:
-            return y
-        # In place is safe: nobody needs the normalised values again, the output's sign says what the gradient is.
-        return F.leaky_relu_(y, self.slope) if self.slope else F.relu_(y)
+        return activate(y, self.slope, inplace=True)  # nobody needs the normalised values again
 
     def scale(self) -> Tensor:
         """What multiplies the normalised values, C; the gradient at weight 0 is +1, as in In-Place ABN."""
@@ -134,8 +128,7 @@ class NormAct(nn.Module):
 
     def _synchronised(self, x: Tensor) -> Tensor:
         """Statistics of the batches of all processes."""
-        state = {"weight": self.scale(), "bias": self.bias}
-        state |= {"running_mean": self.running_mean, "running_var": self.running_var}
+        state = {"weight": self.scale(), "bias": self.bias, **dict(self.named_buffers(recurse=False))}
         self.kernel.track_running_stats = True  # only here: a layer that tracks expects statistics in state dicts
         try:
             return torch.func.functional_call(self.kernel, state, (x,))
@@ -147,12 +140,19 @@ class NormAct(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}, slope={self.slope}, absolute={self.absolute}"
 
 
+def activate(x: Tensor, slope: float, inplace: bool = False) -> Tensor:
+    """Leaky ReLU of any slope for negative values: 0 is ReLU, 1 the identity."""
+    if slope == 1:
+        return x
+    return F.leaky_relu(x, slope, inplace) if slope else F.relu(x, inplace)
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module keeps running statistics, whatever its class."""
     return getattr(module, "running_mean", None) is not None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(name: str) -> type[nn.Module]:
     """The compiled layer, made safe for autocast and for processes that start after the network was made."""
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from continual.errors import ConfigError
-from networks.norm import Norm
+from networks.norm import Norm, activate
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
@@ -21,7 +21,7 @@ class _Block(nn.Module):
     """What both blocks share: residual sum, then activation."""
 
     downsample: nn.Module | None
-    activation: nn.Module
+    slope: float
 
     def residual(self, x: Tensor) -> Tensor:
         """The branch that is added to the shortcut."""
@@ -34,7 +34,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B x C x H x W to B x C' x H/stride x W/stride."""
-        return self.activation(self.pre_activation(x))
+        return activate(self.pre_activation(x), self.slope, inplace=True)
 
 
 class BasicBlock(_Block):
@@ -61,7 +61,7 @@ class BasicBlock(_Block):
         self.conv2 = _conv3x3(planes, planes, 1, dilation)
         self.bn2 = norm(planes)
         self.downsample = downsample
-        self.activation = norm.activation()
+        self.slope = norm.slope
 
     def residual(self, x: Tensor) -> Tensor:
         """The branch that is added to the shortcut."""
@@ -94,7 +94,7 @@ class Bottleneck(_Block):
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = norm(planes * self.expansion)
         self.downsample = downsample
-        self.activation = norm.activation()
+        self.slope = norm.slope
 
     def residual(self, x: Tensor) -> Tensor:
         """The branch that is added to the shortcut."""
@@ -151,7 +151,7 @@ class ResNet(TorchvisionResNet):
             for block in blocks:
                 x = block(x)
             pre_activations.append(last.pre_activation(x))
-            x = last.activation(pre_activations[-1])
+            x = activate(pre_activations[-1], last.slope)
             stages.append(x)
         return stages, pre_activations
 

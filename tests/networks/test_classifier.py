@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from networks.classifier import IncrementalClassifier
+
+LAYERS = {"conv": partial(nn.Conv2d, kernel_size=1), "transposed": partial(nn.ConvTranspose2d, kernel_size=2, stride=2)}
+
+
+def grown(classes, in_channels=5, layer="conv", init="random") -> IncrementalClassifier:
+    classifier = IncrementalClassifier(in_channels, LAYERS[layer])
+    for task, n in enumerate(classes):
+        classifier.add_task(n, init if task else "random")
+    return classifier
+
+
+def fill(head: nn.Conv2d, weight: np.ndarray, bias: np.ndarray) -> None:
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+
+
+def test_background_init_of_mib(golden):
+    """Two tasks in a row: the second starts from the background that the first one lowered (MiB, eq. 10-11)."""
+    data = golden("mib_init")
+    classifier = grown([5], in_channels=6).double()
+    for task in (1, 2):
+        fill(classifier.heads[0], data[f"s{task}_before/cls.0.weight"], data[f"s{task}_before/cls.0.bias"])
+        classifier.add_task(int(data["classes"][task]), "background")
+        for index, head in enumerate(classifier.heads):
+            for name in ("weight", "bias"):
+                want = torch.from_numpy(data[f"s{task}_after/cls.{index}.{name}"])
+                torch.testing.assert_close(getattr(head, name).data, want, rtol=1e-6, atol=1e-6)
+        logits = classifier(torch.from_numpy(data[f"s{task}_x"]))
+        torch.testing.assert_close(logits, torch.from_numpy(data[f"s{task}_logits_after"]), rtol=1e-6, atol=1e-6)
+
+
+def test_background_init_of_plop(golden):
+    data = golden("plop_init_balanced")
+    classifier = grown(data["classes"][:2])
+    for index, head in enumerate(classifier.heads):
+        fill(head, data[f"w_before_{index}"], data[f"b_before_{index}"])
+    classifier.add_task(int(data["classes"][2]), "background")
+    for index, head in enumerate(classifier.heads):
+        torch.testing.assert_close(head.weight.data, torch.from_numpy(data[f"w_after_{index}"]))
+        torch.testing.assert_close(head.bias.data, torch.from_numpy(data[f"b_after_{index}"]))
+
+
+def test_background_init_of_bacs(golden):
+    data = golden("bacs_headinit")
+    classifier = grown([4])
+    fill(classifier.heads[0], data["bg_weight"], data["bg_bias"])
+    classifier.add_task(int(data["new_classes"]), "background")
+    old, new = classifier.heads
+    for tensor, name in [(old.weight, "bg_weight_after"), (old.bias, "bg_bias_after")]:
+        torch.testing.assert_close(tensor.data, torch.from_numpy(data[name]))
+    for tensor, name in [(new.weight, "new_weight"), (new.bias, "new_bias")]:
+        torch.testing.assert_close(tensor.data, torch.from_numpy(data[name]))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@settings(max_examples=15, deadline=None)
+@given(classes=st.lists(st.integers(1, 4), min_size=1, max_size=3), n=st.integers(1, 5))
+def test_background_init_splits_the_background_evenly(layer, classes, n):
+    """Old classes keep their probabilities; background and each new class get 1/(n+1) of the old background's."""
+    classifier = grown(classes, layer=layer).double()
+    x = torch.randn(2, 5, 3, 3, dtype=torch.float64)
+    before = classifier(x).softmax(1)
+    classifier.add_task(n, "background")
+    after = classifier(x).softmax(1)
+    old = sum(classes)
+    torch.testing.assert_close(after[:, 1:old], before[:, 1:], rtol=1e-6, atol=1e-9)
+    share = before[:, :1] / (n + 1)
+    torch.testing.assert_close(after[:, :1], share, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(after[:, old:], share.expand_as(after[:, old:]), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("init", ["random", "zero"])
+def test_growth_leaves_old_scores_as_they_were(layer, init):
+    classifier = grown([3, 2], layer=layer)
+    x = torch.randn(2, 5, 4, 4)
+    before = classifier(x)
+    classifier.add_task(4, init)
+    after = classifier(x)
+    assert classifier.num_classes == after.shape[1] == 9
+    assert torch.equal(after[:, :5], before)
+    assert (after[:, 5:] == 0).all() == (init == "zero")
+
+
+def test_concatenation_is_in_task_order():
+    classifier = grown([2, 1, 3])
+    with torch.no_grad():
+        for value, head in enumerate(classifier.heads):
+            head.weight.zero_()
+            head.bias.fill_(value)
+    assert classifier(torch.zeros(1, 5, 1, 1)).flatten().tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_new_layer_goes_where_the_others_are():
+    classifier = grown([2]).double()
+    classifier.add_task(2)
+    assert classifier.heads[1].weight.dtype == torch.float64
+
+
+def test_copies_grow_apart():
+    classifier = grown([3])
+    teacher = copy.deepcopy(classifier)
+    bias = teacher.heads[0].bias.clone()
+    classifier.add_task(2, "background")
+    assert teacher.num_classes == 3
+    assert torch.equal(teacher.heads[0].bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda c: c.add_task(2, "background"), ValueError, "first has none"),
+        (lambda c: c.add_task(0), ValueError, "at least one class"),
+        (lambda c: c.add_task(2, "xavier"), ValueError, "random, zero, background"),
+        (lambda c: c(torch.zeros(1, 5, 1, 1)), RuntimeError, "add_classes"),
+    ],
+)
+def test_errors(call, error, words):
+    with pytest.raises(error, match=words):
+        call(IncrementalClassifier(5))

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from continual.errors import ConfigError
+from networks.norm import NAMES, Norm, is_norm
+
+KEYS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+PURE = ("bn", "bn_leaky", "abn")
+
+
+def relative(got: torch.Tensor, want: np.ndarray) -> float:
+    return float((np.abs(got.detach().numpy() - want) / (1 + np.abs(want))).max())
+
+
+def filled(layer: nn.Module, seed: int = 0) -> nn.Module:
+    """Random state with some negative weights."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (layer.weight, layer.bias, layer.running_mean):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=generator) + 0.5)
+    return layer
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_abn_is_inplace_abn(golden, case):
+    """Values, gradients and statistics of the compiled layer, also with negative weights (MiB's normalisation)."""
+    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mib_iabn").items() if k.startswith(f"c{case}_")}
+    norm = Norm("abn")
+    layer = (norm if data["identity"] else norm.activated)(5).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(data["weight"]))
+        layer.bias.copy_(torch.tensor(data["bias"]))
+        layer.running_mean.copy_(torch.tensor(data["rm"]))
+        layer.running_var.copy_(torch.tensor(data["rv"]))
+    assert (data["weight"] < 0).any()
+    layer.train(bool(data["train"]))
+    x = torch.tensor(data["x"], requires_grad=True)
+    y = layer(x)
+    (y * torch.tensor(data["upstream"])).sum().backward()
+    got = {"y": y, "gx": x.grad, "gw": layer.weight.grad, "gb": layer.bias.grad}
+    got |= {"rm_after": layer.running_mean, "rv_after": layer.running_var}
+    for name, value in got.items():
+        assert relative(value, data[name]) < 1e-6, name
+
+
+def test_gradient_of_abn_at_weight_zero_is_that_of_a_positive_weight():
+    layer = Norm("abn")(2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.0, 1e-12]))
+    x = torch.randn(3, 1, 4, 4).expand(3, 2, 4, 4)
+    (layer(x) * x).sum().backward()
+    assert layer.weight.grad[0] == pytest.approx(layer.weight.grad[1].item())
+    assert layer.weight.grad[0] != 0
+
+
+@pytest.mark.parametrize(("name", "slope"), [("bn", 0.0), ("bn_leaky", 0.01)])
+@pytest.mark.parametrize("training", [True, False])
+def test_signed_norms_are_batch_norm_and_activation(name, slope, training):
+    ours, theirs = filled(Norm(name).activated(6)), nn.BatchNorm2d(6)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 6, 5, 5)
+    want = nn.functional.leaky_relu(theirs.train(training)(x), slope)
+    torch.testing.assert_close(ours.train(training)(x), want)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_state_keys_are_those_of_batch_norm(name):
+    for layer in (Norm(name)(3), Norm(name).activated(3)):
+        assert set(layer.state_dict()) == KEYS
+        layer.load_state_dict(dict(nn.BatchNorm2d(3).state_dict()))  # plain dict: without torch's version numbers
+        assert is_norm(layer)
+
+
+@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize("training", [True, False])
+def test_conversion_to_synchronised_statistics_keeps_the_function(name, training):
+    layer = filled(Norm(name, momentum=0.3).activated(5))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(copy.deepcopy(layer)))[0]
+    assert isinstance(converted.kernel, nn.SyncBatchNorm)
+    assert set(converted.state_dict()) == KEYS
+    x = torch.randn(4, 5, 6, 6)
+    torch.testing.assert_close(converted.train(training)(x), layer.train(training)(x))
+    for key, value in layer.state_dict().items():
+        torch.testing.assert_close(converted.state_dict()[key], value)
+    converted.load_state_dict(dict(layer.state_dict()))
+
+
+def test_momentum_is_the_weight_of_the_batch():
+    layer = Norm("abn", momentum=0.25)(1)
+    layer(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))
+    assert layer.running_mean.item() == pytest.approx(0.5)
+    assert layer.running_var.item() == pytest.approx(0.75 + 0.25 * 2)
+
+
+def test_unknown_name_lists_the_choices():
+    with pytest.raises(ConfigError, match=r"network\.norm=syncbn.*bn_leaky"):
+        Norm("syncbn")
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError("libc10_cuda.so: cannot open")])
+def test_missing_or_broken_package_names_extra_build_and_twin(monkeypatch, error):
+    import builtins
+
+    real = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name == "inplace_abn":
+            raise error
+        return real(name, *args, **kwargs)
+
+    from networks import norm
+
+    norm._compiled.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", fail)
+    words = r"network\.norm=iabn .*extra `iabn`.*--no-build-isolation.*network\.norm=abn"
+    with pytest.raises(ConfigError, match=words):
+        Norm("iabn")(3)
+
+
+@pytest.mark.parametrize("name", ["iabn", "iabn_sync"])
+class TestCompiled:
+    @pytest.fixture(autouse=True)
+    def _package(self):
+        pytest.importorskip("inplace_abn")
+
+    @pytest.mark.parametrize("activated", [True, False])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_equals_the_twin(self, name, activated, training):
+        pair = [filled((Norm(n).activated if activated else Norm(n))(5).double()) for n in ("abn", name)]
+        x = torch.randn(3, 5, 4, 6, dtype=torch.float64)
+        results = []
+        for layer in pair:
+            leaf = x.clone().requires_grad_()
+            y = layer.train(training)(leaf * 1)
+            (y * torch.sin(x)).sum().backward()
+            results.append([y, leaf.grad, layer.weight.grad, layer.bias.grad, *layer.state_dict().values()])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+    def test_runs_under_bfloat16_autocast(self, name):
+        layer = Norm(name).activated(4)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(nn.Conv2d(3, 4, 1)(torch.randn(2, 3, 5, 5)))
+        assert y.dtype == torch.float32
+        y.sum().backward()
+        assert layer.weight.grad is not None
+
+    def test_can_be_copied(self, name):
+        layer = filled(Norm(name).activated(4))
+        x = torch.randn(2, 4, 3, 3)
+        torch.testing.assert_close(copy.deepcopy(layer)(x.clone()), layer(x.clone()))
+
+
+def test_all_names_are_documented():
+    import networks.norm
+
+    assert all(name in networks.norm.__doc__ for name in NAMES)

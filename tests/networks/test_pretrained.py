@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights
+
+from continual.errors import ConfigError
+from networks.deeplabv3 import DeepLabV3
+from networks.norm import Norm
+from networks.pretrained import convert_gamma, from_mib_name, load_encoder
+from networks.resnet import ResNet
+
+
+def random_state(norm: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of a ResNet-18 with positive and negative gammas."""
+    generator = torch.Generator().manual_seed(seed)
+    state = ResNet("resnet18", Norm(norm)).state_dict()
+    for name, value in state.items():
+        if value.ndim == 1:
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.5)
+        if name.endswith("running_var"):
+            value.abs_().add_(0.5)
+    return state
+
+
+def to_mib(name: str) -> str:
+    """Inverse of `from_mib_name`, written by hand for the encoder."""
+    if not name.startswith("layer"):
+        return f"mod1.{name}"
+    stage, block, rest = name.removeprefix("layer").split(".", 2)
+    rest = rest.replace("downsample.0", "proj_conv").replace("downsample.1", "proj_bn")
+    return f"mod{int(stage) + 1}.block{int(block) + 1}." + (rest if rest.startswith("proj") else f"convs.{rest}")
+
+
+def features(state: dict[str, torch.Tensor], norm: str) -> list[torch.Tensor]:
+    encoder = ResNet("resnet18", Norm(norm)).eval()
+    encoder.load_state_dict(state)
+    return encoder(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3)))[0]
+
+
+def test_names_of_mib():
+    """All names of the published ResNet-101 DeepLab checkpoints, to all names of ours."""
+    lines = (Path(__file__).parents[1] / "golden" / "mib_resnet101_deeplab_keys.txt").read_text().splitlines()
+    theirs = dict(line.split(" ", 1) for line in lines)
+    network = DeepLabV3("resnet101")
+    network.add_classes(16)
+    network.add_classes(5)
+    ours = {name: str(tuple(value.shape)) for name, value in network.state_dict().items()}
+    assert {from_mib_name(name): shape for name, shape in theirs.items()} == ours
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_torchvision_file(tmp_path, prefix, wrapped):
+    state = random_state("bn")
+    content = {prefix + name: value for name, value in state.items()} | {prefix + "fc.weight": torch.ones(3, 3)}
+    torch.save({"state_dict": content, "epoch": 3} if wrapped else content, tmp_path / "resnet18.pth")
+    network = DeepLabV3("resnet18", norm="bn", pretrained=str(tmp_path / "resnet18.pth"))
+    for name, value in network.encoder.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_mib_file_without_batch_counters(tmp_path):
+    """As published: In-Place ABN, "module." before each name, no num_batches_tracked, an ImageNet classifier."""
+    state = random_state("abn")
+    content = {f"module.{to_mib(n)}": v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    content |= {"module.classifier.fc.weight": torch.ones(10, 4), "module.classifier.fc.bias": torch.ones(10)}
+    torch.save({"state_dict": content}, tmp_path / "resnet18_iabn_sync.pth.tar")
+    encoder = ResNet("resnet18", Norm("abn"))
+    report = load_encoder(encoder, str(tmp_path / "resnet18_iabn_sync.pth.tar"))
+    assert report.complete
+    assert len(report.matched) == len(state)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, state[name]) or name.endswith("num_batches_tracked"), name
+
+
+def test_negative_gammas_of_batch_norm_become_absolute_without_a_change():
+    """bn_leaky and abn differ in the scale alone, so the converted network is the same function."""
+    state = random_state("bn_leaky")
+    assert any((v < 0).any() for n, v in state.items() if n.endswith("bn1.weight"))
+    converted = convert_gamma(state, from_absolute=False, to_absolute=True)
+    scales = [v for n, v in converted.items() if n.endswith(("bn1.weight", "bn2.weight", "downsample.1.weight"))]
+    assert len(scales) == 20
+    assert all((scale >= 0).all() for scale in scales)
+    for got, want in zip(features(converted, "abn"), features(state, "bn_leaky"), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    unconverted = features(state, "abn")
+    assert (unconverted[-1] - features(state, "bn_leaky")[-1]).abs().max() > 0.1
+
+
+def test_gammas_of_inplace_abn_become_those_of_batch_norm():
+    state = random_state("abn")
+    converted = convert_gamma(state, from_absolute=True, to_absolute=False)
+    for got, want in zip(features(converted, "bn_leaky"), features(state, "abn"), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def imagenet(monkeypatch) -> dict[str, torch.Tensor]:
+    """torchvision's download, without the download."""
+    state = random_state("bn") | {"fc.weight": torch.ones(2, 2)}
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, *args, **kwargs: dict(state))
+    return state
+
+
+def test_imagenet_fits_bn_as_it_is(imagenet, caplog):
+    encoder = DeepLabV3("resnet18", norm="bn", pretrained="imagenet").encoder
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, imagenet[name])
+    assert "another activation" not in caplog.text
+
+
+def test_imagenet_for_abn_is_converted_and_warned_of(imagenet, caplog):
+    with caplog.at_level(logging.WARNING):
+        encoder = DeepLabV3("resnet18", norm="abn", pretrained="imagenet").encoder
+    assert (encoder.bn1.weight >= 0).all()
+    assert "trained with ReLU and network.norm=abn has another activation" in caplog.text
+    assert "network.norm=bn fits at once" in caplog.text
+
+
+def test_no_network_is_one_clear_sentence(monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
+    with pytest.raises(ConfigError, match=r"network\.pretrained=imagenet could not fetch resnet18 .*/path/to/resnet18"):
+        DeepLabV3("resnet18", pretrained="imagenet")
+
+
+def test_missing_file_names_key_and_source(tmp_path):
+    with pytest.raises(ConfigError, match=r"network\.pretrained=.*no such file.*imagenet.*mapillary/inplace_abn"):
+        DeepLabV3("resnet18", pretrained=str(tmp_path / "none.pth"))
+
+
+def test_broken_file(tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=r"broken\.pth cannot be read as a state dict"):
+        DeepLabV3("resnet18", pretrained=str(tmp_path / "broken.pth"))
+
+
+def test_partial_load_lists_what_does_not_fit(tmp_path):
+    state = random_state("bn")
+    del state["layer2.0.conv1.weight"]
+    state["conv1.weight"] = torch.ones(64, 1, 7, 7)
+    state["layer9.weight"] = torch.ones(1)
+    torch.save(state, tmp_path / "part.pth")
+    encoder = ResNet("resnet18", Norm("bn"))
+    before = encoder.bn1.bias.clone()
+    with pytest.raises(ConfigError) as error:
+        load_encoder(encoder, str(tmp_path / "part.pth"))
+    message = str(error.value)
+    assert "1 missing: layer2.0.conv1.weight" in message
+    assert "1 unexpected: layer9.weight" in message
+    assert "1 mismatched: conv1.weight" in message
+    assert torch.equal(encoder.bn1.bias, before)

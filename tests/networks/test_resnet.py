@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+
+from continual.errors import ConfigError
+from networks.norm import Norm
+from networks.resnet import BasicBlock, Bottleneck, ResNet
+
+
+def block_of(data: dict, prefix: str) -> nn.Module:
+    """A block with the size of a golden case; MiB's layers are called convs.conv1, proj_conv, proj_bn."""
+    channels = [int(c) for c in data["channels"]]
+    kind = Bottleneck if len(channels) == 3 else BasicBlock
+    inputs, stride = data["x"].shape[1], int(data["stride"])
+    norm = Norm("bn_leaky")
+    shortcut = None
+    if "sd/proj_conv.weight" in data:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, channels[-1], 1, stride, bias=False), norm(channels[-1]))
+    block = kind(inputs, channels[0], stride, shortcut, dilation=int(data["dilation"]), norm_layer=norm).double()
+    names = {"convs.": "", "proj_conv": "downsample.0", "proj_bn": "downsample.1"}
+    state = {}
+    for key, value in data.items():
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            for theirs, ours in names.items():
+                name = name.replace(theirs, ours)
+            state[name] = torch.from_numpy(value) if value.ndim else torch.tensor(value)
+    if kind is Bottleneck:  # the golden block is 4 times narrower or wider than a ResNet's
+        block.conv3 = nn.Conv2d(channels[1], channels[2], 1, bias=False).double()
+        block.bn3 = norm(channels[2]).double()
+    block.load_state_dict(state)
+    return block
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_blocks_of_mib(golden, case):
+    """Bottleneck with stride, bottleneck with dilation, basic block."""
+    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mib_resblock").items() if k.startswith(f"c{case}_")}
+    block = block_of(data, "sd/")
+    x = torch.from_numpy(data["x"])
+    torch.testing.assert_close(block.eval()(x), torch.from_numpy(data["y_eval"]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(block.train()(x), torch.from_numpy(data["y_train"]), rtol=1e-9, atol=1e-9)
+
+
+def test_block_of_bacs_gives_the_pre_activation(golden):
+    data = golden("bacs_resblock_bn_relu")
+    norm = Norm("bn")
+    shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, int(data["stride"]), bias=False), norm(6))
+    block = Bottleneck(4, 3, int(data["stride"]), shortcut, norm_layer=norm)
+    block.conv3, block.bn3 = nn.Conv2d(3, 6, 1, bias=False), norm(6)
+    state = {}
+    for key, value in data.items():
+        if key.startswith("param__"):
+            name = key.removeprefix("param__").replace("__bn__", "__").replace("convs__", "")
+            name = name.replace("proj_conv", "downsample.0").replace("proj_bn", "downsample.1").replace("__", ".")
+            state[name] = torch.from_numpy(value)
+    state |= {k: v for k, v in block.state_dict().items() if k.endswith("num_batches_tracked")}
+    block.load_state_dict(state)
+    x = torch.from_numpy(data["x"])
+    close = {"rtol": 2e-5, "atol": 1e-6}
+    torch.testing.assert_close(block.eval().pre_activation(x), torch.from_numpy(data["pre_activation"]), **close)
+    torch.testing.assert_close(block(x), torch.from_numpy(data["out"]), **close)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_equals_torchvision_without_dilation(name):
+    """Same names, same function as the library's network."""
+    theirs = get_model(name).eval()
+    ours = ResNet(name, Norm("bn"), output_stride=32).eval()
+    with torch.no_grad():
+        for value in theirs.state_dict().values():
+            if value.is_floating_point():
+                value.uniform_(0.1, 0.9) if value.ndim == 1 else value.mul_(0.3)
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    image = torch.randn(1, 3, 64, 64)
+    want = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+    stages, _ = ours(image)
+    for index, stage in enumerate(stages, 1):
+        want = getattr(theirs, f"layer{index}")(want)
+        torch.testing.assert_close(stage, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("output_stride", "dilations", "strides"), [
+    (16, (1, 1, 1, 2), (4, 8, 16, 16)), (8, (1, 1, 2, 4), (4, 8, 8, 8)), (32, (1, 1, 1, 1), (4, 8, 16, 32)),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_every_block_of_a_dilated_stage_is_dilated(name, output_stride, dilations, strides):
+    encoder = ResNet(name, Norm("bn"), output_stride).eval()
+    for index, dilation in enumerate(dilations, 1):
+        for block in getattr(encoder, f"layer{index}"):
+            convs = [m for n, m in block.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+            assert convs
+            assert all(conv.dilation == conv.padding == (dilation, dilation) for conv in convs)
+    stages, pre_activations = encoder(torch.randn(1, 3, 64, 64))
+    assert [64 // stage.shape[-1] for stage in stages] == list(strides)
+    for stage, pre in zip(stages, pre_activations, strict=True):
+        assert (pre < 0).any()
+        assert torch.equal(stage, pre.relu())
+
+
+def test_number_of_parameters():
+    """Of BACS's ResNet-101 without its classifier."""
+    assert sum(p.numel() for p in ResNet("resnet101", Norm("bn")).parameters()) == 42_500_160
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("resnet34", Norm()), r"network\.backbone=resnet34.*resnet101"),
+    (("resnet18", Norm(), 4), r"network\.output_stride=4.*8, 16 or 32"),
+])  # fmt: skip
+def test_errors(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        ResNet(*arguments)
