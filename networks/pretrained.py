@@ -173,7 +173,9 @@ def _read(path: str) -> State:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is broken or holds more than tensors
         raise ConfigError(f"network.pretrained={path} cannot be read as a state dict: {error}") from error
-    state = content.get("state_dict", content)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"network.pretrained={path} holds no state dict, neither bare nor under the key `state_dict`")
     return _without_classifier({name.removeprefix("module."): value for name, value in state.items()})
 
 

@@ -141,6 +141,13 @@ def test_broken_file(tmp_path):
         DeepLabV3("resnet18", pretrained=str(tmp_path / "broken.pth"))
 
 
+@pytest.mark.parametrize("content", [torch.ones(2), {"epoch": 3}, {"state_dict": [1, 2]}])
+def test_file_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match=r"other\.pth holds no state dict"):
+        DeepLabV3("resnet18", pretrained=str(tmp_path / "other.pth"))
+
+
 def test_partial_load_lists_what_does_not_fit(tmp_path):
     state = random_state("bn")
     del state["layer2.0.conv1.weight"]
