@@ -78,6 +78,19 @@ def scale_crop_layout(
     return ScaleCropLayout(tuple(sizes), top, left)
 
 
+def visible_part(start: int, length: int, source: int, target: int) -> tuple[int, int, int, int]:
+    """What of a line of `source` pixels is seen when it is resized to `target` and cut at [start, start + length).
+
+    Returns:
+        First and last + 1 pixel of the line that are needed, the length that these take, and where the cut begins
+        there. Padding stays as it is; inside, nothing moves by more than a pixel.
+    """
+    first = max(start, 0) * source // target
+    last = -(-min(start + length, target) * source // target)
+    begin, end = round(first * target / source), round(last * target / source)
+    return first, last, end - begin, start - begin
+
+
 def short_side_to(size: int, height: int, width: int) -> tuple[int, int]:
     """Height and width with the short side `size` and the same aspect; the long side is rounded down."""
     if height < width:

@@ -195,6 +195,20 @@ def test_image_and_mask_move_together():
             assert agree.mean() > 0.9
 
 
+@given(sides, sides, st.integers(2, 70), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_scale_crop_of_the_visible_part_is_that_of_the_whole(height, width, size, resize_short, seed):
+    rows = np.linspace(0, 250, height)[:, None].repeat(width, 1)
+    image = np.repeat(rows[..., None], 3, 2).astype(np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    crops = [ScaleCrop(size, resize_short=resize_short, interpolation=kind) for kind in ("cv2", "pil")]
+    fast, exact = (Augmentation(crop=crop)(image, mask, seed) for crop in crops)
+    np.testing.assert_array_equal(fast[1], exact[1])   # the same padding
+    heights = [h for h, _ in crops[0].params["layout"].sizes]
+    step = 250 / max(min(height, *heights) - 1, 1)   # grey levels between neighbours
+    assert np.abs(fast[0].astype(int) - exact[0]).max() <= 1.5 * step + 3
+
+
 def test_padding_is_ignored_and_has_the_given_colour():
     image, mask = np.full((20, 30, 3), 200, np.uint8), np.zeros((20, 30), np.uint8)
     crop = ScaleCrop(64, scale=(1.0, 1.0), resize_short=False, pad_image=(0.485, 0.456, 0.406))
