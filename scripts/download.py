@@ -1,0 +1,196 @@
+"""Bring data sets to the disk and say what of them is missing.
+
+python scripts/download.py voc --root /data                      # VOC 2012 to /data/VOC2012
+python scripts/download.py sbd --root /data/VOC2012              # SegmentationClassAug and train_aug.txt from SBD
+python scripts/download.py ade20k --root /data                   # to /data/ADEChallengeData2016
+python scripts/download.py cityscapes --root /data/cityscapes    # asks for the account
+python scripts/download.py check voc --root /data/VOC2012        # what is there, what is missing, where it can be had
+
+The same command goes on where it was stopped. Servers of data sets come and go: `--url` names other ones, `--archive`
+files that lie on the disk; both are held against the published md5 sum, which `--md5` replaces. The Cityscapes account
+is read from CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD or asked for, and is written nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from acquisition import AcquisitionError, sbd
+from acquisition.archives import unpack
+from acquisition.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
+from acquisition.session import Session
+from acquisition.transfer import digest, download
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 everything is there, 1 something failed or is missing, 2 wrong usage, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (AcquisitionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="voc|sbd|ade20k|cityscapes|check")
+    for name, dataset in DATASETS.items():
+        command = commands.add_parser(name, help=f"download {dataset.title}")
+        _add_common(command, [archive.name for archive in dataset.archives])
+        command.set_defaults(run=obtain)
+        if name == "cityscapes":
+            command.add_argument("--site", default=CITYSCAPES, metavar="URL", help="default: %(default)s")
+            command.set_defaults(url=None)
+        else:
+            command.add_argument("--url", nargs="+", metavar="URL", help="servers instead of the known ones, in turn")
+    command = commands.add_parser("sbd", help="build SegmentationClassAug and train_aug.txt in a VOC 2012 folder")
+    _add_common(command, [SBD.name])
+    command.add_argument("--url", nargs="+", metavar="URL", help="servers instead of the known ones, in turn")
+    command.add_argument("--sbd", type=_path, metavar="PATH", help="SBD on disk: an unpacked folder, or an archive")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    command.set_defaults(run=augment)
+    command = commands.add_parser("check", help="say what a folder holds and lacks; exit code 1 if it lacks something")
+    command.add_argument("dataset", choices=DATASETS)
+    command.add_argument("--root", type=_path, required=True)
+    command.set_defaults(run=check)
+    return main_parser
+
+
+def obtain(arguments: argparse.Namespace) -> int:
+    """Download and unpack what a data set lacks."""
+    dataset = DATASETS[arguments.command]
+    folder = dataset.locate(arguments.root)
+    lacking = {finding.archive for finding in dataset.check(folder) if not finding.complete}
+    sums = arguments.md5 or [archive.md5 for archive in dataset.archives]
+    known = [replace(archive, md5=md5) for archive, md5 in zip(dataset.archives, sums, strict=True)]
+    wanted = [archive for archive in known if archive.name in lacking]
+    given = _match([archive.name for archive in known], arguments.archive or [])
+    session = Session()
+    if arguments.command == "cityscapes" and any(archive.name not in given for archive in wanted):
+        _enter(session, arguments.site)
+        wanted = [replace(a, urls=tuple(arguments.site.rstrip("/") + url for url in a.urls)) for a in wanted]
+    for archive in wanted:
+        file = _fetch(archive, given.get(archive.name), arguments, session)
+        unpack(file, archive.inside, folder / archive.target)
+        if archive.name not in given and not arguments.keep_archive:
+            file.unlink()
+    findings = [finding for finding in dataset.check(folder) if finding.archive]
+    if complete := _report(folder, findings):
+        print(f"{dataset.title} is complete: dataset={arguments.command} dataset.root={folder}")
+    return 0 if complete else 1
+
+
+def augment(arguments: argparse.Namespace) -> int:
+    """Build VOC's augmented masks."""
+    voc = locate_voc(arguments.root)
+    dataset = DATASETS["voc"]
+
+    def masks() -> list[Finding]:
+        return [finding for finding in dataset.check(voc) if not finding.what.startswith("JPEGImages")]
+
+    if not all(finding.complete for finding in masks() if finding.archive):
+        _report(voc, masks())
+        raise AcquisitionError(f"{voc} lacks parts of VOC 2012 itself, which come first: `download.py voc` brings them")
+    if all(finding.complete for finding in masks()):
+        print(f"{voc / 'SegmentationClassAug'} is complete; nothing to do")
+        return 0
+    sbd.require_scipy()
+    source = arguments.sbd
+    if source is None:
+        md5 = arguments.md5[0] if arguments.md5 else SBD.md5
+        given = arguments.archive[0] if arguments.archive else None
+        source = _fetch(replace(SBD, md5=md5), given, arguments, Session())
+    count = sbd.build(voc, source, workers=arguments.workers)
+    if arguments.sbd is None and not arguments.archive and not arguments.keep_archive:
+        source.unlink()
+    print(f"train_aug has {count} images")
+    return 0 if _report(voc, masks()) else 1
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print what is there and what is missing."""
+    dataset = DATASETS[arguments.dataset]
+    folder = dataset.locate(arguments.root)
+    return 0 if _report(folder, dataset.check(folder)) else 1
+
+
+def _fetch(archive: Archive, given: Path | None, arguments: argparse.Namespace, session: Session) -> Path:
+    """The archive on disk, its sum checked."""
+    if given is None:
+        target = arguments.root / archive.name
+        urls = arguments.url or archive.urls
+        download(urls, target, md5=archive.md5, session=session, headroom=archive.headroom)
+        return target
+    found = digest(given)
+    if found != archive.md5:
+        raise AcquisitionError(
+            f"{given} has the md5 sum {found}, and {archive.name} has {archive.md5}; if you trust it, add --md5 {found}"
+        )
+    return given
+
+
+def _match(names: list[str], files: list[Path]) -> dict[str, Path]:
+    """Which archive each given file is: the only one, or the one of the same name."""
+    if len(names) == 1 and len(files) == 1:
+        return {names[0]: files[0]}
+    for file in files:
+        if file.name not in names:
+            raise AcquisitionError(f"--archive {file}: its name must be one of {', '.join(names)}")
+    return {file.name: file for file in files}
+
+
+def _enter(session: Session, site: str) -> None:
+    """Log in with the account of the environment or of a prompt."""
+    username, password = os.environ.get("CITYSCAPES_USERNAME"), os.environ.get("CITYSCAPES_PASSWORD")
+    if not (username and password):
+        if not sys.stdin.isatty():
+            raise AcquisitionError(
+                "Cityscapes needs a free account: set CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD "
+                f"({CITYSCAPES}/register/)"
+            )
+        username = username or input("Cityscapes user name or mail address: ")
+        password = getpass.getpass("Cityscapes password: ")
+    session.login(f"{site.rstrip('/')}/login/", username, password)
+
+
+def _report(folder: Path, findings: Sequence[Finding]) -> bool:
+    """Print the findings, and where the rest can be had; True where nothing is missing."""
+    print(folder)
+    remedies: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.complete:
+            print(f"  ok       {finding.what}: {finding.found:,}")
+            continue
+        detail = f" ({finding.missing})" if finding.missing else ""
+        print(f"  missing  {finding.what}: {finding.found:,} of {finding.expected:,}{detail}")
+        remedies.setdefault(finding.remedy, []).append(finding.what)
+    for remedy, names in remedies.items():
+        print(f"{', '.join(names)}: {remedy}")
+    return not remedies
+
+
+def _add_common(command: argparse.ArgumentParser, archives: list[str]) -> None:
+    names = " and ".join(archives)
+    command.add_argument("--root", type=_path, required=True, help="folder of the data set, or the folder above it")
+    command.add_argument("--archive", type=_path, nargs="+", metavar="FILE", help=f"{names} on disk: no download")
+    command.add_argument("--md5", nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}")
+    command.add_argument("--keep-archive", action="store_true", help="leave the downloaded archive in the root")
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
