@@ -219,9 +219,11 @@ def _alone(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     try:
         with FileLock(path, timeout=0):
-            yield
-            with suppress(OSError):  # an open file cannot be removed everywhere
-                path.unlink()
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # an open file cannot be removed everywhere
+                    path.unlink()
     except Timeout:
         raise AcquisitionError(f"another process is downloading {target}") from None
 
