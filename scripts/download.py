@@ -7,7 +7,8 @@ python scripts/download.py cityscapes --root /data/cityscapes    # asks for the 
 python scripts/download.py check voc --root /data/VOC2012        # what is there, what is missing, where it can be had
 
 The same command goes on where it was stopped. Servers of data sets come and go: `--url` names other ones, `--archive`
-files that lie on the disk; both are held against the published md5 sum, which `--md5` replaces. The Cityscapes account
+files that lie on the disk (for SBD also an unpacked folder, which has no sum); both are held against the published md5
+sum, which `--md5` replaces. The Cityscapes account
 is read from CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD or asked for, and is written nowhere.
 """
 
@@ -55,9 +56,8 @@ def parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--url", nargs="+", metavar="URL", help="servers instead of the known ones, in turn")
     command = commands.add_parser("sbd", help="build SegmentationClassAug and train_aug.txt in a VOC 2012 folder")
-    _add_common(command, [SBD.name])
+    _add_common(command, [SBD.name], "--sbd")
     command.add_argument("--url", nargs="+", metavar="URL", help="servers instead of the known ones, in turn")
-    command.add_argument("--sbd", type=_path, metavar="PATH", help="SBD on disk: an unpacked folder, or an archive")
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     command.set_defaults(run=augment)
     command = commands.add_parser("check", help="say what a folder holds and lacks; exit code 1 if it lacks something")
@@ -106,13 +106,12 @@ def augment(arguments: argparse.Namespace) -> int:
         print(f"{voc / 'SegmentationClassAug'} is complete; nothing to do")
         return 0
     sbd.require_scipy()
-    source = arguments.sbd
-    if source is None:
-        md5 = arguments.md5[0] if arguments.md5 else SBD.md5
-        given = arguments.archive[0] if arguments.archive else None
-        source = _fetch(replace(SBD, md5=md5), given, arguments, Session())
+    given = arguments.archive[0] if arguments.archive else None
+    md5 = arguments.md5[0] if arguments.md5 else SBD.md5
+    unpacked = given is not None and given.is_dir()
+    source = given if unpacked else _fetch(replace(SBD, md5=md5), given, arguments, Session())
     count = sbd.build(voc, source, workers=arguments.workers)
-    if arguments.sbd is None and not arguments.archive and not arguments.keep_archive:
+    if given is None and not arguments.keep_archive:
         source.unlink()
     print(f"train_aug has {count} images")
     return 0 if _report(voc, masks()) else 1
@@ -180,10 +179,13 @@ def _report(folder: Path, findings: Sequence[Finding]) -> bool:
     return not remedies
 
 
-def _add_common(command: argparse.ArgumentParser, archives: list[str]) -> None:
+def _add_common(command: argparse.ArgumentParser, archives: list[str], *aliases: str) -> None:
     names = " and ".join(archives)
+    unpacked = ", or the folder that it was unpacked to" if aliases else ""
     command.add_argument("--root", type=_path, required=True, help="folder of the data set, or the folder above it")
-    command.add_argument("--archive", type=_path, nargs="+", metavar="FILE", help=f"{names} on disk: no download")
+    command.add_argument(
+        "--archive", *aliases, type=_path, nargs="+", metavar="FILE", help=f"{names} on disk{unpacked}: no download"
+    )
     command.add_argument("--md5", nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}")
     command.add_argument("--keep-archive", action="store_true", help="leave the downloaded archive in the root")
 

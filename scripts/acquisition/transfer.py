@@ -159,7 +159,7 @@ class Transfer:
             self.joined |= offset > 0
             progress.update(bar, total=length, completed=offset)
             with self.part.open("ab" if offset else "wb", buffering=0) as file:
-                while chunk := _read(response):
+                while chunk := _read(response, None if length is None else length - self._size()):
                     file.write(chunk)
                     progress.advance(bar, len(chunk))
         if length is not None and self._size() < length:
@@ -228,9 +228,10 @@ def _alone(target: Path) -> Iterator[None]:
         raise AcquisitionError(f"another process is downloading {target}") from None
 
 
-def _read(response: HTTPResponse) -> bytes:
+def _read(response: HTTPResponse, remaining: int | None) -> bytes:
+    """What has come so far, at most CHUNK bytes; `read` would lose what it holds when the connection breaks."""
     try:
-        return response.read(CHUNK)
+        return response.read1(CHUNK if remaining is None else min(CHUNK, remaining))
     except OSError as error:  # told apart from errors of the disk, which no new attempt mends
         raise Broken(explain(error)) from None
 

@@ -32,9 +32,11 @@ class Resource:
     etag: str | None = None
     modified: str | None = None
     length: int | None = None  # the Content-Length that it claims, if another
+    sized: bool = True  # gives a Content-Length
     drops: list[int] = field(default_factory=list)  # bytes after which the next answers break off
     failures: int = 0  # answers 503 first
     delay: float = 0.0  # seconds for each 4 KiB
+    silences: list[float] = field(default_factory=list)  # seconds after the first 4 KiB of the next answers
     members_only: bool = False  # needs the cookie of the login
 
 
@@ -137,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send_error(416)
         self.send_response(206 if asked else 200)
         self.send_header("Content-Type", resource.kind)
-        self.send_header("Content-Length", str((resource.length or len(content)) - start))
+        if resource.sized:
+            self.send_header("Content-Length", str((resource.length or len(content)) - start))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if resource.etag:
@@ -146,13 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Last-Modified", resource.modified)
         self.end_headers()
         end = min(len(content), start + resource.drops.pop(0)) if resource.drops else len(content)
+        silence = resource.silences.pop(0) if resource.silences else 0.0
         for position in range(start, end, 4096):
             try:
                 self.wfile.write(content[position : min(position + 4096, end)])
                 self.wfile.flush()
             except OSError:
                 return
-            time.sleep(resource.delay)
+            time.sleep(resource.delay + silence)
+            silence = 0.0
 
 
 def md5(content: bytes) -> str:

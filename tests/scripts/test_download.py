@@ -310,6 +310,18 @@ def test_when_all_servers_fail_each_is_named(server, voc):
     one_error(voc(paths=("/gone", "/page")), "/gone: HTTP 404", "/page: it sent a web page", "--url", "--archive")
 
 
+def test_a_server_that_falls_silent_is_asked_again(server, voc, monkeypatch):
+    monkeypatch.setattr(session, "TIMEOUT", 0.3)
+    server.files["/voc.tar"] = Resource(TAR, silences=[2.0])
+    assert voc()[0] == 0
+    assert server.ranges() == [None, "bytes=4096-"]
+
+
+def test_a_server_that_does_not_say_how_long_the_file_is(server, voc):
+    server.files["/voc.tar"] = Resource(TAR, sized=False, ranges=False)
+    assert voc()[0] == 0
+
+
 def test_a_busy_server_is_asked_again(server, voc):
     server.files["/voc.tar"] = Resource(TAR, failures=transfer.ATTEMPTS - 1)
     assert voc()[0] == 0

@@ -78,6 +78,8 @@ def voc(tmp_path) -> Path:
 
 
 def run(capsys, root: Path, *arguments: object) -> tuple[int, str, str]:
+    if "--sbd" in arguments and (source := arguments[arguments.index("--sbd") + 1]).is_file():
+        arguments += ("--md5", md5(source.read_bytes()))
     code = download.main(["sbd", "--root", str(root), "--workers", "1", *map(str, arguments)])
     return code, *capsys.readouterr()
 
@@ -181,7 +183,8 @@ def slow(job):
         time.sleep(600)
     convert(job)
 sbd.convert = slow
-download.main(["sbd", "--root", {str(voc)!r}, "--workers", "1", "--sbd", {str(source)!r}])
+download.main(["sbd", "--root", {str(voc)!r}, "--workers", "1",
+               "--sbd", {str(source)!r}, "--md5", {md5(source.read_bytes())!r}])
 """
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
