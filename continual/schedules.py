@@ -1,0 +1,56 @@
+"""Learning rates over a task, as functions of the number of steps taken.
+
+Each function takes the optimizer and N = `total_steps`, the number of times that the schedule steps in the task, and
+multiplies the optimizer's learning rates by a closed form of the step k: nothing accumulates rounding errors, a run
+that is continued gets the very rates of one that never stopped, and after N steps the rate stays where it ended.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:
+    """lr (1 - k/N)^power (MiB, section 4; DeepLab); 0 from step N on."""
+    return LambdaLR(optimizer, lambda k: (1 - _progress(k, total_steps)) ** power)
+
+
+def cosine(optimizer: Optimizer, total_steps: int, final_factor: float = 0.0) -> LambdaLR:
+    """lr times f + (1 - f) (1 + cos(pi k/N)) / 2 with f = `final_factor` (SGDR without restarts)."""
+
+    def factor(k: int) -> float:
+        return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * _progress(k, total_steps))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def exponential(optimizer: Optimizer, total_steps: int, gamma: float = 0.9) -> LambdaLR:
+    """lr gamma^k, whatever N."""
+    return LambdaLR(optimizer, lambda k: gamma**k)
+
+
+def cyclic(
+    optimizer: Optimizer, total_steps: int, base_factor: float = 0.1, steps_up: int = 2000, steps_down: int = 2000
+) -> LambdaLR:
+    """Triangles between `base_factor` lr and lr (Smith, 2017), whatever N; momentum is left alone."""
+
+    def factor(k: int) -> float:
+        k %= steps_up + steps_down
+        height = k / steps_up if k <= steps_up else 1 - (k - steps_up) / steps_down
+        return base_factor + (1 - base_factor) * height
+
+    return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """lr, whatever N."""
+    return LambdaLR(optimizer, lambda k: 1.0)
+
+
+def _progress(k: int, total_steps: int) -> float:
+    """Share of the task that is done; not above 1, where a power of a negative number would be complex."""
+    return min(k / total_steps, 1.0)
+

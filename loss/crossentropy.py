@@ -1,0 +1,36 @@
+"""Plain cross entropy: fine-tuning, the baseline that forgets, and joint training.
+
+With y the label of a pixel and z its logits, the loss of a labelled pixel is lse(z) - z_y. What the mean divides by
+differs between papers: "valid" pixels only (the usual mean), or "all" pixels, unlabelled ones included, as MiB's code
+does for FT and all its other methods. The two are equal where every pixel has a label.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from loss.base import ContinualLoss, Step
+from loss.functional import cross_entropy
+
+AVERAGES = ("valid", "all")
+
+
+class CrossEntropy(ContinualLoss):
+    """Cross entropy with the task's labels; old classes, labelled as background, are forgotten."""
+
+    def __init__(self, average: str = "valid", classifier_init: str = "random") -> None:
+        """Args:
+        average: "valid": mean over labelled pixels; "all": over all pixels.
+        classifier_init: see `ContinualLoss`.
+        """
+        super().__init__(classifier_init)
+        if average not in AVERAGES:
+            raise ValueError(f"loss.average={average} is none of {', '.join(AVERAGES)}")
+        self.average = average
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """{"ce"}."""
+        logits, labels = step.student.logits, step.batch["label"]
+        if self.average == "valid":
+            return {"ce": cross_entropy(logits, labels)}
+        return {"ce": cross_entropy(logits, labels, reduction="none").mean()}

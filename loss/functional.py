@@ -1,0 +1,135 @@
+"""Formulas that several methods share: pure functions of logits and labels.
+
+Notation: z = `logits` B x C x H x W at the size of the labels, C channels now, K channels of the previous network,
+channel 0 = background; y = `labels` B x H x W int64 with `ignore_index` where a pixel has no label. lse is the
+log-sum-exp over channels.
+
+Every function gives a map B x H x W with `reduction="none"`, its sum with "sum", its mean with "mean". The mean of a
+loss on labels is over the labelled pixels (0 where there is none), with zeros in the map at the others; the mean of a
+distillation is over all pixels. Half-precision logits are computed in float32. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = 255
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy: lse(z) - z_y."""
+    pixels = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
+    return _reduce(pixels, reduction, labels != ignore_index)
+
+
+def unbiased_cross_entropy(
+    logits: Tensor, labels: Tensor, n_old: int, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy where background may be any old class (MiB, section 3.2, "Revisiting Cross-Entropy Loss").
+
+    lse(z) - lse(z_0, ..., z_{K-1}) where y < K: the annotation calls old classes background, so the pixel must have
+    background's or any old class's probability; lse(z) - z_y elsewhere.
+
+    Args:
+        logits: B x C x H x W.
+        labels: B x H x W int64; labels of old classes count as background.
+        n_old: K, background included; 0 and 1 give plain cross entropy.
+        ignore_index: label of pixels without a label.
+        reduction: "mean" over labelled pixels, "sum" or "none".
+    """
+    logits = _at_least_float32(logits)
+    n_old = max(n_old, 1)
+    old_or_background = torch.logsumexp(logits[:, :n_old], dim=1)
+    target = torch.where(labels < n_old, old_or_background, _logit_of_label(logits, labels, ignore_index))
+    labelled = labels != ignore_index
+    pixels = torch.where(labelled, torch.logsumexp(logits, dim=1) - target, 0)
+    return _reduce(pixels, reduction, labelled)
+
+
+def binary_cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross entropy of every channel with the one-hot label, summed over channels (as in MiB's LwF-MC).
+
+    Sum over c of -t_c log s(z_c) - (1 - t_c) log(1 - s(z_c)), with s the sigmoid, t_c = 1 where c = y, else 0. With
+    -log(1 - s(x)) = x - log s(x) this is -sum_c log s(-z_c) - z_y.
+    """
+    logits = _at_least_float32(logits)
+    labelled = labels != ignore_index
+    no_class = -F.logsigmoid(-logits).sum(dim=1)
+    pixels = torch.where(labelled, no_class - _logit_of_label(logits, labels, ignore_index), 0)
+    return _reduce(pixels, reduction, labelled)
+
+
+def distillation(
+    logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy of the old channels with the previous network's probabilities (LwF, as in MiB, section 3.1).
+
+    -1/K sum_{c<K} q_c log p_c with q = softmax(alpha z'), z' = `teacher_logits`, and p = softmax(z_0, ..., z_{K-1}):
+    the student's new channels are cut off before normalisation.
+
+    Args:
+        logits: B x C x H x W, C >= K.
+        teacher_logits: B x K x H x W of the previous network.
+        alpha: factor on the teacher's logits; above 1 its probabilities become harder.
+        mask: B x H x W, bool or float weights of the pixels; they do not change what the mean divides by.
+        reduction: "mean" over all pixels, "sum" or "none".
+    """
+    n_old = teacher_logits.shape[1]
+    teacher = torch.softmax(alpha * _at_least_float32(teacher_logits), dim=1)
+    pixels = F.cross_entropy(_at_least_float32(logits)[:, :n_old], teacher, reduction="none") / n_old
+    return _reduce(pixels if mask is None else pixels * mask, reduction)
+
+
+def unbiased_distillation(
+    logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Distillation where the teacher's background may be any new class (MiB, "Revisiting Distillation Loss").
+
+    -1/K sum_{c<K} q_c log p_c with q = softmax(alpha z') and p = softmax(z), the new classes' probabilities added to
+    background's: log p_0 = lse(z_0, z_K, ..., z_{C-1}) - lse(z), log p_c = z_c - lse(z) for 0 < c < K. As q sums to
+    one, this is 1/K (lse(z) - q_0 lse(z_0, z_K, ..., z_{C-1}) - sum_{0<c<K} q_c z_c).
+
+    Args: as `distillation`.
+
+    Raises:
+        ValueError: the student has no new channel.
+    """
+    n_old = teacher_logits.shape[1]
+    if logits.shape[1] <= n_old:
+        raise ValueError(
+            f"unbiased distillation needs new classes: the student has {logits.shape[1]} channels, the teacher {n_old};"
+            " use `distillation` where a task adds no class"
+        )
+    logits = _at_least_float32(logits)
+    teacher = torch.softmax(alpha * _at_least_float32(teacher_logits), dim=1)
+    background = torch.logsumexp(torch.cat([logits[:, :1], logits[:, n_old:]], dim=1), dim=1)
+    expected = teacher[:, 0] * background + (teacher[:, 1:] * logits[:, 1:n_old]).sum(dim=1)
+    pixels = (torch.logsumexp(logits, dim=1) - expected) / n_old
+    return _reduce(pixels if mask is None else pixels * mask, reduction)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _logit_of_label(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """z_y, B x H x W; z_0 where a pixel has no label."""
+    channel = torch.where(labels == ignore_index, 0, labels)
+    return logits.gather(1, channel.unsqueeze(1)).squeeze(1)
+
+
+def _reduce(pixels: Tensor, reduction: str, labelled: Tensor | None = None) -> Tensor:
+    """The map itself, its sum, or its mean over the `labelled` pixels, over all where None."""
+    if reduction == "none":
+        return pixels
+    if reduction == "sum":
+        return pixels.sum()
+    if reduction == "mean":
+        return pixels.mean() if labelled is None else pixels.sum() / labelled.sum().clamp(min=1)
+    raise ValueError(f"reduction={reduction!r} is none of mean, sum, none")
