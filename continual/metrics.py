@@ -34,8 +34,6 @@ class SegmentationMetrics(Metric):
     """
 
     full_state_update = False
-    higher_is_better = None
-    is_differentiable = False
 
     confusion: Tensor
     images: Tensor
