@@ -86,11 +86,11 @@ def _step_sizes(
     for key, value in (("initial_increment", initial), ("increment", increment)):
         if value is None and (key, initial) != ("increment", n):
             raise TaskError(f"training.{key} is missing: give it, or training.task; {_usual(dataset, n)}")
-        if value is not None and value < 1:
-            raise TaskError(f"training.{key}={value} must be at least 1")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise TaskError(f"training.{key}={value} must be a whole number of at least 1")
     if initial > n:
         raise TaskError(f"training.initial_increment={initial} is more than the {n} classes of {dataset}")
-    return _repeated("training.increment", n, initial, increment or n)
+    return _repeated(f"training.increment={increment}", n, initial, increment or n)
 
 
 def _sizes_of_name(dataset: str, n: int, name: str) -> tuple[int, ...]:
@@ -105,12 +105,12 @@ def _sizes_of_name(dataset: str, n: int, name: str) -> tuple[int, ...]:
     if len(sizes) > 2 or one_by_one:
         if sum(sizes) != n or (one_by_one and len(sizes) > 2):
             raise TaskError(f"training.task={name} does not use up the {n} classes of {dataset}; {_usual(dataset, n)}")
-        return _repeated("training.task", n, sizes[0], 1) if one_by_one else sizes
+        return _repeated(f"training.task={name}", n, sizes[0], 1) if one_by_one else sizes
     if sizes[0] >= n:
         raise TaskError(
             f"training.task={name} leaves no class of the {n} of {dataset} for a second task; {_usual(dataset, n)}"
         )
-    return _repeated(f"training.task={name}:", n, *sizes)
+    return _repeated(f"training.task={name}", n, *sizes)
 
 
 def _repeated(key: str, n: int, initial: int, increment: int) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ def _repeated(key: str, n: int, initial: int, increment: int) -> tuple[int, ...]
     if rest % increment:
         works = [str(size) for size in range(1, rest + 1) if rest % size == 0]
         raise TaskError(
-            f"{key} {increment} does not divide the {rest} classes that follow the first {initial}; "
+            f"{key}: {increment} does not divide the {rest} classes that follow the first {initial}; "
             f"these would: {', '.join(works)}"
         )
     return initial, *(increment,) * (rest // increment)
@@ -132,6 +132,8 @@ def _cut(order: tuple[int, ...], sizes: Sequence[int]) -> Steps:
 
 def _usual(dataset: str, n: int) -> str:
     """What would work, for error messages."""
+    if n < 2:
+        return f"with {n} class only offline is possible"
     half = n - n // 2
     usual = USUAL_TASKS.get(dataset) or tuple(dict.fromkeys((f"{n - 1}-1", f"{half}-{n // 2}", f"{half}-1")))
     return f"possible are {', '.join(usual)}, offline, and any A-B where B divides {n} - A"

@@ -1,0 +1,253 @@
+"""Which class is in which image, with how many pixels: scanned once in parallel, then read from a small file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from continual.tasks import LabelSpace
+from datamodules.base import DataError, Split
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1          # of the cache file; another number is scanned again
+CHUNK = 32          # images per piece of work
+SHOWN_FAILURES = 5  # faulty images in one error message
+
+Histogram = tuple[np.ndarray, np.ndarray]   # the values of a mask, ascending, and how many pixels have each
+
+
+@dataclass(frozen=True)
+class ClassIndex:
+    """The values of every mask of a split as triples (image, value, pixels), sorted by image, then by value.
+
+    Attributes:
+        n_images: masks in the split.
+        images: int32 positions in the split.
+        values: uint8 mask values, the data set's own.
+        pixels: int64 numbers of pixels, never 0.
+    """
+
+    n_images: int
+    images: np.ndarray
+    values: np.ndarray
+    pixels: np.ndarray
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """N x 256 int64: pixels of each value in each mask."""
+        counts = np.zeros((self.n_images, 256), np.int64)
+        counts[self.images, self.values] = self.pixels
+        return counts
+
+    @cached_property
+    def presence(self) -> np.ndarray:
+        """N x 256 bool: the value occurs in the mask."""
+        presence = np.zeros((self.n_images, 256), bool)
+        presence[self.images, self.values] = True
+        return presence
+
+    @classmethod
+    def build(
+        cls,
+        split: Split,
+        labels: LabelSpace,
+        *,
+        cache_dir: Path | str | None = None,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> ClassIndex:
+        """The index of a split: from its cache file, or scanned and written there.
+
+        The file's name holds a digest of the split's fingerprint and of the values that the labels allow, so a
+        changed file or label space finds no file and is scanned.
+
+        Args:
+            split: where masks come from.
+            labels: which values may occur.
+            cache_dir: folder of the cache file; None = `.palimpsest` in the data set's folder where that can be
+                written, else the user's cache folder.
+            workers: threads; None = the cores that this process may use.
+            progress: show a bar while scanning.
+
+        Raises:
+            DataError: masks with a value that is no class, or images that do not pass `split.check`.
+        """
+        name = f"class_index_{_digest(split, labels)}.npz"
+        folders = _cache_folders(split, cache_dir)
+        for folder in folders:
+            index = _read(folder / name)
+            if index is not None:
+                return index
+        index = cls._scan(split, labels, workers or _cores(), progress)
+        _write_to_first(folders, name, index)
+        return index
+
+    @classmethod
+    def _scan(cls, split: Split, labels: LabelSpace, workers: int, progress: bool) -> ClassIndex:
+        """Read every mask and check every image.
+
+        Threads are enough: decoding and counting release the interpreter's lock, and neither forking a process with
+        running threads nor importing everything again is needed.
+        """
+        allowed = _allowed(labels)
+        failures: list[str] = []
+        histograms: list[Histogram] = []
+        bar = _progress_bar(progress)
+        executor = ThreadPoolExecutor(workers)
+        try:
+            with bar:
+                step = bar.add_task("classes in the masks", total=len(split))
+                pieces = (range(i, min(i + CHUNK, len(split))) for i in range(0, len(split), CHUNK))
+                for found, failed in executor.map(lambda piece: _scan_piece(split, piece, allowed), pieces):
+                    histograms += found
+                    failures += failed
+                    if len(failures) > SHOWN_FAILURES:
+                        break
+                    bar.advance(step, len(found) + len(failed))
+        finally:
+            executor.shutdown(cancel_futures=True)
+        if failures:
+            raise DataError(_failure_message(failures))
+        return cls._from_histograms(histograms)
+
+    @classmethod
+    def _from_histograms(cls, histograms: list[Histogram]) -> ClassIndex:
+        lengths = [len(values) for values, _ in histograms]
+        empty = np.zeros(0, np.int64)
+        return cls(
+            len(histograms),
+            np.repeat(np.arange(len(histograms), dtype=np.int32), lengths),
+            np.concatenate([empty, *(values for values, _ in histograms)]).astype(np.uint8),
+            np.concatenate([empty, *(pixels for _, pixels in histograms)]).astype(np.int64),
+        )
+
+
+def _scan_piece(split: Split, piece: range, allowed: np.ndarray) -> tuple[list[Histogram], list[str]]:
+    """Histograms of the good images of a piece, messages of the others."""
+    found, failed = [], []
+    for i in piece:
+        try:
+            found.append(_histogram(split, i, allowed))
+        except (DataError, OSError) as error:
+            failed.append(str(error) if isinstance(error, DataError) else f"{split.ids[i]}: {error}")
+    return found, failed
+
+
+def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
+    """Values and pixels of one mask.
+
+    Raises:
+        DataError: a value that no class has, or a fault that `split.check` finds.
+    """
+    split.check(i)
+    # Pillow counts bytes 1.5 times as fast as np.bincount (which widens them to 64 bits first) and in parallel.
+    mask = split.load_mask(i)
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise DataError(
+            f"the mask of {split.ids[i]} is an array of {mask.dtype} with shape {mask.shape}; it must have one 8-bit "
+            "channel of class ids"
+        )
+    counts = np.array(Image.fromarray(mask).histogram())
+    values = np.flatnonzero(counts)
+    unknown = values[~allowed[values]]
+    if len(unknown):
+        listed = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:8])
+        raise DataError(
+            f"the mask of {split.ids[i]} holds values that no class has: {listed}; mend the mask, or add them to the "
+            "data set's classes or ignored values"
+        )
+    return values, counts[values]
+
+
+def _allowed(labels: LabelSpace) -> np.ndarray:
+    """256 bools: the value means something."""
+    allowed = np.zeros(256, bool)
+    allowed[list(labels.classes) + list(labels.ignored)] = True
+    if labels.background is not None:
+        allowed[labels.background] = True
+    return allowed
+
+
+def _failure_message(failures: list[str]) -> str:
+    if len(failures) == 1:
+        return failures[0]
+    more = "\n- and more" if len(failures) > SHOWN_FAILURES else ""
+    return "the data set has faults:\n- " + "\n- ".join(failures[:SHOWN_FAILURES]) + more
+
+
+def _digest(split: Split, labels: LabelSpace) -> str:
+    parts = (str(FORMAT), split.fingerprint(), _allowed(labels).tobytes().hex())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _progress_bar(wanted: bool) -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal))
+
+
+def _cache_folders(split: Split, cache_dir: Path | str | None) -> list[Path]:
+    """Where the cache file may be, best first."""
+    if cache_dir is not None:
+        return [Path(cache_dir)]
+    root = getattr(split, "root", None)   # splits that are drawn have no folder
+    beside_the_data = [] if root is None else [Path(root) / ".palimpsest"]
+    return [*beside_the_data, user_cache_path("palimpsest")]
+
+
+def _read(path: Path) -> ClassIndex | None:
+    """The index in a file; None where there is none or the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return ClassIndex(int(file["n_images"]), file["images"], file["values"], file["pixels"])
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning(f"the class index {path} cannot be read and is made again: {error}")
+        return None
+
+
+def _write_to_first(folders: list[Path], name: str, index: ClassIndex) -> None:
+    """Write where it is possible; an index without a file works and is scanned again the next time."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / name, index)
+            return
+        except OSError as error:
+            log.debug(f"no class index in {folder}: {error}")
+    log.warning(f"the class index cannot be kept: none of {', '.join(map(str, folders))} can be written")
+
+
+def _write(path: Path, index: ClassIndex) -> None:
+    """Write to a temporary name and rename: whoever reads meanwhile sees no file or a whole one."""
+    handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(
+                file, n_images=index.n_images, images=index.images, values=index.values, pixels=index.pixels
+            )
+        Path(temporary).chmod(0o644)  # mkstemp makes it private; others may share the data set
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
