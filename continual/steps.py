@@ -63,7 +63,7 @@ def _class_order(
     if given is not None:
         if shuffle:
             raise TaskError("give either training.class_order or training.shuffle_classes=true, not both")
-        if sorted(given) != sorted(classes):
+        if len(given) != len(classes) or set(given) != set(classes):
             raise TaskError(
                 f"training.class_order must hold each class id of the data set once: {sorted(classes)}; "
                 f"it is {list(given)}"

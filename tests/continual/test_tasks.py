@@ -111,7 +111,7 @@ def test_ade_orders_are_three_cuts_of_the_same_classes(order):
     assert set(three[0]) < set(two[0])
 
 
-def test_increments_shuffle_and_explicit_order(golden):
+def test_increments_shuffle_and_explicit_order():
     assert steps(initial_increment=15, increment=1) == steps(task="15-1")
     assert steps(initial_increment=20) == steps(task="offline")
     order = list(range(20, 0, -1))
@@ -170,6 +170,8 @@ def test_joint_keeps_channels_and_initial_classes():
         ({"initial_increment": 0, "increment": 1}, ["training.initial_increment=0"]),
         ({"initial_increment": 15, "increment": -1}, ["training.increment=-1"]),
         ({"initial_increment": "ten", "increment": 1}, ["training.initial_increment=ten"]),
+        ({"task": "15-1", "class_order": ["cat", *range(1, 20)]}, ["training.class_order", "cat"]),
+        ({"task": "15-1", "class_order": [1, *range(1, 21)]}, ["training.class_order"]),
         ({"task": "15-1", "class_order": [1, 2, 3]}, ["training.class_order", "[1, 2, 3]"]),
         ({"task": "15-1", "class_order": range(1, 21), "shuffle_classes": True}, ["class_order", "shuffle_classes"]),
     ],
