@@ -24,10 +24,10 @@ from callbacks.progress import TaskProgressBar
 from continual.checkpoint import load_checkpoint, save_atomically
 from continual.errors import ConfigError, RunError
 from continual.learner import ContinualLearner
-from continual.metrics import task_scores
+from continual.files import write_atomically
 from continual.provenance import describe_environment
-from continual.results import Results
-from continual.run_state import RunState, fingerprint, numbers_of, write_atomically
+from continual.results import HEADINGS, Results, summary_line
+from continual.run_state import RunState, fingerprint, numbers_of
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
@@ -67,6 +67,8 @@ class Experiment:
         torch.set_float32_matmul_precision("high" if self.training["allow_tf32"] else "highest")
         torch.backends.cudnn.allow_tf32 = self.training["allow_tf32"]
         self.data = self._build_data(config)
+        for task, images in zip(self.tasks, self.split.images, strict=True):
+            self.data.check_task(task, images.train)
         self.learner = self._build_learner(config)
         self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
         self.loggers = self._build_loggers(config)
@@ -77,6 +79,8 @@ class Experiment:
             raise ConfigError(f"training.mixed_precision={training['mixed_precision']} is none of null, bf16, fp16")
         if training["scheduler_interval"] not in ("step", "epoch"):
             raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
+        if training["num_workers"] != "auto" and not isinstance(training["num_workers"], int):
+            raise ConfigError(f"training.num_workers={training['num_workers']} is neither a number nor auto")
         for key in COUNTS:
             if not isinstance(training[key], int) or training[key] < 1:
                 raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
@@ -252,8 +256,8 @@ class Experiment:
 
     def _test(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
         trainer.test(self.learner, datamodule=self.data, verbose=False)
-        confusion, images = self.learner.metrics.compute()
-        return {"task": task.index, **task_scores(confusion, task), "images": int(images)}
+        scores = self.learner.metrics.scores(task)
+        return {"task": task.index, **scores, "images": int(self.learner.metrics.compute()[1])}
 
     def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
         scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}
@@ -265,7 +269,9 @@ class Experiment:
             self.state.next_task = task.index + 1
             self.state.steps += steps
             self.state.save(self.directory)
-            log.info(self.results.summary_line(entry, task))
+            log.info(summary_line(entry, task))
+            for logger in self.loggers:
+                logger.log_table("results", HEADINGS, list(self.results.rows()))
         trainer.strategy.barrier()
 
     def _build_trainer(self, task: Task) -> pl.Trainer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from continual.errors import RunError
+from continual.files import write_atomically
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -51,13 +51,6 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     """Hex digest of the settings that a run's numbers depend on."""
     text = json.dumps(numbers_of(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a run killed now, sees the old or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 @dataclass

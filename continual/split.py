@@ -17,6 +17,7 @@ from continual.tasks import (
     build_tasks,
     select_test,
     select_train,
+    select_train_partitioned,
     select_val,
 )
 from datamodules.base import DataSource
@@ -66,7 +67,7 @@ class TaskSplit:
             **named_increments(training),
         )
         presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
-        images = tuple(_select(task, presence) for task in tasks)
+        images = _select(tasks, presence, training["ade_partition"])
         for task, chosen in zip(tasks, images, strict=True):
             _check_not_empty(task, chosen)
         return cls(source, tasks, images)
@@ -104,9 +105,19 @@ def named_increments(training: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _select(task: Task, presence: Mapping[str, np.ndarray]) -> TaskImages:
-    return TaskImages(
-        select_train(task, presence["train"]), select_val(task, presence["val"]), select_test(task, presence["test"])
+def _select(
+    tasks: tuple[Task, ...], presence: Mapping[str, np.ndarray], ade_partition: str | None
+) -> tuple[TaskImages, ...]:
+    """Images of every task by the rule of its mode, or MiB's partition of the training images."""
+    if ade_partition not in (None, "mib"):
+        raise TaskError(f"training.ade_partition={ade_partition} is neither mib nor null")
+    if ade_partition == "mib":
+        train = select_train_partitioned(tasks, presence["train"])
+    else:
+        train = tuple(select_train(task, presence["train"]) for task in tasks)
+    return tuple(
+        TaskImages(images, select_val(task, presence["val"]), select_test(task, presence["test"]))
+        for task, images in zip(tasks, train, strict=True)
     )
 
 

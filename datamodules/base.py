@@ -7,17 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from continual.errors import UserError
 from continual.tasks import LabelSpace
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message names the file or folder and the mend."""
 
 
 class Split(ABC):
     """An ordered list of images with masks. Nothing is decoded before `load`."""
 
-    ids: Sequence[str]   # unique names of the images, in list order
+    ids: Sequence[str]  # unique names of the images, in list order
 
     def __len__(self) -> int:
         return len(self.ids)

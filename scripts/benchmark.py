@@ -19,19 +19,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # runs from a clone that is not installed
 
 from continual import schedules
 from continual.learner import ContinualLearner
 from continual.metrics import SegmentationMetrics
 from continual.tasks import LabelSpace, Protocol, build_tasks
 from datamodules.class_index import ClassIndex
-from datamodules.datamodule import remap
+from datamodules.datamodule import TaskDataset
 from datamodules.voc import VOC2012
 from loss.base import Step
 from loss.mib import MiB
@@ -83,7 +86,7 @@ def bench_remap(repeats: int) -> list[Row]:
     tensor = torch.from_numpy(mask)
     ours, plain = medians(
         repeats,
-        lambda: [remap(mask, task.train_lut) for _ in range(20)],
+        lambda: [cv2.LUT(mask, task.train_lut) for _ in range(20)],
         lambda: tensor.clone().apply_(lambda value: table[value]),
     )
     ours /= 20
@@ -115,22 +118,22 @@ def fabricate_voc(root: Path, count: int, size: tuple[int, int], distinct: int) 
     return root
 
 
+def augmentation(name: str, crop_size: int):
+    """The transform of conf/dataset/augmentation/<name>.yaml."""
+    node = OmegaConf.load(ROOT / "conf" / "dataset" / "augmentation" / f"{name}.yaml")
+    config = OmegaConf.create({"dataset": {"crop_size": crop_size, "mean": [0.5] * 3, "augmentation": node}})
+    return instantiate(config.dataset.augmentation, _convert_="all")
+
+
 def bench_loading(repeats: int) -> list[Row]:
     """Samples a second and core of the training pipelines against decoding alone; 500 x 375 images, 512 crops."""
-    from datamodules import transforms
-    from datamodules.datamodule import TaskDataset
-
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         split = VOC2012(fabricate_voc(Path(folder), 32, (375, 500), 32)).split("train")
         lut = voc_tasks()[0].train_lut
-        pipelines = {
-            "random_resized_crop": transforms.random_resized_crop(512),
-            "scale_crop": transforms.scale_crop(512),
-        }
         indices = np.arange(len(split))
-        for name, transform in pipelines.items():
-            dataset = TaskDataset(split, indices, lut, transform, seed=0, task_index=0)
+        for name in ("random_resized_crop", "scale_crop"):
+            dataset = TaskDataset(split, lut, augmentation(name, crop_size=512))
             ours, plain = medians(
                 repeats, lambda d=dataset: [d[(0, i)] for i in indices], lambda: [split.load(i) for i in indices]
             )

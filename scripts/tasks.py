@@ -16,8 +16,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
 
+from continual.files import write_atomically
 from continual.launch import one_line_errors
-from continual.run_state import register_resolvers, write_atomically
+from continual.run_state import register_resolvers
 from continual.split import SPLITS, TaskSplit
 
 register_resolvers()

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from continual.errors import RunError
-from continual.run_state import RunState, fingerprint, numbers_of, register_resolvers, write_atomically
+from continual.files import write_atomically
+from continual.run_state import RunState, fingerprint, numbers_of, register_resolvers
 
 CONFIG = {
     "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},

@@ -1,0 +1,86 @@
+"""Predictions on a few fixed validation images, as one picture per task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from continual.plots import DPI, render, save_picture, shorten
+from continual.tasks import IGNORE
+
+COLUMNS = ("image", "label", "prediction", "wrong pixels")
+MOST_LEGEND_ENTRIES = 40
+
+
+def palette(channels: int = 256) -> np.ndarray:
+    """Colours of the channels, channels x 3 uint8, as the VOC devkit numbers them; 255 (ignored) is white."""
+    bits = np.arange(channels)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
+    shift = 7 - np.arange(8)
+    colours = np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
+    colours[IGNORE:] = 255
+    return colours
+
+
+class PredictionImages(pl.Callback):
+    """Draws image, label, prediction and errors at the end of each task; leaves training as it was, to the bit."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        """Args:
+        directory: where predictions_task_00.png ... are written.
+        count: images per picture.
+        """
+        self.directory = directory
+        self.count = count
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Draw, write and hand to the loggers."""
+        if not trainer.is_global_zero:
+            return
+        rows = [self._row(batch, learner) for batch in trainer.datamodule.fixed_samples(self.count)]
+        task = learner.task
+        picture = render(draw(rows, task.class_names))
+        save_picture(picture, self.directory / f"predictions_task_{task.index:02d}.png")
+        for logger in trainer.loggers:
+            logger.log_images("predictions", [picture], step=trainer.global_step)
+
+    def _row(self, batch: dict[str, torch.Tensor], learner: pl.LightningModule) -> tuple[np.ndarray, ...]:
+        """Image H x W x 3, label and prediction H x W, uint8."""
+        was_training = learner.network.training
+        learner.network.eval()
+        image = batch["image"].to(learner.device)
+        prediction = learner.network(learner.normalise(image)).logits.argmax(1)
+        learner.network.train(was_training)
+        arrays = (image.permute(0, 2, 3, 1), batch["label"], prediction)
+        return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
+
+
+def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...]) -> Figure:
+    """One row per sample: image, label, prediction, wrong pixels in red."""
+    colours = palette()
+    height, width = rows[0][0].shape[:2]
+    figure = Figure(figsize=(8, 8 / 4 * height / width * len(rows) + 1.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
+    shown = {0}
+    for line, (image, label, prediction) in zip(axes, rows, strict=True):
+        wrong = (prediction != label) & (label != IGNORE)
+        errors = (image // 3 + 120).astype(np.uint8)
+        errors[wrong] = (np.array(to_rgb("#D00000")) * 255).astype(np.uint8)
+        for axis, picture in zip(line, (image, colours[label], colours[prediction], errors), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+        shown |= set(np.unique(label)) | set(np.unique(prediction))
+    for axis, title in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(title, fontsize=10)
+    handles = [
+        Patch(facecolor=colours[c] / 255, edgecolor="#808080", label=shorten(names[c]))
+        for c in sorted(shown - {IGNORE})[:MOST_LEGEND_ENTRIES]
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,49 @@
+"""A progress bar that says which task and epoch it is."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+
+class TaskProgressBar(TQDMProgressBar):
+    """One bar per epoch with task, loss and validation mIoU; where nobody watches, one line per epoch."""
+
+    def __init__(self, refresh_rate: int) -> None:
+        """Args: `refresh_rate`: steps between refreshes, each of which waits for the device."""
+        super().__init__(refresh_rate=refresh_rate, leave=False)
+        self.is_watched = sys.stdout.isatty()
+        if not self.is_watched:
+            self.disable()
+
+    def describe(self, trainer: pl.Trainer) -> str:
+        """Task and epoch, counted from one."""
+        task = trainer.lightning_module.task
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        return f"task {task.index + 1}/{task.n_tasks} · epoch {trainer.current_epoch + 1}/{epochs}"
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Name the new epoch's bar."""
+        super().on_train_epoch_start(trainer)
+        if self.is_watched:
+            self.train_progress_bar.set_description(self.describe(trainer))
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Loss and validation mIoU, without Lightning's version number."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The epoch's line where no bar is drawn."""
+        if self.is_watched:
+            super().on_train_epoch_end(trainer, pl_module)
+            return
+        values = trainer.callback_metrics
+        shown = [f"{name} {float(values[key]):.3f}" for name, key in
+                 (("loss", "train/loss"), ("val mIoU", "val/miou")) if key in values]  # fmt: skip
+        if trainer.is_global_zero:
+            print(" · ".join([self.describe(trainer), *shown]), flush=True)

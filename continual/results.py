@@ -1,0 +1,147 @@
+"""The results of a run, task by task: JSON (the contract), CSV, Markdown, pictures and the table on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from continual.errors import RunError
+from continual.files import write_atomically
+from continual.metrics import average_miou, forgetting
+from continual.plots import draw_curves, draw_heat_map, render, save_picture
+from continual.tasks import Task
+
+# Key in results.json, heading, definition.
+MEANS = (
+    ("miou", "mIoU", "mean IoU over all seen classes with background"),
+    ("miou_nobg", "no bg", "over all seen classes without background"),
+    ("miou_old", "old", "over the classes of earlier tasks, without background"),
+    ("miou_new", "new", "over the classes of this task, without background"),
+    ("miou_initial", "initial", "over the classes of the first task, without background"),
+    ("miou_initial_bg", "initial+bg", "the same with background"),
+    ("miou_added", "added", "over the classes of all later tasks"),
+    ("pixel_accuracy", "accuracy", "share of the labelled pixels that are predicted right"),
+)
+HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "minutes"]
+
+
+def percent(value: float | None) -> str:
+    """One decimal; a dash where the value is undefined."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+class Results:
+    """Entries of the finished tasks, written anew after each task.
+
+    Attributes:
+        entries: `tasks` of results.json.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        """Take over what a run wrote before it was interrupted.
+
+        Args:
+            directory: the run's folder.
+            config: the resolved configuration.
+
+        Raises:
+            RunError: results.json is damaged.
+        """
+        self.directory = directory
+        self.config = config
+        self.entries: list[dict[str, Any]] = []
+        path = directory / "results.json"
+        if path.exists():
+            try:
+                self.entries = json.loads(path.read_text())["tasks"]
+            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+                raise RunError(f"{path} is damaged ({error}); delete the folder {directory} to run anew") from error
+
+    @property
+    def average_miou(self) -> float:
+        """Mean of `miou` over the tasks."""
+        return average_miou(self.entries)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Record a finished task (again, where a run died between two files) and write everything."""
+        self.entries = [*(e for e in self.entries if e["task"] != entry["task"]), entry]
+        write_atomically(self.directory / "results.json", json.dumps(self.as_dict(), indent=1, allow_nan=False))
+        write_atomically(self.directory / "results.csv", self._csv())
+        write_atomically(self.directory / "results.md", self._markdown())
+        save_picture(render(draw_heat_map(self.entries)), self.directory / "plots" / "iou_heat_map.png")
+        save_picture(render(draw_curves(self.entries)), self.directory / "plots" / "iou_over_tasks.png")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "tasks": self.entries,
+            "average_miou": self.average_miou,
+            "forgetting": forgetting(self.entries),
+            "config": self.config,
+        }
+
+    def rows(self) -> Iterator[list[str]]:
+        """Cells of the table under `HEADINGS`, one row a task."""
+        for entry in self.entries:
+            means = [percent(entry[key]) for key, _, _ in MEANS]
+            yield [str(entry["task"]), *means, str(entry["images"]), f"{entry['seconds'] / 60:.1f}"]
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(*HEADINGS, title="test, percent")
+        for row in self.rows():
+            table.add_row(*row)
+        table.caption = f"{self._totals()} · forgetting: best earlier IoU of a class minus its last"
+        return table
+
+    def _totals(self) -> str:
+        return f"average mIoU {percent(self.average_miou)} · forgetting {percent(forgetting(self.entries))}"
+
+    def _csv(self) -> str:
+        """One row per task and class, and per task and mean; columns task, kind (class or mean), name, value."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["task", "kind", "name", "value"])
+        for entry in self.entries:
+            writer.writerows([entry["task"], "class", name, value] for name, value in entry["iou"].items())
+            writer.writerows([entry["task"], "mean", key, entry[key]] for key, _, _ in MEANS)
+        return text.getvalue()
+
+    def _markdown(self) -> str:
+        names = list(self.entries[-1]["iou"])
+        per_class = [[n, *(percent(e["iou"].get(n)) for e in self.entries)] for n in names]
+        tasks = [f"task {e['task']}" for e in self.entries]
+        definitions = [f"* {heading}: {definition}" for _, heading, definition in MEANS]
+        parts = [
+            "# Results on the test set, percent",
+            markdown_table(HEADINGS, list(self.rows())),
+            self._totals(),
+            "## IoU per class",
+            markdown_table(["class", *tasks], per_class),
+            "## Definitions",
+            "\n".join([*definitions, "* average mIoU: mean of mIoU over the tasks",
+                       "* forgetting: best IoU of a class after an earlier task minus its last IoU, mean over classes"]),
+        ]  # fmt: skip
+        return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary_line(entry: Mapping[str, Any], task: Task) -> str:
+    """One line for the end of a task."""
+    names = ", ".join(task.labels.classes[c] for c in task.new)
+    groups = f" (old {percent(entry['miou_old'])}, new {percent(entry['miou_new'])})" if task.index else ""
+    return (
+        f"task {task.index + 1}/{task.n_tasks} · {names} · mIoU {percent(entry['miou'])}{groups} · "
+        f"{entry['images']} images · {entry['seconds'] / 60:.1f} min"
+    )

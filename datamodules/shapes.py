@@ -1,0 +1,146 @@
+"""Procedural shapes: eight classes that co-occur and overlap on textured backgrounds, drawn from a seed.
+
+Nothing is stored or downloaded. Colours and textures are random, so that only the outline tells a class; borders are
+void, as in VOC; an image of one class usually shows others too, so that the background of a task hides old and future
+classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from continual.tasks import IGNORE, LabelSpace
+from datamodules.base import DataError, DataSource, Split
+
+Points = np.ndarray  # N x 2 corners around the origin, radius 1
+SPLITS = ("train", "val", "test")
+
+
+def _polygon(corners: int, turn: float = 0.0) -> Points:
+    angles = 2 * np.pi * np.arange(corners) / corners + turn
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _star() -> Points:
+    radii = np.where(np.arange(10) % 2, 0.4, 1.1)[:, None]
+    return _polygon(10) * radii
+
+
+def _cross() -> Points:
+    a = 0.32
+    corners = [(a, 1), (a, a), (1, a), (1, -a), (a, -a), (a, -1), (-a, -1), (-a, -a), (-1, -a), (-1, a), (-a, a), (-a, 1)]
+    return np.array(corners)
+
+
+def _crescent() -> Points:
+    outer = np.linspace(0.25 * np.pi, 1.75 * np.pi, 24)
+    inner = outer[::-1]
+    return np.concatenate(
+        [np.stack([np.cos(outer), np.sin(outer)], 1), np.stack([0.55 + 0.72 * np.cos(inner), 0.95 * np.sin(inner)], 1)]
+    )
+
+
+OUTLINES: dict[str, Callable[[], Points]] = {
+    "disc": lambda: _polygon(40),
+    "square": lambda: _polygon(4, np.pi / 4),
+    "triangle": lambda: 1.1 * _polygon(3),
+    "star": _star,
+    "cross": _cross,
+    "crescent": _crescent,
+    "bar": lambda: np.array([(1.25, 0.26), (1.25, -0.26), (-1.25, -0.26), (-1.25, 0.26)]),
+    "ring": lambda: _polygon(40),
+}
+HOLE = 0.55  # inner radius of the ring, in units of the outer one
+
+
+class ShapesSplit(Split):
+    """Images of one split; image i depends on (seed, split, i) alone."""
+
+    root = None  # nothing lies on a disk
+
+    def __init__(self, name: str, count: int, size: int, seed: int, most_shapes: int) -> None:
+        """Args: as in `Shapes`; `name` is the split's."""
+        self.ids = [f"{name}_{i:05d}" for i in range(count)]
+        self.key = (seed, SPLITS.index(name))
+        self.size = size
+        self.most_shapes = most_shapes
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image size x size x 3 uint8 and mask size x size uint8, drawn now (a fraction of a millisecond)."""
+        rng = np.random.default_rng((*self.key, index))
+        image = _texture(rng, self.size, contrast=40)
+        mask = np.zeros((self.size, self.size), np.uint8)
+        values = rng.integers(1, len(OUTLINES) + 1, rng.integers(1, self.most_shapes + 1))
+        for value in values:
+            self._draw(rng, image, mask, int(value))
+        return image, mask
+
+    def _draw(self, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, value: int) -> None:
+        """One shape over what is there, with a void border."""
+        radius = self.size * rng.uniform(0.14, 0.26)
+        centre = self.size * rng.uniform(0.15, 0.85, 2)
+        turn = rng.uniform(0, 2 * np.pi)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        name = list(OUTLINES)[value - 1]
+        outline = OUTLINES[name]()
+        inside = np.zeros_like(mask)
+        for scale in (1.0, HOLE) if name == "ring" else (1.0,):
+            corners = np.rint(centre + radius * scale * outline @ rotation.T).astype(np.int32)
+            cv2.fillPoly(inside, [corners], 1 if scale == 1.0 else 0)
+        texture = _texture(rng, self.size, contrast=70)
+        np.copyto(image, texture, where=inside[..., None].astype(bool))
+        border = cv2.dilate(inside, np.ones((3, 3), np.uint8)) != inside
+        mask[inside.astype(bool)] = value
+        mask[border] = IGNORE
+
+    def load_mask(self, index: int) -> np.ndarray:
+        """The mask; drawing the image beside it costs less than remembering it."""
+        return self.load(index)[1]
+
+    def fingerprint(self) -> str:
+        """Of what is drawn."""
+        text = f"shapes 1 {self.key} {self.size} {self.most_shapes} {len(self)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self, index: int) -> None:
+        """Nothing can be wrong with a drawing."""
+
+
+def _texture(rng: np.random.Generator, size: int, contrast: int) -> np.ndarray:
+    """A random colour with random spots and noise, size x size x 3 uint8."""
+    cells = int(rng.integers(2, 9))
+    colour = rng.integers(30, 226, 3)
+    coarse = np.clip(colour + rng.integers(-contrast, contrast + 1, (cells, cells, 3)), 0, 255).astype(np.uint8)
+    image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.add(image, rng.integers(0, 25, image.shape, dtype=np.uint8))
+
+
+class Shapes(DataSource):
+    """The procedural data set."""
+
+    name = "shapes"
+    labels = LabelSpace(dict(enumerate(OUTLINES, start=1)))
+
+    def __init__(self, size: int, counts: dict[str, int], seed: int, most_shapes: int) -> None:
+        """Args:
+        size: side of the square images in pixels.
+        counts: number of images in train, val and test.
+        seed: of all images.
+        most_shapes: shapes per image, from one to this many.
+
+        Raises:
+            DataError: a size or count that leaves no image.
+        """
+        if size < 16:
+            raise DataError(f"dataset.size={size} is too small to draw shapes; use 16 or more")
+        if min(counts.values()) < 1 or most_shapes < 1:
+            raise DataError("dataset.counts and dataset.most_shapes must be at least 1")
+        self.splits = {name: ShapesSplit(name, counts[name], size, seed, most_shapes) for name in SPLITS}
+
+    def split(self, name: str) -> ShapesSplit:
+        """The split "train", "val" or "test"."""
+        return self.splits[name]
