@@ -1,0 +1,95 @@
+"""Cityscapes (Cordts et al., CVPR 2016): street scenes of 50 cities, 19 evaluated classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from continual.tasks import IGNORE, LabelSpace
+from datamodules.base import DataError, DataSource
+from datamodules.files import FileSplit, existing_folder, existing_root
+
+CLASSES = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
+    28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+UNSCORED = tuple(i for i in range(34) if i not in CLASSES)
+# Ids that BACS trains as background; the others without a class are ignored.
+BACKGROUND_IDS = (0, 1, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+IMAGE_ENDING, MASK_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
+FOLDERS = {"train": "train", "val": "val", "test": "val"}
+HOME = "python scripts/download.py cityscapes fetches it with your account"
+
+
+class CityscapesSplit(FileSplit):
+    """Files of Cityscapes, with ids without a class as background (0) where asked for."""
+
+    as_background = False
+
+    def load_mask(self, index: int) -> np.ndarray:
+        """Mask H x W uint8 of label ids."""
+        mask = super().load_mask(index)
+        return BACKGROUND_TABLE[mask] if self.as_background else mask
+
+    def fingerprint(self) -> str:
+        """Of the files and of what is made of their ids."""
+        return f"{super().fingerprint()}{'b' if self.as_background else ''}"
+
+
+BACKGROUND_TABLE = np.arange(256, dtype=np.uint8)
+BACKGROUND_TABLE[list(BACKGROUND_IDS)] = 0
+BACKGROUND_TABLE[[i for i in UNSCORED if i not in BACKGROUND_IDS]] = IGNORE
+
+
+class Cityscapes(DataSource):
+    """`leftImg8bit/<split>/<city>/*_leftImg8bit.png` and `gtFine/<split>/<city>/*_gtFine_labelIds.png`.
+
+    Class ids are the label ids of the files. The test split is the validation split: the test masks are not public.
+    """
+
+    name = "cityscapes"
+
+    def __init__(self, root: str, cities: Sequence[str] | None, void_as_background_class: bool) -> None:
+        """Args:
+        root: the folder with leftImg8bit/ and gtFine/.
+        cities: training cities; None takes all.
+        void_as_background_class: label ids without a class are background (BACS) instead of ignored.
+        """
+        self.root = existing_root(root, HOME)
+        self.cities = cities
+        self.as_background = void_as_background_class
+        self.labels = LabelSpace(
+            CLASSES, background=0 if void_as_background_class else None,
+            ignored=(IGNORE,) if void_as_background_class else (*UNSCORED, IGNORE),
+        )  # fmt: skip
+
+    def split(self, name: str) -> FileSplit:
+        """The split "train", "val" or "test" (the validation images).
+
+        Raises:
+            DataError: a folder, city or mask is missing.
+        """
+        folder = FOLDERS[name]
+        images = existing_folder(self.root / "leftImg8bit" / folder, "root", HOME)
+        masks = existing_folder(self.root / "gtFine" / folder, "root", HOME)
+        files = [f for city in self._chosen(images, name) for f in sorted((images / city).glob(f"*{IMAGE_ENDING}"))]
+        ids = [path.name.removesuffix(IMAGE_ENDING) for path in files]
+        targets = [masks / path.parent.name / f"{i}{MASK_ENDING}" for path, i in zip(files, ids, strict=True)]
+        for image, target in zip(files, targets, strict=True):
+            if not target.is_file():
+                raise DataError(f"{image} has no mask {target}; {HOME}")
+        split = CityscapesSplit(self.root, ids, files, targets)
+        split.as_background = self.as_background
+        return split
+
+    def _chosen(self, images: Path, name: str) -> list[str]:
+        there = sorted(path.name for path in images.iterdir() if path.is_dir())
+        if name != "train" or self.cities is None:
+            return there
+        for city in self.cities:
+            if city not in there:
+                raise DataError(f"dataset.cities: {images} has no city {city}; there are {', '.join(there)}")
+        return sorted(self.cities)
