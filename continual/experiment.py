@@ -23,8 +23,8 @@ from callbacks.media import PredictionImages
 from callbacks.progress import TaskProgressBar
 from continual.checkpoint import load_checkpoint, save_atomically
 from continual.errors import ConfigError, RunError
-from continual.learner import ContinualLearner
 from continual.files import write_atomically
+from continual.learner import ContinualLearner
 from continual.provenance import describe_environment
 from continual.results import HEADINGS, Results, summary_line
 from continual.run_state import RunState, fingerprint, numbers_of
@@ -324,4 +324,3 @@ class Experiment:
         Console().print(self.results.table())
         log.info(f"results: {self.directory / 'results.md'}")
         return self.results.average_miou
-

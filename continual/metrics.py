@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from continual.tasks import Task
 
-BACKGROUND = "background"   # name of channel 0, `Task.class_names`
+BACKGROUND = "background"  # name of channel 0, `Task.class_names`
 
 
 class SegmentationMetrics(Metric):

@@ -21,7 +21,7 @@ from PIL import Image
 DPI = 120
 NOT_LEARNED, UNDEFINED = "#d0d0d0", "#ffffff"
 MOST_ROWS_WITH_NUMBERS = 40
-LONGEST_NAME = 30   # characters
+LONGEST_NAME = 30  # characters
 # Key, label, colour (Okabe and Ito's set for colour-blind readers), line and marker: no curve is told by colour alone.
 CURVES = (
     ("miou", "all classes and background", "#000000", "-", "o"),
@@ -73,20 +73,24 @@ def draw_heat_map(tasks: Sequence[Mapping[str, Any]]) -> Figure:
     names, values, learned = iou_matrix(tasks)
     rows, columns = values.shape
     many = rows > MOST_ROWS_WITH_NUMBERS
-    pitch = 0.15 if many else 0.3   # inches per row
+    pitch = 0.15 if many else 0.3  # inches per row
     height = max(rows * pitch + 1.3, 2.8)
     longest = max(len(shorten(name)) for name in names)
     width = max(0.075 * longest + 0.66 * columns + 1.5, 4.6)
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     colours = colormaps["viridis"].with_extremes(bad=UNDEFINED)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=100, aspect="auto", interpolation="none")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=100, aspect="auto", interpolation="none"
+    )
     axes.imshow(np.ma.masked_where(learned, np.zeros(values.shape)), cmap=_one_colour(NOT_LEARNED), aspect="auto",
                 interpolation="none")  # fmt: skip
     _label_heat_map(axes, tasks, names, fontsize=7 if many else 9)
     if not many:
         _write_numbers(axes, values, learned, colours)
-    bar = figure.colorbar(image, ax=axes, fraction=0.4 / width, pad=0.02, aspect=12, shrink=min(1, 2.2 / height), anchor=(0, 1))
+    bar = figure.colorbar(
+        image, ax=axes, fraction=0.4 / width, pad=0.02, aspect=12, shrink=min(1, 2.2 / height), anchor=(0, 1)
+    )
     bar.set_label("IoU in %", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure
@@ -119,7 +123,9 @@ def _write_numbers(axes: Axes, values: np.ndarray, learned: np.ndarray, colours:
         value = values[row, column]
         text = "–" if np.isnan(value) else f"{value:.1f}"
         luminance = 1.0 if np.isnan(value) else np.dot(colours(value / 100)[:3], (0.299, 0.587, 0.114))
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="black" if luminance > 0.5 else "white")
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=8, color="black" if luminance > 0.5 else "white"
+        )
 
 
 def _percent(value: float | None) -> str:

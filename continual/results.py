@@ -126,7 +126,7 @@ class Results:
             markdown_table(["class", *tasks], per_class),
             "## Definitions",
             "\n".join([*definitions, "* average mIoU: mean of mIoU over the tasks",
-                       "* forgetting: best IoU of a class after an earlier task minus its last IoU, mean over classes"]),
+                       "* forgetting: best earlier IoU of a class minus its last one, mean over classes"]),
         ]  # fmt: skip
         return "\n\n".join(parts) + "\n"
 

@@ -53,4 +53,3 @@ def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
 def _progress(k: int, total_steps: int) -> float:
     """Share of the task that is done; not above 1, where a power of a negative number would be complex."""
     return min(k / total_steps, 1.0)
-

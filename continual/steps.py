@@ -57,9 +57,7 @@ def class_steps(
     return steps
 
 
-def _class_order(
-    classes: tuple[int, ...], given: Sequence[int] | None, shuffle: bool, seed: int
-) -> tuple[int, ...]:
+def _class_order(classes: tuple[int, ...], given: Sequence[int] | None, shuffle: bool, seed: int) -> tuple[int, ...]:
     if given is not None:
         if shuffle:
             raise TaskError("give either training.class_order or training.shuffle_classes=true, not both")

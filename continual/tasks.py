@@ -83,7 +83,7 @@ class Task:
     new: tuple[int, ...]
     old: tuple[int, ...]
     future: tuple[int, ...]
-    initial: tuple[int, ...]   # classes of the sequence's first step; of `new` too where all is learned jointly
+    initial: tuple[int, ...]  # classes of the sequence's first step; of `new` too where all is learned jointly
     labels: LabelSpace
     protocol: Protocol = field(default_factory=Protocol)
 

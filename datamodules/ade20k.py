@@ -6,8 +6,8 @@ from continual.tasks import LabelSpace
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
 
-CLASSES = tuple(
-    """wall;building;sky;floor;tree;ceiling;road;bed;windowpane;grass;cabinet;sidewalk;person;earth;door;table;mountain;
+NAMES = """
+    wall;building;sky;floor;tree;ceiling;road;bed;windowpane;grass;cabinet;sidewalk;person;earth;door;table;mountain;
     plant;curtain;chair;car;water;painting;sofa;shelf;house;sea;mirror;rug;field;armchair;seat;fence;desk;rock;wardrobe;
     lamp;bathtub;railing;cushion;base;box;column;signboard;chest of drawers;counter;sand;sink;skyscraper;fireplace;
     refrigerator;grandstand;path;stairs;runway;case;pool table;pillow;screen door;stairway;river;bridge;bookcase;blind;
@@ -16,10 +16,9 @@ CLASSES = tuple(
     dirt track;apparel;pole;land;bannister;escalator;ottoman;bottle;buffet;poster;stage;van;ship;fountain;conveyer belt;
     canopy;washer;plaything;swimming pool;stool;barrel;basket;waterfall;tent;bag;minibike;cradle;oven;ball;food;step;
     tank;trade name;microwave;pot;animal;bicycle;lake;dishwasher;screen;blanket;sculpture;hood;sconce;vase;
-    traffic light;tray;ashcan;fan;pier;crt screen;plate;monitor;bulletin board;shower;radiator;glass;clock;flag""".replace(
-        "\n    ", ""
-    ).split(";")
-)
+    traffic light;tray;ashcan;fan;pier;crt screen;plate;monitor;bulletin board;shower;radiator;glass;clock;flag
+"""
+CLASSES = tuple(name.strip() for name in NAMES.replace("\n", "").split(";"))
 FOLDERS = {"train": "training", "val": "validation", "test": "validation"}
 HOME = "python scripts/download.py ade20k fetches it"
 

@@ -24,11 +24,11 @@ from datamodules.base import DataError, Split
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1          # of the cache file; another number is scanned again
-CHUNK = 32          # images per piece of work
+FORMAT = 1  # of the cache file; another number is scanned again
+CHUNK = 32  # images per piece of work
 SHOWN_FAILURES = 5  # faulty images in one error message
 
-Histogram = tuple[np.ndarray, np.ndarray]   # the values of a mask, ascending, and how many pixels have each
+Histogram = tuple[np.ndarray, np.ndarray]  # the values of a mask, ascending, and how many pixels have each
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _cache_folders(split: Split, cache_dir: Path | str | None) -> list[Path]:
     """Where the cache file may be, best first."""
     if cache_dir is not None:
         return [Path(cache_dir)]
-    root = getattr(split, "root", None)   # splits that are drawn have no folder
+    root = getattr(split, "root", None)  # splits that are drawn have no folder
     beside_the_data = [] if root is None else [Path(root) / ".palimpsest"]
     return [*beside_the_data, user_cache_path("palimpsest")]
 

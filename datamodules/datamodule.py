@@ -125,7 +125,7 @@ class ContinualDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Augmented training batches, all whole; Lightning tells the sampler the epoch."""
         task = self.task
-        self._check_enough(task, len(self.train_indices))   # once more: now the number of devices is known
+        self._check_enough(task, len(self.train_indices))  # once more: now the number of devices is known
         rank, world_size = self._rank_and_world_size()
         sampler = TrainSampler(
             self.train_indices, self.batch_size, seed=self.seed, task=task.index, rank=rank, world_size=world_size
@@ -166,7 +166,7 @@ class ContinualDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray) -> DataLoader[Sample]:
         rank, world_size = self._rank_and_world_size()
-        if len(indices) < world_size:   # a device without images would leave the others waiting for its scores
+        if len(indices) < world_size:  # a device without images would leave the others waiting for its scores
             raise DataError(
                 f"task {self.task.index} has {len(indices)} {split} images for {world_size} devices; "
                 f"set training.devices={max(len(indices), 1)}"
@@ -194,7 +194,7 @@ class ContinualDataModule(pl.LightningDataModule):
     def _workers(self) -> int:
         if self.num_workers != "auto":
             return int(self.num_workers)
-        affinity = getattr(os, "sched_getaffinity", None)   # Linux only
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         devices = self.trainer.num_devices if self.trainer else 1
         return min(max(cores // devices, 1), MOST_WORKERS)

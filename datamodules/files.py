@@ -174,5 +174,7 @@ def files_of(root: Path, ids: Iterable[str], images: Path, masks: Path, home: st
     for suffix, folder in (("jpg", images), ("png", masks)):
         absent = [name for name in ids if f"{name}.{suffix}" not in have[suffix]]
         if absent:
-            raise DataError(f"{folder}/{absent[0]}.{suffix} is missing, {len(absent)} of {len(ids)} listed files; {home}")
+            raise DataError(
+                f"{folder}/{absent[0]}.{suffix} is missing, {len(absent)} of {len(ids)} listed files; {home}"
+            )
     return FileSplit(root, ids, [images / f"{name}.jpg" for name in ids], [masks / f"{name}.png" for name in ids])

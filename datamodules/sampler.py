@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 # Keeps the streams apart that share a seed.
 ORDER, AUGMENT, HOLD_OUT, SUBSET = range(4)
 
-Key = tuple[int, int]   # epoch, position in the split: what a sampler gives and a data set takes
+Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and a data set takes
 
 
 def seed_sequence(stream: int, *numbers: int) -> np.random.SeedSequence:

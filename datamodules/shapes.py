@@ -1,8 +1,8 @@
 """Procedural shapes: eight classes that co-occur and overlap on textured backgrounds, drawn from a seed.
 
-Nothing is stored or downloaded. Colours and textures are random, so that only the outline tells a class; borders are
-void, as in VOC; an image of one class usually shows others too, so that the background of a task hides old and future
-classes.
+Nothing is stored or downloaded. A class is told by its outline, and by a hue that varies so much that neighbouring
+classes share it; borders are void, as in VOC; an image of one class usually shows others too, so that the background of
+a task hides old and future classes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,20 @@ def _star() -> Points:
 
 def _cross() -> Points:
     a = 0.32
-    corners = [(a, 1), (a, a), (1, a), (1, -a), (a, -a), (a, -1), (-a, -1), (-a, -a), (-1, -a), (-1, a), (-a, a), (-a, 1)]
+    corners = [
+        (a, 1),
+        (a, a),
+        (1, a),
+        (1, -a),
+        (a, -a),
+        (a, -1),
+        (-a, -1),
+        (-a, -a),
+        (-1, -a),
+        (-1, a),
+        (-a, a),
+        (-a, 1),
+    ]
     return np.array(corners)
 
 
@@ -55,6 +68,7 @@ OUTLINES: dict[str, Callable[[], Points]] = {
     "ring": lambda: _polygon(40),
 }
 HOLE = 0.55  # inner radius of the ring, in units of the outer one
+HUE_DEVIATION = 9  # of a class's hue; the hues of neighbouring classes are 22.5 apart
 
 
 class ShapesSplit(Split):
@@ -72,7 +86,7 @@ class ShapesSplit(Split):
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image size x size x 3 uint8 and mask size x size uint8, drawn now (a fraction of a millisecond)."""
         rng = np.random.default_rng((*self.key, index))
-        image = _texture(rng, self.size, contrast=40)
+        image = _texture(rng, self.size, hue=rng.integers(180), saturation=(0, 70))
         mask = np.zeros((self.size, self.size), np.uint8)
         values = rng.integers(1, len(OUTLINES) + 1, rng.integers(1, self.most_shapes + 1))
         for value in values:
@@ -91,7 +105,8 @@ class ShapesSplit(Split):
         for scale in (1.0, HOLE) if name == "ring" else (1.0,):
             corners = np.rint(centre + radius * scale * outline @ rotation.T).astype(np.int32)
             cv2.fillPoly(inside, [corners], 1 if scale == 1.0 else 0)
-        texture = _texture(rng, self.size, contrast=70)
+        hue = 180 * value / len(OUTLINES) + rng.normal(0, HUE_DEVIATION)
+        texture = _texture(rng, self.size, hue=hue, saturation=(110, 255))
         np.copyto(image, texture, where=inside[..., None].astype(bool))
         border = cv2.dilate(inside, np.ones((3, 3), np.uint8)) != inside
         mask[inside.astype(bool)] = value
@@ -103,19 +118,22 @@ class ShapesSplit(Split):
 
     def fingerprint(self) -> str:
         """Of what is drawn."""
-        text = f"shapes 1 {self.key} {self.size} {self.most_shapes} {len(self)}"
+        text = f"shapes 2 {self.key} {self.size} {self.most_shapes} {len(self)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, index: int) -> None:
         """Nothing can be wrong with a drawing."""
 
 
-def _texture(rng: np.random.Generator, size: int, contrast: int) -> np.ndarray:
-    """A random colour with random spots and noise, size x size x 3 uint8."""
+def _texture(rng: np.random.Generator, size: int, hue: float, saturation: tuple[int, int]) -> np.ndarray:
+    """Spots of one hue (OpenCV's 0-180) with noise, size x size x 3 uint8 RGB."""
     cells = int(rng.integers(2, 9))
-    colour = rng.integers(30, 226, 3)
-    coarse = np.clip(colour + rng.integers(-contrast, contrast + 1, (cells, cells, 3)), 0, 255).astype(np.uint8)
-    image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+    coarse = np.empty((cells, cells, 3), np.uint8)
+    coarse[..., 0] = hue % 180
+    coarse[..., 1] = rng.integers(*saturation, (cells, cells))
+    coarse[..., 2] = np.clip(rng.integers(90, 230) + rng.integers(-45, 46, (cells, cells)), 0, 255)
+    image = cv2.cvtColor(coarse, cv2.COLOR_HSV2RGB)
+    image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return cv2.add(image, rng.integers(0, 25, image.shape, dtype=np.uint8))
 
 

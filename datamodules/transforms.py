@@ -179,7 +179,7 @@ class ScaleCrop(A.DualTransform):
     def _square(
         self, array: np.ndarray, layout: ScaleCropLayout, resize: Callable[..., np.ndarray], fill: int | Sequence[int]
     ) -> np.ndarray:
-        if self.interpolation == "pil":   # as the papers' code: all of the image, at each size in turn
+        if self.interpolation == "pil":  # as the papers' code: all of the image, at each size in turn
             for height, width in layout.sizes:
                 array = resize(array, height, width)
             return cut_padded(array, layout.top, layout.left, self.size, fill)

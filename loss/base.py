@@ -19,7 +19,8 @@ class Step:
 
     Attributes:
         task: the task being learned.
-        batch: "image" B x 3 x H x W float, "label" B x H x W int64 (255 = ignore), "index" B int64, and what callbacks add.
+        batch: "image" B x 3 x H x W float, "label" B x H x W int64 (255 = ignore), "index" B int64, and what
+            callbacks add.
         student: output of the network being trained.
         teacher: output of the previous task's frozen network; None in task 0 and where the loss does not need it.
         memory: what callbacks publish for the loss (prototypes, thresholds, weights), by name.

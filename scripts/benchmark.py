@@ -90,7 +90,15 @@ def bench_remap(repeats: int) -> list[Row]:
         lambda: tensor.clone().apply_(lambda value: table[value]),
     )
     ours /= 20
-    return [Row("label remap, 512x512", milliseconds(ours), f"callback {milliseconds(plain)}", f"{plain / ours:.0f}x", "> 500x")]
+    return [
+        Row(
+            "label remap, 512x512",
+            milliseconds(ours),
+            f"callback {milliseconds(plain)}",
+            f"{plain / ours:.0f}x",
+            "> 500x",
+        )
+    ]
 
 
 def fabricate_voc(root: Path, count: int, size: tuple[int, int], distinct: int) -> Path:
@@ -138,7 +146,9 @@ def bench_loading(repeats: int) -> list[Row]:
                 repeats, lambda d=dataset: [d[(0, i)] for i in indices], lambda: [split.load(i) for i in indices]
             )
             per_second = [f"{len(indices) / t:.0f} images/s" for t in (ours, plain)]
-            rows.append(Row(f"loading, {name}", per_second[0], f"decoding {per_second[1]}", f"{plain / ours:.0%}", ">= 65 %"))
+            rows.append(
+                Row(f"loading, {name}", per_second[0], f"decoding {per_second[1]}", f"{plain / ours:.0%}", ">= 65 %")
+            )
     return rows
 
 
@@ -156,7 +166,13 @@ def bench_index(repeats: int) -> list[Row]:
             lambda: ClassIndex.build(split, source.labels, cache_dir=Path(folder) / "cache", progress=False),
         )
     return [
-        Row("class index, 10,582 masks: reload", milliseconds(loaded), f"build {built:.1f} s", f"{built / loaded:.0f}x", "< 100 ms")
+        Row(
+            "class index, 10,582 masks: reload",
+            milliseconds(loaded),
+            f"build {built:.1f} s",
+            f"{built / loaded:.0f}x",
+            "< 100 ms",
+        )
     ]
 
 
@@ -201,7 +217,13 @@ def bench_step(repeats: int, steps: int = 60) -> list[Row]:
 
     ours, plain = medians(repeats, lightning, bare)
     return [
-        Row("training step (MiB)", milliseconds(ours / steps), f"bare loop {milliseconds(plain / steps)}", f"{ours / plain:.3f}x", "<= 1.03x")
+        Row(
+            "training step (MiB)",
+            milliseconds(ours / steps),
+            f"bare loop {milliseconds(plain / steps)}",
+            f"{ours / plain:.3f}x",
+            "<= 1.03x",
+        )
     ]
 
 
@@ -219,7 +241,13 @@ def bench_confusion(repeats: int) -> list[Row]:
 
         ours, plain = medians(repeats, lambda m=metric, p=prediction, y=label: m.update(p, y), bincount)
         rows.append(
-            Row(f"confusion matrix, {classes} classes", milliseconds(ours), f"bincount {milliseconds(plain)}", f"{ours / plain:.2f}x", "<= 1x")
+            Row(
+                f"confusion matrix, {classes} classes",
+                milliseconds(ours),
+                f"bincount {milliseconds(plain)}",
+                f"{ours / plain:.2f}x",
+                "<= 1x",
+            )
         )
     return rows
 

@@ -30,7 +30,17 @@ def mean(values):
 
 def test_help_names_the_groups_without_a_traceback(cli):
     text = cli("--help").stdout
-    for group in ("dataset", "network", "loss", "optimizer", "scheduler", "training", "callbacks", "logger", "experiment"):
+    for group in (
+        "dataset",
+        "network",
+        "loss",
+        "optimizer",
+        "scheduler",
+        "training",
+        "callbacks",
+        "logger",
+        "experiment",
+    ):
         assert group in text
     assert "Examples" in text
 
@@ -59,7 +69,9 @@ def test_a_whole_run_leaves_the_contract(cli, tmp_path):
     for name in ("results.csv", "results.md", "metrics.csv", "environment.json", ".hydra/config.yaml"):
         assert (folder / name).stat().st_size > 0, name
     pictures = sorted(p.name for p in (folder / "plots").glob("*.png"))
-    assert [p for p in pictures if p.startswith("predictions_task_")] == [f"predictions_task_0{i}.png" for i in range(3)]
+    assert [p for p in pictures if p.startswith("predictions_task_")] == [
+        f"predictions_task_0{i}.png" for i in range(3)
+    ]
     assert len(pictures) >= 5
     for picture in pictures:
         with Image.open(folder / "plots" / picture) as image:

@@ -58,7 +58,10 @@ def kill_when(folder: Path, moment: Path | float, *extra: str) -> None:
 @pytest.fixture(scope="module", params=["poly", "exponential"])
 def uninterrupted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    extra = (f"scheduler={request.param}", "training.scheduler_interval=" + ("epoch" if request.param != "poly" else "step"))
+    extra = (
+        f"scheduler={request.param}",
+        "training.scheduler_interval=" + ("epoch" if request.param != "poly" else "step"),
+    )
     return finish(folder, *extra), folder, extra
 
 

@@ -329,7 +329,7 @@ def test_images_of_the_modes(tasks, seed):
         assert np.array_equal(per_mode["sequential"], per_mode["disjoint"])
         assert set(per_mode["disjoint"]) <= set(per_mode["overlap"])
         assert not presence[per_mode["disjoint"]][:, list(task.future)].any()
-        assert not seen_before & set(per_mode["disjoint"].tolist())   # an image belongs to the task of its last class
+        assert not seen_before & set(per_mode["disjoint"].tolist())  # an image belongs to the task of its last class
         seen_before |= set(per_mode["disjoint"].tolist())
         assert set(per_mode["overlap"]) <= set(select_test(task, presence))
     assert seen_before == set(np.flatnonzero(presence.any(axis=1)).tolist())

@@ -90,7 +90,7 @@ def test_a_changed_or_added_file_is_scanned_again(masks):
 def test_other_labels_are_another_index(masks):
     rebuilt(masks)
     renamed = LabelSpace({c: f"class {c}" for c in range(1, 5)}, background_is_evaluated=False)
-    assert rebuilt(masks, renamed)[1] == 0   # the same values are allowed
+    assert rebuilt(masks, renamed)[1] == 0  # the same values are allowed
     as_void = LabelSpace({c: str(c) for c in range(1, 4)}, ignored=(4, 255))
     assert rebuilt(masks, as_void)[1] == 0
     fewer = LabelSpace({c: str(c) for c in range(1, 4)})
@@ -210,7 +210,7 @@ def test_the_real_masks_of_voc(real_data, tmp_path):
         waits.append(time.perf_counter() - start)
     assert split.reads == 10582
     assert np.array_equal(presence, index.presence)
-    assert min(waits) - fingerprint_time(split) < 0.05, waits   # this test's own fingerprint is not the data sets'
+    assert min(waits) - fingerprint_time(split) < 0.05, waits  # this test's own fingerprint is not the data sets'
 
 
 def fingerprint_time(split):

@@ -134,7 +134,7 @@ def test_each_loader_has_its_images_its_table_and_its_transform():
 
 def test_the_table_is_applied_before_the_padding():
     lut = table(v0=0)
-    lut[255] = 0   # void trained as background, as MiB does: the padding must stay ignored
+    lut[255] = 0  # void trained as background, as MiB does: the padding must stay ignored
     crop = Augmentation(crop=ScaleCrop(64, resize_short=False, scale=(1.0, 1.0)))
     sample = TaskDataset(ArraySplit(1), lut, crop, seed=0, task=0)[(0, 0)]
     assert (sample["label"] == 0).sum() == 24 * 32
@@ -163,11 +163,11 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes():
     wanted = [content(epoch(none, e)) for e in (0, 1, 2)]
     torch.manual_seed(1)
     two = make(num_workers=2).train_dataloader()
-    assert two.persistent_workers   # and these know the epoch all the same
+    assert two.persistent_workers  # and these know the epoch all the same
     assert [content(epoch(two, e)) for e in (0, 1, 2)] == wanted
     assert len({str(w) for w in wanted}) == 3
     later = make(num_workers=0).train_dataloader()
-    assert content(epoch(later, 2)) == wanted[2]   # as a run that continues
+    assert content(epoch(later, 2)) == wanted[2]  # as a run that continues
 
 
 def test_every_sample_is_augmented_differently():
@@ -238,7 +238,7 @@ def test_evaluation_has_every_image_once_over_all_devices(count, world_size):
 def test_loaders_of_two_devices_together_have_the_batches_of_one():
     one = epoch(make(batch_size=8).train_dataloader(), 1)
     two = [epoch(on_rank(make(batch_size=4), r, 2).train_dataloader(), 1) for r in range(2)]
-    assert len(one) == len(two[0]) == len(two[1]) == 5   # of 41 images: the incomplete batch is dropped
+    assert len(one) == len(two[0]) == len(two[1]) == 5  # of 41 images: the incomplete batch is dropped
     images = {int(i): image for b in one for i, image in zip(b["index"], b["image"], strict=True)}
     for whole, a, b in zip(one, *two, strict=True):
         assert sorted(whole["index"].tolist()) == sorted(a["index"].tolist() + b["index"].tolist())
@@ -297,7 +297,7 @@ def test_held_out_images_are_evaluated_with_the_evaluation_transform():
     assert indices(batches) == held_out == sorted(held_out)
     want = CenterCrop(16)(*ArraySplit(41).load(held_out[0]))
     assert np.array_equal(batches[0]["image"][0].permute(1, 2, 0), want[0])
-    assert {int(v) for b in batches for v in b["label"].unique()} <= {0, 12, 2, 3, 4, 255}   # the validation table
+    assert {int(v) for b in batches for v in b["label"].unique()} <= {0, 12, 2, 3, 4, 255}  # the validation table
 
 
 def test_held_out_images_depend_on_seed_and_task_only():
@@ -356,8 +356,11 @@ def test_no_more_processes_than_batches():
 
 
 def test_a_task_that_fills_no_batch():
-    with pytest.raises(DataError, match=r"task 2 has 3 images to train on, fewer than one batch of 4 .*"
-                       r"training\.batch_size=4 on 1 device\): set training\.batch_size=3"):
+    with pytest.raises(
+        DataError,
+        match=r"task 2 has 3 images to train on, fewer than one batch of 4 .*"
+        r"training\.batch_size=4 on 1 device\): set training\.batch_size=3",
+    ):
         make(train=np.arange(3))
     assert make(train=np.arange(4)).train_dataloader().sampler.indices.tolist() == [0, 1, 2, 3]
     data = on_rank(make(train=np.arange(7)), 0, 2)

@@ -25,7 +25,7 @@ from datamodules.transforms import (
 )
 from tests.conftest import ROOT
 
-MIB = ((0.5, 2.0), (3 / 4, 4 / 3))   # scale, ratio
+MIB = ((0.5, 2.0), (3 / 4, 4 / 3))  # scale, ratio
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 
 
@@ -178,7 +178,7 @@ def test_any_size_gives_a_square_without_new_labels(name, height, width, size, s
     new_image, new_mask = TRAINING[name](size)(image, mask, seed)
     assert new_image.shape == (size, size, 3)
     assert new_mask.shape == (size, size)
-    assert new_image.dtype == new_mask.dtype == np.uint8   # trap 5: int64 masks come back as int32
+    assert new_image.dtype == new_mask.dtype == np.uint8  # trap 5: int64 masks come back as int32
     assert set(np.unique(new_mask)) <= set(np.unique(mask)) | {255}
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(mask, before[1])
@@ -191,7 +191,7 @@ def test_image_and_mask_move_together():
         for seed in range(10):
             new_image, new_mask = build(48)(image, mask, seed)
             inside = new_mask != 255
-            agree = np.abs(new_image[inside][:, 0].astype(int) - new_mask[inside]) <= 10   # half a step of the labels
+            agree = np.abs(new_image[inside][:, 0].astype(int) - new_mask[inside]) <= 10  # half a step of the labels
             assert agree.mean() > 0.9
 
 
@@ -203,9 +203,9 @@ def test_scale_crop_of_the_visible_part_is_that_of_the_whole(height, width, size
     mask = np.zeros((height, width), np.uint8)
     crops = [ScaleCrop(size, resize_short=resize_short, interpolation=kind) for kind in ("cv2", "pil")]
     fast, exact = (Augmentation(crop=crop)(image, mask, seed) for crop in crops)
-    np.testing.assert_array_equal(fast[1], exact[1])   # the same padding
+    np.testing.assert_array_equal(fast[1], exact[1])  # the same padding
     heights = [h for h, _ in crops[0].params["layout"].sizes]
-    step = 250 / max(min(height, *heights) - 1, 1)   # grey levels between neighbours
+    step = 250 / max(min(height, *heights) - 1, 1)  # grey levels between neighbours
     assert np.abs(fast[0].astype(int) - exact[0]).max() <= 1.5 * step + 3
 
 
@@ -224,7 +224,7 @@ def test_scale_of_both_crops_is_as_documented():
     windows = [sample_window(375, 500, source, *MIB) for _ in range(500)]
     fractions = [w.height * w.width / (375 * 500) for w in windows]
     assert min(fractions) < 0.52
-    assert max(fractions) > 0.98   # areas above 1, which RandomResizedCrop of albumentations rejects (trap 3)
+    assert max(fractions) > 0.98  # areas above 1, which RandomResizedCrop of albumentations rejects (trap 3)
     heights = [scale_crop_layout(375, 500, 512, source, (0.5, 2.0), True).sizes[-1][0] for _ in range(500)]
     assert min(heights) in range(256, 270)
     assert max(heights) in range(1000, 1025)
@@ -247,10 +247,10 @@ def test_global_random_numbers_are_neither_read_nor_drawn():
     outputs = []
     for seed in (0, 1):
         random.seed(seed)
-        np.random.seed(seed)   # noqa: NPY002
-        states = random.getstate(), np.random.get_state()[1].tobytes()   # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002
+        states = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
         outputs.append(transform(image, mask, 5)[0].tobytes())
-        assert states == (random.getstate(), np.random.get_state()[1].tobytes())   # noqa: NPY002
+        assert states == (random.getstate(), np.random.get_state()[1].tobytes())  # noqa: NPY002
     assert outputs[0] == outputs[1]
 
 

@@ -13,9 +13,7 @@ def step_of(seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 5, (2, 3, 4), generator=generator)
     labels[0, 0, :2] = 255
-    return make_step(
-        torch.randn(2, 5, 3, 4, generator=generator), labels, torch.randn(2, 3, 3, 4, generator=generator)
-    )
+    return make_step(torch.randn(2, 5, 3, 4, generator=generator), labels, torch.randn(2, 3, 3, 4, generator=generator))
 
 
 def test_golden_terms_and_gradient(golden):
