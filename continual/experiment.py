@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from callbacks.media import PredictionImages
@@ -71,6 +72,8 @@ class Experiment:
             self.data.check_task(task, images.train)
         self.learner = self._build_learner(config)
         self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
+        self.loggers: list[Any] = []
+        self._build_trainer(self.tasks[0])  # a device that is not there is an error before anything is trained
         self.loggers = self._build_loggers(config)
 
     def _check_settings(self) -> None:
@@ -283,8 +286,16 @@ class Experiment:
         if training["debug"]:
             epochs = 1
             limits = {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2}
+        try:
+            return self._make_trainer(task, {"max_epochs": epochs, **limits})
+        except MisconfigurationException as error:
+            keys = ", ".join(f"training.{k}={training[k]}" for k in ("accelerator", "devices", "strategy"))
+            raise ConfigError(f"{error} ({keys}, training.mixed_precision={training['mixed_precision']})") from error
+
+    def _make_trainer(self, task: Task, limits: dict[str, Any]) -> pl.Trainer:
+        training = self.training
         return pl.Trainer(
-            **{"max_epochs": epochs, **limits},
+            **limits,
             accelerator=training["accelerator"],
             devices=training["devices"],
             num_nodes=training["num_nodes"],

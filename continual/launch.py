@@ -27,6 +27,7 @@ QUIET = (
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*Trying to infer the `batch_size`.*",
     ".*LeafSpec.*",
+    ".*You have overridden `on_after_batch_transfer`.*",
 )
 
 
@@ -53,7 +54,7 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            missing = sorted(OmegaConf.missing_keys(config))
+            missing = [key for key in sorted(OmegaConf.missing_keys(config)) if not _is_reference(config, key)]
             if missing:
                 raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
             return function(config)
@@ -66,6 +67,12 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             sys.exit(f"error: {message}")
 
     return guarded
+
+
+def _is_reference(config: DictConfig, key: str) -> bool:
+    """Whether a key takes its value from another one, which is the one to be given."""
+    parent, _, name = key.rpartition(".")
+    return OmegaConf.is_interpolation(OmegaConf.select(config, parent) if parent else config, name)
 
 
 def user_message(error: BaseException | None) -> str | None:

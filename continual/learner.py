@@ -69,7 +69,8 @@ class ContinualLearner(pl.LightningModule):
         self.task: Task | None = None
         self.memory: dict[str, Any] = {}
         self.metrics: SegmentationMetrics | None = None
-        self._nonfinite: dict[str, Tensor] = {}
+        self._broken: Tensor | None = None
+        self._term_names: list[str] = []
         self.__dict__["teacher"] = None
 
     def begin_task(self, task: Task) -> None:
@@ -140,16 +141,19 @@ class ContinualLearner(pl.LightningModule):
         return total
 
     def _watch(self, terms: dict[str, Tensor]) -> None:
-        """Remember on the device which terms were ever non-finite; look at it only now and then."""
-        for name, term in terms.items():
-            flag = ~torch.isfinite(term.detach())
-            self._nonfinite[name] = flag | self._nonfinite[name] if name in self._nonfinite else flag
+        """Remember on the device which terms were the first to be non-finite; look at it only now and then."""
+        broken = ~torch.isfinite(torch.stack([term.detach() for term in terms.values()]))
+        if self._broken is not None:
+            broken = torch.where(self._broken.any(), self._broken, broken)
+        self._broken, self._term_names = broken, list(terms)
         if self.trainer.fit_loop.total_batch_idx % FINITE_CHECK_INTERVAL == FINITE_CHECK_INTERVAL - 1:
             self._stop_if_nonfinite()
 
     def _stop_if_nonfinite(self) -> None:
-        broken = [name for name, flag in self._nonfinite.items() if flag.item()]
-        self._nonfinite.clear()
+        if self._broken is None:
+            return
+        broken = [name for name, flag in zip(self._term_names, self._broken.tolist(), strict=True) if flag]
+        self._broken = None
         if broken:
             raise FloatingPointError(
                 f"loss term {', '.join(broken)} became NaN or infinite in task {self.task.index}, epoch "

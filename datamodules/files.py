@@ -154,6 +154,8 @@ def pair_by_stem(root: Path, images: Path, masks: Path) -> FileSplit:
         DataError: a file without its counterpart.
     """
     image_of, mask_of = image_files(images), image_files(masks)
+    if not image_of:
+        raise DataError(f"{images} has no image ({', '.join(IMAGE_SUFFIXES)}); put the split's images there")
     for stem in image_of.keys() ^ mask_of.keys():
         there, missing = (image_of, masks) if stem in image_of else (mask_of, images)
         raise DataError(
