@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from continual.errors import ConfigError, UserError
+from continual.run_state import flatten
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            missing = [key for key in sorted(OmegaConf.missing_keys(config)) if not _is_reference(config, key)]
+            missing = [key for key, value in flatten(OmegaConf.to_container(config)) if value == MISSING]
             if missing:
                 raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
             return function(config)
@@ -67,12 +68,6 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             sys.exit(f"error: {message}")
 
     return guarded
-
-
-def _is_reference(config: DictConfig, key: str) -> bool:
-    """Whether a key takes its value from another one, which is the one to be given."""
-    parent, _, name = key.rpartition(".")
-    return OmegaConf.is_interpolation(OmegaConf.select(config, parent) if parent else config, name)
 
 
 def user_message(error: BaseException | None) -> str | None:

@@ -47,7 +47,14 @@ def test_help_names_the_groups_without_a_traceback(cli):
 
 @pytest.mark.slow
 def test_a_whole_run_leaves_the_contract(cli, tmp_path):
-    result = cli(*TINY, "training.log_images=2", "training.task=4-2", "logger=all", "logger.wandb.mode=offline")
+    result = cli(
+        *TINY,
+        "training.log_images=2",
+        "training.log_every=1",
+        "training.task=4-2",
+        "logger=all",
+        "logger.wandb.mode=offline",
+    )
     folder = run_folder(tmp_path)
     assert folder.parent.relative_to(tmp_path).as_posix() == "outputs/shapes/4-2-overlap/mib"
     content = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
