@@ -201,8 +201,9 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         return run
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:
-        """The configuration went to wandb when the run was made."""
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Settings and environment as columns of the dashboard's table."""
+        self.experiment.config.update(params, allow_val_change=True)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
