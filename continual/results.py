@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from continual.errors import RunError
@@ -23,12 +24,12 @@ MEANS = (
     ("miou_nobg", "no bg", "over all seen classes without background"),
     ("miou_old", "old", "over the classes of earlier tasks, without background"),
     ("miou_new", "new", "over the classes of this task, without background"),
-    ("miou_initial", "initial", "over the classes of the first task, without background"),
-    ("miou_initial_bg", "initial+bg", "the same with background"),
+    ("miou_initial", "init", "over the classes of the first task, without background"),
+    ("miou_initial_bg", "init+bg", "the same with background"),
     ("miou_added", "added", "over the classes of all later tasks"),
-    ("pixel_accuracy", "accuracy", "share of the labelled pixels that are predicted right"),
+    ("pixel_accuracy", "acc", "share of the labelled pixels that are predicted right"),
 )
-HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "minutes"]
+HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
 
 
 def percent(value: float | None) -> str:
@@ -94,10 +95,10 @@ class Results:
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(*HEADINGS, title="test, percent")
+        table = Table(*HEADINGS, title="test, percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for row in self.rows():
             table.add_row(*row)
-        table.caption = f"{self._totals()} · forgetting: best earlier IoU of a class minus its last"
+        table.caption = self._totals()
         return table
 
     def _totals(self) -> str:
