@@ -16,6 +16,7 @@ class TaskProgressBar(TQDMProgressBar):
         """Args: `refresh_rate`: steps between refreshes, each of which waits for the device."""
         super().__init__(refresh_rate=refresh_rate, leave=False)
         self.is_watched = sys.stdout.isatty()
+        self.has_validated = False
         if not self.is_watched:
             self.disable()
 
@@ -31,6 +32,11 @@ class TaskProgressBar(TQDMProgressBar):
         if self.is_watched:
             self.train_progress_bar.set_description(self.describe(trainer))
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Only the lines of epochs with a validation show its mIoU."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self.has_validated = True
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Loss and validation mIoU, without Lightning's version number."""
         items = super().get_metrics(trainer, pl_module)
@@ -43,7 +49,8 @@ class TaskProgressBar(TQDMProgressBar):
             super().on_train_epoch_end(trainer, pl_module)
             return
         values = trainer.callback_metrics
-        shown = [f"{name} {float(values[key]):.3f}" for name, key in
-                 (("loss", "train/loss"), ("val mIoU", "val/miou")) if key in values]  # fmt: skip
+        keys = {"loss": "train/loss"} | ({"val mIoU": "val/miou"} if self.has_validated else {})
+        self.has_validated = False
+        shown = [f"{name} {float(values[key]):.3f}" for name, key in keys.items() if key in values]
         if trainer.is_global_zero:
             print(" · ".join([self.describe(trainer), *shown]), flush=True)

@@ -31,6 +31,10 @@ class Split(ABC):
     def load_mask(self, index: int) -> np.ndarray:
         """Mask H x W uint8 alone."""
 
+    def mask_name(self, index: int) -> str:
+        """What a message calls the mask: its file, where it has one."""
+        return self.ids[index]
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest that changes when a file of the split changes (names, sizes, times); cheap."""

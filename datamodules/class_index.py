@@ -159,7 +159,7 @@ def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
     mask = split.load_mask(i)
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise DataError(
-            f"the mask of {split.ids[i]} is an array of {mask.dtype} with shape {mask.shape}; it must have one 8-bit "
+            f"mask {split.mask_name(i)} is an array of {mask.dtype} with shape {mask.shape}; it must have one 8-bit "
             "channel of class ids"
         )
     counts = np.array(Image.fromarray(mask).histogram())
@@ -168,8 +168,8 @@ def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
     if len(unknown):
         listed = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:8])
         raise DataError(
-            f"the mask of {split.ids[i]} holds values that no class has: {listed}; mend the mask, or add them to the "
-            "data set's classes or ignored values"
+            f"mask {split.mask_name(i)} holds values that no class has: {listed}; mend the file, or name the values "
+            "in dataset.classes or dataset.ignored (dataset=folder)"
         )
     return values, counts[values]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class FileSplit(Split):
         if not ids:
             raise DataError(f"a split of {root} has no image; see the data set's file in conf/dataset for its layout")
         if len(set(ids)) != len(ids):
-            twice = sorted({name for name in ids if list(ids).count(name) > 1})[:3]
+            twice = [name for name, count in Counter(ids).items() if count > 1][:3]
             raise DataError(f"{', '.join(twice)} occurs more than once in a list of {root}; remove the repetition")
         self.root = root
         self.ids = list(ids)
@@ -69,6 +70,10 @@ class FileSplit(Split):
                 return np.array(mask, dtype=np.uint8)
         except (OSError, SyntaxError) as error:
             raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
+
+    def mask_name(self, index: int) -> str:
+        """Path of the mask."""
+        return self.masks[index]
 
     def fingerprint(self) -> str:
         """Of names, sizes and times of all files."""

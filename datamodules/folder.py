@@ -39,6 +39,8 @@ class Folder(DataSource):
         for key, values in (("background", [] if background is None else [background]), ("ignored", ignored)):
             if any(not 0 <= value <= 255 for value in values):
                 raise DataError(f"dataset.{key}={values} must be mask values from 0 to 255")
+        if background in ignored:
+            raise DataError(f"dataset.background={background} is also in dataset.ignored; remove it from one of them")
         foreground = {v: n for v, n in names.items() if v != background and v not in ignored}
         self.labels = LabelSpace(foreground, background=background, ignored=tuple(ignored))
 

@@ -58,7 +58,8 @@ class Augmentation:
                     f"dataset.augmentation.{name} fills masks with {transform.fill_mask}, which is a class; "
                     f"set dataset.augmentation.{name}.fill_mask={IGNORE}"
                 )
-        self.pipeline = A.Compose(list(transforms.values()))
+        # sizes were compared when the class index was built
+        self.pipeline = A.Compose(list(transforms.values()), is_check_shapes=False)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int) -> Pair:
         """Image and mask, augmented."""

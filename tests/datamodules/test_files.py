@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.base import DataError
+from datamodules.files import FileSplit, existing_folder, existing_root, files_of, pair_by_stem, read_list
+from tests.datamodules.trees import SIZE, pairs_tree, write_image, write_mask, write_pair
+
+
+def split_of(root, count=3):
+    pairs_tree(root, {"train": count})
+    return pair_by_stem(root, root / "train" / "images", root / "train" / "masks")
+
+
+def test_images_come_as_rgb_and_masks_as_their_indices(tmp_path):
+    split = split_of(tmp_path)
+    image, mask = split.load(1)
+    with Image.open(split.images[1]) as picture:
+        assert np.abs(image.astype(int) - np.array(picture.convert("RGB"))).max() <= 2  # two JPEG decoders
+    assert image.shape == (*SIZE, 3)
+    assert mask.dtype == np.uint8
+    assert mask[0, :4].tolist() == [0, 1, 2, 0]
+    assert (split.load_mask(1) == mask).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_masks_of_one_byte_per_pixel(tmp_path, mode):
+    split = split_of(tmp_path)
+    picture = Image.fromarray(np.eye(24, 32, dtype=np.uint8) * 255).convert(mode)
+    picture.save(split.masks[0])
+    assert set(np.unique(split.load_mask(0))) <= ({0, 1} if mode == "1" else set(range(256)))
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("RGBA", "png"), ("I;16", "png")])
+def test_masks_of_colours_are_refused(tmp_path, mode, suffix):
+    split = split_of(tmp_path)
+    Image.new(mode, (32, 24)).save(split.masks[0])
+    with pytest.raises(DataError, match=rf"000\.{suffix} is an image of mode {mode}.*class ids"):
+        split.load_mask(0)
+
+
+def test_a_damaged_mask_is_named(tmp_path):
+    split = split_of(tmp_path)
+    content = open(split.masks[2], "rb").read()
+    open(split.masks[2], "wb").write(content[: len(content) // 2])
+    with pytest.raises(DataError, match="002.png cannot be read"):
+        split.load_mask(2)
+
+
+def test_an_image_that_is_none_is_named(tmp_path):
+    split = split_of(tmp_path)
+    open(split.images[0], "w").write("no image")
+    with pytest.raises(DataError, match="000.jpg cannot be decoded"):
+        split.load(0)
+    with pytest.raises(DataError, match="000.jpg"):
+        split.check(0)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 100, 400])
+def test_a_truncated_jpeg_is_found_without_a_decode(tmp_path, lost):
+    split = split_of(tmp_path)
+    content = open(split.images[0], "rb").read()
+    open(split.images[0], "wb").write(content[:-lost])
+    with pytest.raises(DataError, match="000.jpg"):
+        split.check(0)
+
+
+def test_bytes_after_the_end_of_a_jpeg_are_fine(tmp_path):
+    """Cameras append thumbnails and zeros; the full decode decides."""
+    split = split_of(tmp_path)
+    with open(split.images[0], "ab") as file:
+        file.write(b"\0" * 10 + b"camera")
+    split.check(0)
+
+
+def test_a_truncated_png_image_is_found(tmp_path):
+    write_pair(tmp_path / "images" / "a.png", tmp_path / "masks" / "a.png")
+    split = pair_by_stem(tmp_path, tmp_path / "images", tmp_path / "masks")
+    split.check(0)
+    content = open(split.images[0], "rb").read()
+    open(split.images[0], "wb").write(content[:-200])
+    with pytest.raises(DataError, match="a.png"):
+        split.check(0)
+
+
+def test_sizes_that_differ_are_both_named(tmp_path):
+    split = split_of(tmp_path)
+    write_mask(tmp_path / "train" / "masks" / "001.png", (0, 1), size=(24, 30))
+    with pytest.raises(DataError, match="001.jpg is 32x24 and its mask .*001.png is 30x24"):
+        split.check(1)
+    split.check(0)
+
+
+def test_fingerprint_follows_names_sizes_and_times(tmp_path):
+    split = split_of(tmp_path)
+    seen = {split.fingerprint()}
+    assert split.fingerprint() in seen
+    os.utime(split.masks[1], ns=(1, 1))
+    seen.add(split.fingerprint())
+    write_image(tmp_path / "train" / "images" / "001.jpg", size=(24, 31))
+    seen.add(split.fingerprint())
+    seen.add(FileSplit(tmp_path, ["x", "y"], split.images[:2], split.masks[:2]).fingerprint())
+    assert len(seen) == 4
+
+
+def test_an_empty_split_and_a_name_twice(tmp_path):
+    with pytest.raises(DataError, match="no image"):
+        FileSplit(tmp_path, [], [], [])
+    with pytest.raises(DataError, match="b occurs more than once"):
+        FileSplit(tmp_path, ["a", "b", "b"], ["1", "2", "3"], ["1", "2", "3"])
+
+
+@pytest.mark.parametrize(("kind", "lacking"), [("images", "images"), ("masks", "masks")])
+def test_a_file_without_counterpart_is_named(tmp_path, kind, lacking):
+    split_of(tmp_path)
+    next((tmp_path / "train" / kind).glob("001.*")).unlink()
+    with pytest.raises(DataError, match=rf"001\.\w+ has no counterpart with the same name in .*{lacking}"):
+        pair_by_stem(tmp_path, tmp_path / "train" / "images", tmp_path / "train" / "masks")
+
+
+def test_pairs_are_in_lexicographic_order_and_other_files_are_left_out(tmp_path):
+    for name in ("b", "A", "10", "9"):
+        write_pair(tmp_path / "images" / f"{name}.JPG", tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "images" / "Thumbs.db").write_text("")
+    split = pair_by_stem(tmp_path, tmp_path / "images", tmp_path / "masks")
+    assert split.ids == ["10", "9", "A", "b"]
+
+
+def test_an_empty_folder_says_which_suffixes_count(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DataError, match=r"has no image \(.jpg, .jpeg, .png"):
+        pair_by_stem(tmp_path, tmp_path / "images", tmp_path / "masks")
+
+
+def test_listed_files_that_are_missing_are_counted(tmp_path):
+    write_pair(tmp_path / "i" / "a.jpg", tmp_path / "m" / "a.png")
+    with pytest.raises(DataError, match=r"i/b.jpg is missing, 2 of 3 listed files; get it there"):
+        files_of(tmp_path, ["a", "b", "c"], tmp_path / "i", tmp_path / "m", "get it there")
+
+
+def test_lists_with_any_line_ending(tmp_path):
+    (tmp_path / "l.txt").write_bytes(b"a\r\n\r\n b \n\nc")
+    assert read_list(tmp_path / "l.txt") == ["a", "b", "c"]
+
+
+def test_missing_folders_name_key_and_home(tmp_path):
+    with pytest.raises(DataError, match=r"dataset.root=.*nowhere: there is no such folder; buy it"):
+        existing_root(str(tmp_path / "nowhere"), "buy it")
+    with pytest.raises(DataError, match=r"nowhere is missing \(dataset.mask_dir\); buy it"):
+        existing_folder(tmp_path / "nowhere", "mask_dir", "buy it")
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert existing_root("~", "") == tmp_path
+
+
+def test_grey_images_become_rgb(tmp_path):
+    split = split_of(tmp_path, 1)
+    cv2.imwrite(split.images[0], np.full(SIZE, 77, np.uint8))
+    assert split.load(0)[0].shape == (*SIZE, 3)

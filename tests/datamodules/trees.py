@@ -1,0 +1,74 @@
+"""Small data sets in the layouts that people have on their disks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+SIZE = (24, 32)  # height, width
+
+
+def write_image(path: Path, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), image)
+
+
+def write_mask(path: Path, values: Iterable[int], size: tuple[int, int] = SIZE) -> None:
+    """A palette PNG with one column of each value, the first value everywhere else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = list(values)
+    mask = np.full(size, values[0], np.uint8)
+    mask[:, : len(values)] = values
+    picture = Image.fromarray(mask, mode="P")
+    picture.putpalette(np.random.default_rng(1).integers(0, 255, 768, dtype=np.uint8).tobytes())
+    picture.save(path)
+
+
+def write_pair(image: Path, mask: Path, values: Iterable[int] = (0, 1)) -> None:
+    write_image(image)
+    write_mask(mask, values)
+
+
+def voc_tree(
+    root: Path, ids: Iterable[str], masks: str = "SegmentationClassAug", lists: str = "ImageSets/Segmentation"
+) -> Path:
+    """VOC 2012 without lists; the folder for them is made."""
+    for name in ids:
+        write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", (0, 1, 255))
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def ade20k_tree(root: Path, train: int = 3, val: int = 2) -> Path:
+    for folder, count in (("training", train), ("validation", val)):
+        for i in range(count):
+            name = f"ADE_{folder}_{i:08d}"
+            write_pair(
+                root / "images" / folder / f"{name}.jpg", root / "annotations" / folder / f"{name}.png", range(151)[:24]
+            )
+    return root
+
+
+def cityscapes_tree(root: Path, cities: dict[str, int], split: str = "train", values: Iterable[int] = (7, 8)) -> Path:
+    for city, count in cities.items():
+        for i in range(count):
+            name = f"{city}_{i:06d}_000019"
+            write_pair(
+                root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
+                root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+                values,
+            )
+    return root
+
+
+def pairs_tree(root: Path, counts: dict[str, int], values: Iterable[int] = (0, 1, 2)) -> Path:
+    """`<root>/<split>/{images,masks}`: CamVid's layout and that of `folder`."""
+    for split, count in counts.items():
+        for i in range(count):
+            write_pair(root / split / "images" / f"{i:03d}.jpg", root / split / "masks" / f"{i:03d}.png", values)
+    return root
