@@ -73,7 +73,8 @@ class Experiment:
         self.learner = self._build_learner(config)
         self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
         self.loggers: list[Any] = []
-        self._build_trainer(self.tasks[0])  # a device that is not there is an error before anything is trained
+        trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
+        self.environment = describe_environment(trainer, self.training["batch_size"])
         self.loggers = self._build_loggers(config)
 
     def _check_settings(self) -> None:
@@ -170,15 +171,14 @@ class Experiment:
         return self._close()
 
     def _announce(self) -> None:
-        environment = describe_environment()
         if rank_zero_only.rank == 0:
             self.state.class_order = list(self.tasks[-1].seen)
             self.state.save(self.directory)
-            write_atomically(self.directory / "environment.json", json.dumps(environment, indent=2))
+            write_atomically(self.directory / "environment.json", json.dumps(self.environment, indent=2))
             log.info(f"run folder: {self.directory}")
             log.info(self.split.describe())
         for logger in self.loggers:
-            logger.log_hyperparams({**self.settings, "environment": environment})
+            logger.log_hyperparams({**self.settings, "environment": self.environment})
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "albumentations", "numpy")
@@ -24,8 +25,13 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, machine and git state as plain values."""
+def describe_environment(trainer: pl.Trainer, batch_size: int) -> dict[str, Any]:
+    """Versions, machine and git state as plain values.
+
+    Args:
+        trainer: knows the devices of the run.
+        batch_size: images per device and step.
+    """
     commit = _git("rev-parse", "HEAD")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -33,6 +39,10 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "gpus": gpus,
+        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        "devices": trainer.num_devices,
+        "nodes": trainer.num_nodes,
+        "batch_size_per_device": batch_size,
         "threads": torch.get_num_threads(),
         "git_commit": commit,
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
