@@ -300,7 +300,10 @@ class Experiment:
             devices=training["devices"],
             num_nodes=training["num_nodes"],
             strategy=training["strategy"],
-            sync_batchnorm=training["sync_batchnorm"],
+            # torch synchronises batch statistics on GPUs only
+            sync_batchnorm=training["sync_batchnorm"]
+            and training["accelerator"] != "cpu"
+            and torch.cuda.is_available(),
             precision=PRECISION[training["mixed_precision"]],
             accumulate_grad_batches=training["accumulate_gradients"],
             gradient_clip_val=training["gradient_clip"],

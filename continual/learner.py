@@ -176,14 +176,16 @@ class ContinualLearner(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Confusion matrix and plain cross entropy."""
         output = self._evaluate(batch)
-        self.log("val/loss", cross_entropy(output.logits, batch["label"]), batch_size=len(batch["image"]))
+        self.log(
+            "val/loss", cross_entropy(output.logits, batch["label"]), batch_size=len(batch["image"]), sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Mean IoU over what validation labels show."""
         scores = self.metrics.scores(self.task)
         for name in ("miou", "miou_old", "miou_new", "pixel_accuracy"):
             if scores[name] is not None:
-                self.log(f"val/{name}", scores[name], prog_bar=name == "miou", rank_zero_only=True)
+                self.log(f"val/{name}", scores[name], prog_bar=name == "miou", sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         """Each evaluation counts from zero."""

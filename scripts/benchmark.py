@@ -34,8 +34,8 @@ from continual import schedules
 from continual.learner import ContinualLearner
 from continual.metrics import SegmentationMetrics
 from continual.tasks import LabelSpace, Protocol, build_tasks
-from datamodules.class_index import ClassIndex
 from datamodules.batches import TaskDataset
+from datamodules.class_index import ClassIndex
 from datamodules.voc import VOC2012
 from loss.base import Step
 from loss.mib import MiB

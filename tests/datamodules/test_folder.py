@@ -78,8 +78,7 @@ def test_lists_of_stems(tmp_path):
 def test_a_missing_folder_shows_the_layout(tree, missing):
     (tree / missing).rename(tree / "elsewhere")
     with pytest.raises(DataError, match=rf"{missing} is missing.*\{{train,val"):
-        for name in ("train", "val"):
-            source(tree).split(name)
+        source(tree).split(missing.split("/")[0])
 
 
 def test_a_missing_classes_file_says_what_it_holds(tmp_path):
@@ -107,10 +106,10 @@ def test_a_classes_file_that_is_not_understood_is_named(tmp_path, name, text):
 def test_values_beyond_a_byte_name_their_key(tree):
     with pytest.raises(DataError, match=r"dataset.background=\[300\]"):
         source(tree, background=300)
-    with pytest.raises(DataError, match="dataset.ignored"):
+    with pytest.raises(DataError, match=r"dataset.ignored"):
         source(tree, ignored=(-1,))
 
 
 def test_a_background_that_is_also_ignored_is_refused(tree):
-    with pytest.raises(DataError, match="dataset.background=0 is also in dataset.ignored"):
+    with pytest.raises(DataError, match=r"dataset.background=0 is also in dataset.ignored"):
         source(tree, background=0, ignored=(0, 255))

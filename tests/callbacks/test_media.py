@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from callbacks.media import PredictionImages, draw, palette
+from datamodules.batches import collate
+from tests.continual.test_learner import TASKS, make_learner
+
+
+def samples(count=3, height=16, width=24):
+    rng = np.random.default_rng(0)
+    return [
+        collate([{
+            "image": torch.from_numpy(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)),
+            "label": torch.from_numpy(rng.choice([0, 1, 2, 255], (height, width)).astype(np.uint8)),
+            "index": i,
+        }])
+        for i in range(count)
+    ]  # fmt: skip
+
+
+class Logger:
+    def __init__(self):
+        self.images = []
+
+    def log_images(self, key, images, step):
+        self.images.append((key, images, step))
+
+
+@pytest.fixture
+def trainer():
+    data = SimpleNamespace(fixed_samples=lambda count: samples(count))
+    return SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[Logger()], global_step=17)
+
+
+@pytest.fixture
+def learner():
+    learner = make_learner()
+    learner.begin_task(TASKS[0])
+    return learner
+
+
+def test_the_picture_reaches_disk_and_loggers(trainer, learner, tmp_path):
+    PredictionImages(tmp_path, 3).on_test_end(trainer, learner)
+    with Image.open(tmp_path / "predictions_task_00.png") as picture:
+        written = np.array(picture)
+    ((key, (logged,), step),) = trainer.loggers[0].images
+    assert (key, step) == ("predictions", 17)
+    assert (written == logged).all()
+
+
+def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_path):
+    learner.train()
+    before = {k: v.clone() for k, v in learner.network.state_dict().items()}
+    torch.manual_seed(3)
+    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert learner.network.training
+    assert all(torch.equal(v, before[k]) for k, v in learner.network.state_dict().items())
+    assert all(p.grad is None for p in learner.parameters())
+
+
+def test_only_one_process_draws(trainer, learner, tmp_path):
+    trainer.is_global_zero = False
+    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_are_vocs():
+    colours = palette()
+    assert colours[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    assert colours[15].tolist() == [192, 128, 128]  # person
+    assert colours[255].tolist() == [255, 255, 255]
+    assert len(np.unique(colours[:255], axis=0)) == 255
+
+
+def test_wrong_pixels_are_those_that_count():
+    image = np.zeros((4, 4, 3), np.uint8)
+    label = np.array([[0, 1, 255, 1]] * 4, np.uint8)
+    prediction = np.array([[0, 0, 0, 1]] * 4, np.uint8)
+    figure = draw([(image, label, prediction)], ("background", "one"))
+    errors = figure.axes[3].images[0].get_array()
+    red = (errors == (208, 0, 0)).all(-1)
+    assert red.tolist() == [[False, True, False, False]] * 4
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["background", "one"]

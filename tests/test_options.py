@@ -1,0 +1,110 @@
+"""What the keys of `training` do, seen from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.slow
+
+BASE = (*TINY, "training.task=6-2", "hydra.run.dir=run", "training.epochs=1", "loss=finetune")
+
+
+def steps(tmp_path, task):
+    return torch.load(tmp_path / f"run/task_{task:02d}/model.ckpt", weights_only=True)["steps"]
+
+
+def results(tmp_path):
+    return json.loads((tmp_path / "run/results.json").read_text())
+
+
+def curve(tmp_path, name):
+    with (tmp_path / "run/metrics.csv").open() as file:
+        return [(int(r["task"]), float(r["value"])) for r in csv.DictReader(file) if r["name"] == name]
+
+
+def images(tmp_path, task):
+    """Training images of a task, from the lines that name the split."""
+    line = next(t for t in (tmp_path / "run/main.log").read_text().splitlines() if f"task {task}: " in t)
+    return int(line.rpartition("(")[2].split()[0])
+
+
+def test_steps_and_learning_rate_of_each_task(cli, tmp_path):
+    cli(*BASE, "training.next_epochs=3", "training.lr_next=0.0005", "training.log_every=1", "scheduler=none")
+    assert steps(tmp_path, 0) == images(tmp_path, 0) // 8
+    assert steps(tmp_path, 1) == 3 * (images(tmp_path, 1) // 8)
+    rates = curve(tmp_path, "lr-Adam")
+    assert {rate for task, rate in rates if task == 0} == {0.004}
+    assert {rate for task, rate in rates if task == 1} == {0.0005}
+
+
+def test_steps_per_class(cli, tmp_path):
+    cli(*BASE, "training.steps_per_class=3")
+    assert (steps(tmp_path, 0), steps(tmp_path, 1)) == (18, 6)
+
+
+def test_accumulated_gradients_and_precision(cli, tmp_path):
+    cli(*BASE, "training.accumulate_gradients=2", "training.mixed_precision=bf16", "training.gradient_clip=1.0")
+    batches = images(tmp_path, 0) // 8
+    assert steps(tmp_path, 0) == -(-batches // 2)
+
+
+def test_parts_of_the_training_images(cli, tmp_path):
+    cli(*BASE, "training.val_on_train=0.25", "training.subset=0.5", "training.batch_size=2")
+    half = round(0.5 * images(tmp_path, 0))
+    assert steps(tmp_path, 0) == (half - round(0.25 * half)) // 2
+
+
+def test_checkpoints_elsewhere(cli, tmp_path):
+    cli(*BASE, f"training.ckpt_dir={tmp_path / 'models'}")
+    assert (tmp_path / "models/task_01/model.ckpt").exists()
+    assert not list((tmp_path / "run").glob("task_*"))
+
+
+def test_a_shuffled_order_is_followed_downstream(cli, tmp_path):
+    cli(*BASE, "training.shuffle_classes=true", "training.seed=3")
+    order = json.loads((tmp_path / "run/state.json").read_text())["class_order"]
+    assert sorted(order) == list(range(1, 9))
+    assert order != sorted(order)
+    names = ["disc", "square", "triangle", "star", "cross", "crescent", "bar", "ring"]
+    assert list(results(tmp_path)["tasks"][-1]["iou"]) == ["background", *(names[c - 1] for c in order)]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "disjoint"])
+def test_modes_and_what_papers_differ_in(cli, tmp_path, mode):
+    cli(
+        *BASE, f"training.mode={mode}", "training.batch_size=2", "training.void_as_background=true",
+        "training.eval_future=background", "training.val_old=ignore", "training.val_images=mode",
+    )  # fmt: skip
+    assert results(tmp_path)["tasks"][0]["iou"]["background"] is not None
+
+
+def test_tensorboard_beside_the_csv(cli, tmp_path):
+    cli(*BASE, "logger=tensorboard")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert (tmp_path / "run/metrics.csv").exists()
+
+
+def test_two_processes_count_every_image_once(cli, tmp_path):
+    result = cli(
+        *BASE, "training.devices=2", "training.strategy=ddp", "dataset.counts.test=13", "training.batch_size=4"
+    )
+    assert results(tmp_path)["tasks"][-1]["images"] == 13
+    assert steps(tmp_path, 0) == images(tmp_path, 0) // 8
+    assert json.loads((tmp_path / "run/environment.json").read_text())["devices"] == 2
+    assert result.stdout.count("run folder: ") == 1
+    assert "sync_dist" not in result.stderr
+
+
+def test_resume_false_starts_but_never_overwrites(cli, tmp_path):
+    cli(*BASE, "training.resume=false")
+    before = (tmp_path / "run/results.json").read_bytes()
+    again = cli(*BASE, "training.resume=false", check=False)
+    assert again.returncode == 1
+    assert "training.resume=false" in again.stderr
+    assert (tmp_path / "run/results.json").read_bytes() == before
