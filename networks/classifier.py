@@ -55,7 +55,7 @@ class IncrementalClassifier(nn.Module):
         Args:
             n: number of channels, background included in the first task.
             init: "random" (torch's default for convolutions), "zero" (weights and biases 0), or "background" (MiB,
-                eq. 10-11: the new classes share the old background's probability).
+                "Classifiers' Parameters Initialization": the new classes share the old background's probability).
 
         Raises:
             ValueError: n < 1, an unknown init, or "background" in the first task.
@@ -85,7 +85,7 @@ class IncrementalClassifier(nn.Module):
 
 @torch.no_grad()
 def _share_background(first: ConvLayer, new: ConvLayer) -> None:
-    """Spread the background's probability evenly over background and new classes (MiB, eq. 10-11).
+    """Spread the background's probability evenly over background and new classes (MiB).
 
     With background row w, b and N new classes: every new row is w, every new bias and the background's own bias is
     b - log(N + 1), so that exp(background) + sum of exp(new) equals the old exp(background). The logarithm is taken

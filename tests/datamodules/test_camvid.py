@@ -24,6 +24,7 @@ def test_a_missing_split_is_named(tmp_path):
         CamVid(str(tmp_path)).split("test")
 
 
+@pytest.mark.data
 def test_the_real_data(real_data, tmp_path):
     source = CamVid(str(real_data / "camvid"))
     counts, classes = {}, {}

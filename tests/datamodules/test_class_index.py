@@ -192,6 +192,7 @@ def test_a_file_that_cannot_be_read_is_named(masks, tmp_path):
 
 
 @pytest.mark.data
+@pytest.mark.data
 def test_the_real_masks_of_voc(real_data, tmp_path):
     """Facts about the masks, and the second run's wait: below 0.1 s for 10,582 masks."""
     split = real_voc_splits(real_data, tmp_path)["train"]
