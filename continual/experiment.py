@@ -164,6 +164,8 @@ class Experiment:
             for task in self.tasks:
                 self._run_task(task)
             failed = False
+        except SystemExit as stopped:  # how Lightning ends a fit that the user interrupts
+            raise KeyboardInterrupt from stopped
         finally:
             for logger in self.loggers:
                 logger.finish(failed)

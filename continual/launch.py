@@ -59,6 +59,8 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             if missing:
                 raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
             return function(config)
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command continues")
         except Exception as error:
             message = user_message(error)
             if message is None or HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -91,3 +91,19 @@ def test_a_finished_task_is_not_trained_again(uninterrupted, tmp_path):
     before = model.stat().st_mtime_ns
     finish(tmp_path, *extra)
     assert model.stat().st_mtime_ns == before
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *RUN], cwd=tmp_path, env=cli_environment(), stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "run/task_00/last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "stopped; the same command continues" in errors
+    assert "Traceback" not in errors
+    finish(tmp_path)
