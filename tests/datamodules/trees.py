@@ -19,11 +19,11 @@ def write_image(path: Path, size: tuple[int, int] = SIZE) -> None:
 
 
 def write_mask(path: Path, values: Iterable[int], size: tuple[int, int] = SIZE) -> None:
-    """A palette PNG with one column of each value, the first value everywhere else."""
+    """A palette PNG with one pixel of each value, the first value everywhere else."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = list(values)
     mask = np.full(size, values[0], np.uint8)
-    mask[:, : len(values)] = values
+    mask.flat[: len(values)] = values
     picture = Image.fromarray(mask, mode="P")
     picture.putpalette(np.random.default_rng(1).integers(0, 255, 768, dtype=np.uint8).tobytes())
     picture.save(path)
@@ -39,7 +39,7 @@ def voc_tree(
 ) -> Path:
     """VOC 2012 without lists; the folder for them is made."""
     for name in ids:
-        write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", (0, 1, 255))
+        write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", (0, *range(1, 21), 255))
     (root / lists).mkdir(parents=True, exist_ok=True)
     return root
 
@@ -49,7 +49,7 @@ def ade20k_tree(root: Path, train: int = 3, val: int = 2) -> Path:
         for i in range(count):
             name = f"ADE_{folder}_{i:08d}"
             write_pair(
-                root / "images" / folder / f"{name}.jpg", root / "annotations" / folder / f"{name}.png", range(151)[:24]
+                root / "images" / folder / f"{name}.jpg", root / "annotations" / folder / f"{name}.png", range(151)
             )
     return root
 
