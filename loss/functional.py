@@ -114,6 +114,60 @@ def unbiased_distillation(
     return _reduce(pixels if mask is None else pixels * mask, reduction)
 
 
+def binary_distillation(
+    logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross entropy of the old channels with the previous network's sigmoids, summed over them (LwF-MC).
+
+    Sum over c < K of -s_c log s(z_c) - (1 - s_c) log(1 - s(z_c)) with s_c = sigmoid(z'_c).
+
+    Args: as `distillation`.
+    """
+    n_old = teacher_logits.shape[1]
+    teacher = torch.sigmoid(_at_least_float32(teacher_logits))
+    pixels = F.binary_cross_entropy_with_logits(_at_least_float32(logits)[:, :n_old], teacher, reduction="none").sum(
+        dim=1
+    )
+    return _reduce(pixels if mask is None else pixels * mask, reduction)
+
+
+def disjoint_binary_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    *,
+    label_background: bool = False,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: str = "mean",
+) -> Tensor:
+    """Binary cross entropy, old channels with the teacher's sigmoids and new ones with the labels (iCaRL's loss).
+
+    Sum over c of the binary cross entropy of z_c with sigmoid(z'_c) for c < K and with the one-hot label for c >= K.
+    Unlabelled pixels are no new class; they are distilled, and count in the mean, like all others.
+
+    Args:
+        logits: B x C x H x W, C >= K.
+        labels: B x H x W int64.
+        teacher_logits: B x K x H x W of the previous network.
+        label_background: channel 0 follows the labels too.
+        ignore_index: label of pixels without a label.
+        reduction: "mean" over all pixels, "sum" or "none".
+    """
+    logits = _at_least_float32(logits)
+    targets = torch.zeros_like(logits)
+    channel = torch.where(labels == ignore_index, 0, labels).unsqueeze(1)
+    targets.scatter_(1, channel, (labels != ignore_index).unsqueeze(1).to(logits.dtype))
+    first = int(label_background)
+    n_old = teacher_logits.shape[1]
+    targets[:, first:n_old] = torch.sigmoid(_at_least_float32(teacher_logits))[:, first:]
+    return _reduce(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1), reduction)
+
+
+def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Mean squared difference of two feature maps of one shape (ILT)."""
+    return F.mse_loss(_at_least_float32(features), _at_least_float32(teacher_features))
+
+
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

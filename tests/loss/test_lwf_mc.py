@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from loss.functional import binary_cross_entropy
+from loss.lwf_mc import LwFMC
+from tests.loss.steps import make_step
+
+
+def tensors(data, case, *names):
+    return tuple(torch.from_numpy(data[f"c{case}_{name}"]) for name in names)
+
+
+def test_golden_combined_loss_and_gradient(golden):
+    data = golden("mib_icarl_combined")
+    for case in range(int(data["n_cases"])):
+        logits, labels, teacher = tensors(data, case, "logits", "labels", "old_logits")
+        loss = LwFMC(kd_weight=float(data[f"c{case}_importance"]))
+        terms = loss(make_step(logits.requires_grad_(), labels, teacher))
+        assert list(terms) == ["bce", "kd"]
+        for name, key in (("bce", "l_cls"), ("kd", "l_icarl")):
+            assert terms[name].item() == pytest.approx(float(data[f"c{case}_{key}"]), rel=1e-6)
+        (grad,) = torch.autograd.grad(sum(terms.values()), logits)
+        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_grad"]), rtol=1e-6, atol=1e-7)
+
+
+def test_golden_disjoint_loss_and_gradient(golden):
+    data = golden("mib_icarl_disjoint")
+    switches = set()
+    for case in range(int(data["n_cases"])):
+        logits, labels, teacher = tensors(data, case, "logits", "labels", "old_logits")
+        label_background = bool(data[f"c{case}_bkg"])
+        switches.add(label_background)
+        loss = LwFMC(disjoint=True, label_background=label_background)
+        terms = loss(make_step(logits.requires_grad_(), labels, teacher))
+        assert list(terms) == ["bce"]
+        assert terms["bce"].item() == pytest.approx(float(data[f"c{case}_loss"]), rel=1e-6)
+        (grad,) = torch.autograd.grad(terms["bce"], logits)
+        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_grad"]), rtol=1e-6, atol=1e-7)
+    assert switches == {False, True}
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_task_0_is_binary_cross_entropy_over_all_pixels(disjoint):
+    logits, labels = torch.randn(2, 4, 3, 3), torch.randint(0, 4, (2, 3, 3))
+    labels[0, 0] = 255
+    terms = LwFMC(disjoint=disjoint)(make_step(logits, labels))
+    assert list(terms) == ["bce"]
+    torch.testing.assert_close(terms["bce"], binary_cross_entropy(logits, labels, reduction="none").mean())
+
+
+def test_without_distillation_it_is_binary_fine_tuning():
+    step = make_step(torch.randn(2, 5, 3, 3), torch.randint(0, 5, (2, 3, 3)), torch.randn(2, 3, 3, 3))
+    assert list(LwFMC(kd_weight=0)(step)) == ["bce"]
+
+
+def test_a_student_equal_to_its_teacher_has_no_gradient_on_old_channels():
+    """Distillation alone: the minimum of the binary cross entropy with s(z') is at z = z'."""
+    teacher = torch.randn(2, 3, 3, 3)
+    logits = torch.cat([teacher, torch.randn(2, 2, 3, 3)], dim=1).requires_grad_()
+    step = make_step(logits, torch.randint(0, 5, (2, 3, 3)), teacher)
+    (grad,) = torch.autograd.grad(LwFMC()(step)["kd"], logits)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-6)
