@@ -116,7 +116,7 @@ class ContinualLearner(pl.LightningModule):
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 B x 3 x H x W in [0, 255] to float with zero mean and unit deviation per channel."""
-        return (image.float() - self.mean) / self.std
+        return (image - self.mean) / self.std
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Normalise on the device, so that a quarter of the bytes travels there."""

@@ -93,6 +93,19 @@ def test_a_finished_task_is_not_trained_again(uninterrupted, tmp_path):
     assert model.stat().st_mtime_ns == before
 
 
+def test_a_penalty_on_weights_survives_a_kill_in_the_second_task(tmp_path):
+    method = ("loss=rw",)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    kill_when(killed, Path("run/task_01/last.ckpt"), *method)
+    assert finish(killed, *method) == finish(whole, *method)
+    states = [torch.load(f / "run/task_01/model.ckpt", weights_only=True) for f in (whole, killed)]
+    for kind in ("fisher", "score", "anchor"):
+        ours, theirs = (state["callbacks"]["RW"]["past"][kind] for state in states)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *RUN], cwd=tmp_path, env=cli_environment(), stderr=subprocess.PIPE,
