@@ -36,8 +36,9 @@ from datamodules.datamodule import ContinualDataModule
 log = logging.getLogger(__name__)
 
 PRECISION = {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# Keys of `training` that count something.
+# Keys of `training` that count something, and those that may do without.
 COUNTS = ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency")
+OPTIONAL_COUNTS = ("next_epochs", "steps_per_class")
 LAST, MODEL = "last.ckpt", "model.ckpt"
 
 
@@ -68,12 +69,12 @@ class Experiment:
         torch.set_float32_matmul_precision("high" if self.training["allow_tf32"] else "highest")
         torch.backends.cudnn.allow_tf32 = self.training["allow_tf32"]
         self.data = self._build_data(config)
-        for task, images in zip(self.tasks, self.split.images, strict=True):
-            self.data.check_task(task, images.train)
         self.learner = self._build_learner(config)
         self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
         self.loggers: list[Any] = []
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
+        for task, images in zip(self.tasks, self.split.images, strict=True):
+            self.data.check_task(task, images.train, trainer.world_size)
         self.environment = describe_environment(trainer, self.training["batch_size"])
         self.loggers = self._build_loggers(config)
 
@@ -85,9 +86,14 @@ class Experiment:
             raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
         if training["num_workers"] != "auto" and not isinstance(training["num_workers"], int):
             raise ConfigError(f"training.num_workers={training['num_workers']} is neither a number nor auto")
-        for key in COUNTS:
+        for key in (*COUNTS, *(key for key in OPTIONAL_COUNTS if training[key] is not None)):
             if not isinstance(training[key], int) or training[key] < 1:
                 raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
+        if not isinstance(training["seed"], int) or training["seed"] < 0:
+            raise ConfigError(f"training.seed={training['seed']} must be a whole number of at least 0")
+        for key in ("lr_next", "gradient_clip"):
+            if training[key] is not None and not (isinstance(training[key], int | float) and training[key] > 0):
+                raise ConfigError(f"training.{key}={training[key]} must be a number above 0, or null")
 
     def _open_state(self) -> RunState:
         """The state of the run in this folder, or a new one.
@@ -132,6 +138,7 @@ class Experiment:
             scheduler_frequency=self.training["scheduler_frequency"],
             seed=self.training["seed"],
         )
+        learner.check_optimizer()
         if self.training["channels_last"]:
             learner.network.to(memory_format=torch.channels_last)
         return learner

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,12 +76,17 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
 def user_message(error: BaseException | None) -> str | None:
     """What the user can mend behind an exception; None where it is a defect of the program.
 
-    `instantiate` wraps what a constructor raises, so the chain of causes is searched.
+    `instantiate` wraps what a constructor raises, so the chain of causes is searched; a value that a constructor
+    refuses is named by the group that holds it.
     """
+    refused = error if isinstance(error, InstantiationException) else None
     while error is not None:
         if isinstance(error, UserError | FloatingPointError):
             return str(error)
         if isinstance(error, OmegaConfBaseException):
             return str(error).splitlines()[0]
+        if refused is not None and isinstance(error, ValueError | TypeError):
+            group = str(refused).rpartition("full_key: ")[2]
+            return f"{group}: {error}"
         error = error.__cause__
     return None

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from continual.errors import ConfigError
 from continual.metrics import SegmentationMetrics
 from continual.tasks import Task
 from loss.base import ContinualLoss, Step
@@ -82,6 +83,21 @@ class ContinualLearner(pl.LightningModule):
 
     def _frozen_network(self) -> nn.Module:
         return copy.deepcopy(self.network).eval().requires_grad_(False)
+
+    def check_optimizer(self) -> None:
+        """Make optimizer and schedule once for nothing: a mistake in their settings must not wait for the first task.
+
+        Raises:
+            ConfigError: they refuse their settings.
+        """
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+        try:
+            self.make_scheduler(optimizer, total_steps=1)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"scheduler: {error}") from error
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule of this task, both fresh."""

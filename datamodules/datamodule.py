@@ -91,16 +91,15 @@ class ContinualDataModule(pl.LightningDataModule):
         self.val_indices = held_out if self.val_on_train else np.asarray(val)
         self.test_indices = np.asarray(test)
 
-    def check_task(self, task: Task, train: np.ndarray) -> None:
+    def check_task(self, task: Task, train: np.ndarray, world_size: int = 1) -> None:
         """See whether the training images of a task fill a batch; worth asking for all tasks before the first.
 
         Raises:
             DataError: they do not, so that nothing would be trained.
         """
-        self._check_enough(task, len(self._divide(task, train)[0]))
+        self._check_enough(task, len(self._divide(task, train)[0]), world_size)
 
-    def _check_enough(self, task: Task, images: int) -> None:
-        world_size = self._rank_and_world_size()[1]
+    def _check_enough(self, task: Task, images: int, world_size: int) -> None:
         needed = self.batch_size * world_size
         if images >= needed:
             return
@@ -125,8 +124,8 @@ class ContinualDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Augmented training batches, all whole; Lightning tells the sampler the epoch."""
         task = self.task
-        self._check_enough(task, len(self.train_indices))  # once more: now the number of devices is known
         rank, world_size = self._rank_and_world_size()
+        self._check_enough(task, len(self.train_indices), world_size)  # once more: now the number of devices is known
         sampler = TrainSampler(
             self.train_indices, self.batch_size, seed=self.seed, task=task.index, rank=rank, world_size=world_size
         )

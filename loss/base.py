@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from continual.tasks import Task
 from networks.base import NetworkOutput
+from networks.classifier import INITS
 
 
 @dataclass
@@ -45,6 +46,8 @@ class ContinualLoss(nn.Module, ABC):
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()
+        if classifier_init not in INITS:
+            raise ValueError(f"classifier_init={classifier_init} is none of {', '.join(INITS)}")
         self.classifier_init = classifier_init
 
     @abstractmethod

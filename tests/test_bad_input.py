@@ -131,6 +131,15 @@ def test_task_without_an_image(cli, tmp_path):
         ("training.scheduler_interval=year", ["training.scheduler_interval"]),
         ("training.num_workers=many", ["training.num_workers"]),
         ("training.accelerator=gpu", ["training.accelerator"]),
+        ("training.seed=abc", ["training.seed"]),
+        ("training.gradient_clip=-1", ["training.gradient_clip"]),
+        ("training.lr_next=fast", ["training.lr_next"]),
+        ("training.steps_per_class=0", ["training.steps_per_class"]),
+        ("optimizer.lr=-1", ["optimizer: Invalid learning rate"]),
+        ("optimizer.lr=fast", ["optimizer: "]),
+        ("scheduler.power=steep", ["scheduler: "]),
+        ("loss.classifier_init=ones", ["classifier_init=ones", "background"]),
+        ("dataset.augmentation.crop.interpolation=cubic", ["interpolation=cubic", "pil"]),
     ],
 )
 def test_bad_settings(cli, tmp_path, override, parts):

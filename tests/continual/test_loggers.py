@@ -5,9 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import wandb
 
 from continual.loggers import CSVLogger, TensorBoardLogger, WandbLogger, choose_wandb_mode
 from tests.wandb_reader import read_run
+
+
+def finished_run(folder):
+    """What a run left: its service has written everything when the process ends, which `teardown` stands for."""
+    wandb.teardown()
+    return read_run(folder)
+
 
 ABOUT = {"run_id": "abc12345", "name": "mib shapes", "config": {"loss": {"kd_weight": 10.0}, "list": [1, 2]}}
 WANDB = {
@@ -59,7 +67,7 @@ def test_wandb_offline_run_holds_everything(tmp_path, monkeypatch):
     logger.log_images("predictions", [np.zeros((4, 5, 3), np.uint8)], step=3)
     logger.log_table("results", ["task", "miou"], [[0, 0.5]])
     logger.finish(failed=False)
-    run = read_run(tmp_path)
+    run = finished_run(tmp_path)
     assert run["id"] == "abc12345"
     assert (run["group"], run["job_type"]) == ("shapes-4-2", "mib")
     assert run["config"]["loss"] == {"kd_weight": 10.0}
@@ -76,7 +84,7 @@ def test_wandb_failed_run_says_so(tmp_path, monkeypatch):
     logger = WandbLogger(str(tmp_path), **ABOUT, **WANDB)
     logger.log_metrics({"a": 1.0}, step=0)
     logger.finish(failed=True)
-    assert read_run(tmp_path)["exit"] == 1
+    assert finished_run(tmp_path)["exit"] == 1
 
 
 def test_wandb_is_online_only_for_who_is_logged_in(tmp_path, monkeypatch):
@@ -104,4 +112,4 @@ def test_wandb_online_without_a_server_goes_on_offline(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="logging offline"):
         logger.log_metrics({"train/loss": 1.0}, step=0)
     logger.finish(failed=False)
-    assert any("train/loss" in h for h in read_run(tmp_path)["history"])
+    assert any("train/loss" in h for h in finished_run(tmp_path)["history"])
