@@ -75,6 +75,7 @@ class Experiment:
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
         for task, images in zip(self.tasks, self.split.images, strict=True):
             self.data.check_task(task, images.train, trainer.world_size)
+        self.data.check_sizes(self.split.images[-1].val, self.split.images[-1].test)
         self.environment = describe_environment(trainer, self.training["batch_size"])
         self.loggers = self._build_loggers(config)
 
@@ -86,6 +87,14 @@ class Experiment:
             raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
         if training["num_workers"] != "auto" and not isinstance(training["num_workers"], int):
             raise ConfigError(f"training.num_workers={training['num_workers']} is neither a number nor auto")
+        for key in ("mean", "std"):
+            values = self.settings["dataset"][key]
+            if (
+                len(values) != 3
+                or not all(isinstance(v, int | float) for v in values)
+                or (key == "std" and 0 in values)
+            ):
+                raise ConfigError(f"dataset.{key}={values} must be three numbers, one per RGB channel, in [0, 1]")
         for key in (*COUNTS, *(key for key in OPTIONAL_COUNTS if training[key] is not None)):
             if not isinstance(training[key], int) or training[key] < 1:
                 raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")

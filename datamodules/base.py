@@ -31,6 +31,11 @@ class Split(ABC):
     def load_mask(self, index: int) -> np.ndarray:
         """Mask H x W uint8 alone."""
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image."""
+        height, width = self.load_mask(index).shape
+        return height, width
+
     def mask_name(self, index: int) -> str:
         """What a message calls the mask: its file, where it has one."""
         return self.ids[index]

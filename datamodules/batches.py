@@ -63,7 +63,18 @@ def collate(samples: Sequence[Sample]) -> Sample:
     Raises:
         DataError: the images differ in size.
     """
-    sizes = {tuple(sample["label"].shape) for sample in samples}
+    check_one_size({tuple(sample["label"].shape) for sample in samples})
+    batch = default_collate(list(samples))
+    image: Tensor = batch["image"]
+    return {**batch, "image": image.permute(0, 3, 1, 2)}
+
+
+def check_one_size(sizes: set[tuple[int, int]]) -> None:
+    """Images of one batch must be of one size (height, width).
+
+    Raises:
+        DataError: they are not.
+    """
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
         raise DataError(
@@ -71,9 +82,6 @@ def collate(samples: Sequence[Sample]) -> Sample:
             "training.eval_batch_size=1 or dataset/evaluation=center_crop; for training choose a "
             "dataset/augmentation that crops"
         )
-    batch = default_collate(list(samples))
-    image: Tensor = batch["image"]
-    return {**batch, "image": image.permute(0, 3, 1, 2)}
 
 
 def begin_worker(worker: int) -> None:

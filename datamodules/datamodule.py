@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from continual.tasks import Task
 from datamodules.base import DataError, DataSource
-from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, collate
+from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.sampler import HOLD_OUT, SUBSET, EvalSampler, TrainSampler, seed_sequence
+from datamodules.transforms import Identity
 
 # Loader processes beyond which no device trains faster: each decodes and augments some hundred images a second.
 MOST_WORKERS = 16
@@ -110,6 +111,18 @@ class ContinualDataModule(pl.LightningDataModule):
             f"task {task.index} has {images} images to train on, fewer than one batch of {needed} "
             f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {mend}"
         )
+
+    def check_sizes(self, val: np.ndarray, test: np.ndarray) -> None:
+        """See whether images that are evaluated as they are fit into batches, from their headers.
+
+        Raises:
+            DataError: they are of different size and `eval_batch_size` is more than 1.
+        """
+        if self.eval_batch_size == 1 or not isinstance(self.evaluation, Identity):
+            return
+        for name, indices in (("val", val), ("test", test)):
+            split = self.source.split(name)
+            check_one_size({split.size(int(i)) for i in indices})
 
     def _divide(self, task: Task, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Training images that are used and those held out for validation, both ascending; chosen by (seed, task)."""

@@ -71,6 +71,11 @@ class FileSplit(Split):
         except (OSError, SyntaxError) as error:
             raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, from the mask's header alone."""
+        with Image.open(self.masks[index]) as mask:
+            return mask.height, mask.width
+
     def mask_name(self, index: int) -> str:
         """Path of the mask."""
         return self.masks[index]

@@ -103,6 +103,19 @@ def test_truncated_jpeg(cli, tmp_path):
     assert "4.jpg" in error_of(cli, root)
 
 
+def test_sizes_that_do_not_fit_an_evaluation_batch(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    for kind, shape in (("images", (40, 32, 3)), ("masks", (40, 32))):
+        path = next((root / "val" / kind).glob("1.*"))
+        array = np.zeros(shape, np.uint8)
+        array[:10] = np.arange(5).repeat(2).reshape(-1, *[1] * (len(shape) - 1))
+        Image.fromarray(array).save(path)
+    message = error_of(cli, root, "training.eval_batch_size=2")
+    assert "32x32, 32x40" in message
+    assert "training.eval_batch_size=1" in message
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
 def test_increment_that_does_not_divide(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     message = error_of(cli, root, "training.task=null", "training.initial_increment=1", "training.increment=2")
@@ -132,6 +145,8 @@ def test_task_without_an_image(cli, tmp_path):
         ("training.num_workers=many", ["training.num_workers"]),
         ("training.accelerator=gpu", ["training.accelerator"]),
         ("training.seed=abc", ["training.seed"]),
+        ("dataset.mean=[0.5]", ["dataset.mean"]),
+        ("dataset.std=[0.2,0,0.2]", ["dataset.std"]),
         ("training.gradient_clip=-1", ["training.gradient_clip"]),
         ("training.lr_next=fast", ["training.lr_next"]),
         ("training.steps_per_class=0", ["training.steps_per_class"]),
