@@ -31,7 +31,7 @@ class Split(ABC):
     def load_mask(self, index: int) -> np.ndarray:
         """Mask H x W uint8 alone."""
 
-    def size(self, index: int) -> tuple[int, int]:
+    def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of an image."""
         height, width = self.load_mask(index).shape
         return height, width

@@ -122,7 +122,7 @@ class ContinualDataModule(pl.LightningDataModule):
             return
         for name, indices in (("val", val), ("test", test)):
             split = self.source.split(name)
-            check_one_size({split.size(int(i)) for i in indices})
+            check_one_size({split.image_size(int(i)) for i in indices})
 
     def _divide(self, task: Task, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Training images that are used and those held out for validation, both ascending; chosen by (seed, task)."""

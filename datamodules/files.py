@@ -71,7 +71,7 @@ class FileSplit(Split):
         except (OSError, SyntaxError) as error:
             raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
 
-    def size(self, index: int) -> tuple[int, int]:
+    def image_size(self, index: int) -> tuple[int, int]:
         """Height and width, from the mask's header alone."""
         with Image.open(self.masks[index]) as mask:
             return mask.height, mask.width

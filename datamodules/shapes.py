@@ -112,6 +112,10 @@ class ShapesSplit(Split):
         mask[inside.astype(bool)] = value
         mask[border] = IGNORE
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """All are squares of one size."""
+        return self.size, self.size
+
     def load_mask(self, index: int) -> np.ndarray:
         """The mask; drawing the image beside it costs less than remembering it."""
         return self.load(index)[1]
