@@ -280,6 +280,23 @@ class Experiment:
         scores = self.learner.metrics.scores(task)
         return {"task": task.index, **scores, "images": int(self.learner.metrics.compute()[1])}
 
+    def test_again(self, index: int) -> dict[str, Any]:
+        """Test the saved network of a finished task; nothing is written.
+
+        Returns:
+            The task's entry as in results.json.
+
+        Raises:
+            RunError: the checkpoint is missing, damaged or of another run.
+        """
+        for task in self.tasks[len(self.learner.network.classifier.sizes) : index + 1]:
+            self.learner.begin_task(task)
+        task, images = self.tasks[index], self.split.images[index]
+        self.data.begin_task(task, images.train, images.val, images.test)
+        self._load_model(task, self._folder(task) / MODEL)
+        started = time.monotonic()
+        return {**self._test(self._build_trainer(task), task), "seconds": round(time.monotonic() - started, 1)}
+
     def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
         scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}
         scores |= {f"test/iou/{k}": v for k, v in entry["iou"].items() if v is not None}

@@ -37,14 +37,19 @@ def run_experiment(config: DictConfig) -> float:
     """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
     from continual.experiment import Experiment  # torch and Lightning: not needed for an error or --help
 
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     choices = hydra.runtime.choices
     return Experiment(config, directory, f"{choices['loss']} {choices['dataset']} {directory.name}").run()
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says about things that this project decides itself."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
