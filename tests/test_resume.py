@@ -110,6 +110,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *RUN], cwd=tmp_path, env=cli_environment(), stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL, text=True,
+        # what a shell starts in the background inherits that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not (tmp_path / "run/task_00/last.ckpt").exists():
         assert process.poll() is None
