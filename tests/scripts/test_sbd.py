@@ -252,7 +252,7 @@ def test_another_list_is_not_overwritten(voc, tmp_path, capsys):
     assert (voc / "ImageSets/Segmentation/train_aug.txt").read_text() == "2007_000001\n"
 
 
-@pytest.mark.parametrize("content", [b"hello", pack_tar({"x": b"y" * 99999}, "w:gz")[:60]])
+@pytest.mark.parametrize("content", [b"hello", pack_tar({"x": b"y" * 99999}, "w:gz")[:60]], ids=["text", "cut"])
 def test_what_is_no_archive(content, voc, tmp_path, capsys):
     path = tmp_path / "b.tgz"
     path.write_bytes(content)
