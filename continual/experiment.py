@@ -32,6 +32,7 @@ from continual.run_state import RunState, fingerprint, numbers_of
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
+from networks.sync_norm import CPUSyncNorm
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,14 @@ LAST, MODEL = "last.ckpt", "model.ckpt"
 class Experiment:
     """One run: a method on a sequence of tasks."""
 
-    def __init__(self, config: DictConfig, directory: Path, name: str) -> None:
+    def __init__(self, config: DictConfig, directory: Path, name: str, state: RunState | None = None) -> None:
         """Build everything and check it; nothing is trained yet.
 
         Args:
             config: the composed configuration.
             directory: the run's folder.
             name: what the loggers call the run.
+            state: the run's, to test its networks under settings that may differ; None reads it and compares them.
 
         Raises:
             UserError: a setting, the data or the run's folder cannot be used.
@@ -62,7 +64,7 @@ class Experiment:
         self.name = name
         self._check_settings()
         self.checkpoints = Path(self.training["ckpt_dir"] or directory).expanduser()
-        self.state = self._open_state()
+        self.state = state or self._open_state()
         self.results = Results(directory, self.settings)
         self.split = TaskSplit.from_config(config.dataset, self.training)
         pl.seed_everything(self.training["seed"], workers=True, verbose=False)
@@ -145,6 +147,7 @@ class Experiment:
             lr_next=self.training["lr_next"],
             scheduler_interval=self.training["scheduler_interval"],
             scheduler_frequency=self.training["scheduler_frequency"],
+            freeze=self.training["freeze"],
             seed=self.training["seed"],
         )
         learner.check_optimizer()
@@ -329,6 +332,7 @@ class Experiment:
 
     def _make_trainer(self, task: Task, limits: dict[str, Any]) -> pl.Trainer:
         training = self.training
+        on_cpu = training["accelerator"] == "cpu" or not torch.cuda.is_available()
         return pl.Trainer(
             **limits,
             accelerator=training["accelerator"],
@@ -336,9 +340,8 @@ class Experiment:
             num_nodes=training["num_nodes"],
             strategy=training["strategy"],
             # torch synchronises batch statistics on GPUs only
-            sync_batchnorm=training["sync_batchnorm"]
-            and training["accelerator"] != "cpu"
-            and torch.cuda.is_available(),
+            sync_batchnorm=training["sync_batchnorm"] and not on_cpu,
+            plugins=[CPUSyncNorm()] if training["sync_batchnorm"] and on_cpu else None,
             precision=PRECISION[training["mixed_precision"]],
             accumulate_grad_batches=training["accumulate_gradients"],
             gradient_clip_val=training["gradient_clip"],

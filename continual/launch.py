@@ -69,10 +69,13 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             sys.exit("stopped; the same command continues")
         except Exception as error:
             message = user_message(error)
-            if message is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+            if message is None:
                 log.exception("the run failed")
                 raise
             log.debug("the run failed", exc_info=True)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                log.error(f"error: {message}")
+                raise
             sys.exit(f"error: {message}")
 
     return guarded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -43,6 +43,7 @@ class ContinualLearner(pl.LightningModule):
         lr_next: float | None = None,
         scheduler_interval: str = "step",
         scheduler_frequency: int = 1,
+        freeze: str | Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         """Args:
@@ -54,6 +55,7 @@ class ContinualLearner(pl.LightningModule):
         lr_next: learning rate of the tasks after the first; None keeps the optimizer's.
         scheduler_interval: "step" or "epoch", the unit in which the scheduler steps.
         scheduler_frequency: units per step of the scheduler.
+        freeze: parts of the network that learn in the first task only.
         seed: the run's seed; each epoch's random stream is a function of (seed, task, epoch, rank).
         """
         super().__init__()
@@ -64,6 +66,8 @@ class ContinualLearner(pl.LightningModule):
         self.lr_next = lr_next
         self.scheduler_interval = scheduler_interval
         self.scheduler_frequency = scheduler_frequency
+        self.freeze_parts = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+        network.check_parts(self.freeze_parts)
         self.seed = seed
         self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(list(std)).view(3, 1, 1), persistent=False)
@@ -78,6 +82,8 @@ class ContinualLearner(pl.LightningModule):
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
         self.__dict__["teacher"] = self._frozen_network() if task.index and self.loss.needs_teacher else None
         self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
+        if task.index:
+            self.network.freeze(self.freeze_parts)
         self.task = task
         self.metrics = SegmentationMetrics(task.n_seen)
 

@@ -4,14 +4,15 @@
 With z the student's and z' the teacher's logits, K the teacher's channels, C the student's, lse the log-sum-exp over
 channels and means over all pixels:
 
-    loss = mean(ce) + kd_weight mean(kd)
+    loss = mean(ce) + kd_weight mean(kd) + feature_weight mean((F - F')^2)
     ce = lse(z) - lse(z_0, ..., z_{K-1})        where y < K: what is labelled background may be any old class
        = lse(z) - z_y                           elsewhere; 0 at unlabelled pixels
     kd = -1/K sum_{c<K} softmax(alpha z')_c log p_c
     p_0 = softmax(z)_0 + sum_{c>=K} softmax(z)_c     what the teacher calls background may be any new class
     p_c = softmax(z)_c                               for 0 < c < K
 
-The classifier of new classes starts from the background's ("Classifiers' Parameters Initialization"), see
+The last term is no part of MiB (weight 0) but of its code's ablations: with F and F' the outputs of the student's and the
+teacher's encoder. The classifier of new classes starts from the background's ("Classifiers' Parameters Initialization"), see
 `networks.classifier`. Task 0 is plain cross entropy.
 
 As in the authors' code and not in the paper: distillation is divided by K, so that the code's weight of 10 stands for
@@ -25,7 +26,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import cross_entropy, distillation, unbiased_cross_entropy, unbiased_distillation
+from loss.functional import (
+    cross_entropy,
+    distillation,
+    feature_distillation,
+    unbiased_cross_entropy,
+    unbiased_distillation,
+)
 
 
 class MiB(ContinualLoss):
@@ -39,6 +46,7 @@ class MiB(ContinualLoss):
         alpha: float = 1.0,
         unbiased_ce: bool = True,
         unbiased_kd: bool = True,
+        feature_weight: float = 0.0,
         classifier_init: str = "background",
     ) -> None:
         """Args:
@@ -46,6 +54,7 @@ class MiB(ContinualLoss):
         alpha: factor on the teacher's logits.
         unbiased_ce: false = plain cross entropy (the paper's ablation).
         unbiased_kd: false = plain distillation (the paper's ablation).
+        feature_weight: of the distillation of features (ILT's, an ablation of the code).
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
@@ -53,13 +62,17 @@ class MiB(ContinualLoss):
         self.alpha = alpha
         self.unbiased_ce = unbiased_ce
         self.distillation = unbiased_distillation if unbiased_kd else distillation
+        self.feature_weight = feature_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """{"ce"} and, with a teacher, {"kd"}."""
+        """{"ce"} and, with a teacher, {"kd"} and, where it has a weight, {"features"}."""
         logits = step.student.logits
         terms = {"ce": self._classification(logits, step.batch["label"], step.task.n_old).mean()}
         if step.teacher is not None:
             terms["kd"] = self.kd_weight * self.distillation(logits, step.teacher.logits, alpha=self.alpha)
+            if self.feature_weight:
+                distance = feature_distillation(step.student.stages[-1], step.teacher.stages[-1])
+                terms["features"] = self.feature_weight * distance
         return terms
 
     def _classification(self, logits: Tensor, labels: Tensor, n_old: int) -> Tensor:

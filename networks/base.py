@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from continual.errors import ConfigError
 from networks.classifier import ConvLayer, IncrementalClassifier, pointwise
 from networks.norm import is_norm
 
@@ -61,6 +62,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.embedding_channels = embedding_channels
         self.multiple = multiple
         self.freeze_norm = freeze_norm
+        self.frozen_parts: tuple[str, ...] = ()
         self.classifier = IncrementalClassifier(embedding_channels, layer)
 
     @abstractmethod
@@ -74,9 +76,27 @@ class SegmentationNetwork(nn.Module, ABC):
         self.classifier.to(body)  # the first layer is made where the network already is
         self.train(self.training)  # before the optimizer is made, it must know what is frozen
 
+    def check_parts(self, parts: Sequence[str]) -> None:
+        """See whether parts can be frozen.
+
+        Raises:
+            ConfigError: the network has no part of that name beside the classifier.
+        """
+        names = [name for name, _ in self.named_children() if name != "classifier"]
+        unknown = [part for part in parts if part not in names]
+        if unknown:
+            raise ConfigError(f"training.freeze={list(parts)}: {unknown[0]} is none of {', '.join(names)}")
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Let parts of the network learn no more, statistics of their normalisation included."""
+        self.frozen_parts = tuple(parts)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> SegmentationNetwork:
-        """Training or evaluation mode; frozen normalisation stays in evaluation mode (MiB's code lets it thaw)."""
+        """Training or evaluation mode; what is frozen stays in evaluation mode (MiB's code lets it thaw)."""
         super().train(mode)
+        for part in self.frozen_parts:
+            self.get_submodule(part).eval().requires_grad_(False)
         if self.freeze_norm:
             for module in filter(is_norm, self.modules()):
                 module.eval().requires_grad_(False)

@@ -79,7 +79,7 @@ class Norm:
 
 
 class _Kernel(nn.modules.batchnorm._BatchNorm):
-    """A batch normalisation without parameters and statistics: what `convert_sync_batchnorm` looks for and replaces."""
+    """A batch normalisation without parameters and statistics: what the conversions look for and replace."""
 
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__(channels, eps, momentum, affine=False, track_running_stats=False)
@@ -112,7 +112,7 @@ class NormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with the batch's statistics in training mode and with the running ones otherwise."""
-        if self.training and isinstance(self.kernel, nn.SyncBatchNorm):
+        if self.training and type(self.kernel) is not _Kernel:
             y = self._synchronised(x)
         else:
             if self.training:
@@ -177,6 +177,11 @@ def _compiled(name: str) -> type[nn.Module]:
 
         def forward(self, x: Tensor) -> Tensor:
             """In the precision of the weights: the kernels know nothing of autocast."""
+            if name == "iabn_sync" and x.device.type == "cpu" and self.training and self.group is not None:
+                raise ConfigError(
+                    "network.norm=iabn_sync synchronises processes on GPUs only; on CPUs choose network.norm=abn, the "
+                    "same function, with training.sync_batchnorm=true"
+                )
             with torch.autocast(x.device.type, enabled=False):
                 return super().forward(x.to(self.weight.dtype))
 

@@ -1,4 +1,4 @@
-"""ImageNet weights for the encoders: torchvision's, or a file with torchvision's or MiB's names.
+"""ImageNet weights for the encoders: torchvision's and timm's by name, or a file with torchvision's or MiB's names.
 
 Two conventions exist for the scale of a normalisation layer. torchvision's networks multiply by gamma. The networks
 of MiB, PLOP and their kin were trained with In-Place ABN, which multiplies by abs(gamma) + eps, and may contain
@@ -22,9 +22,11 @@ from networks.resnet import ResNet
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+TIMM = "timm/"
 WHERE_FROM = (
-    "`network.pretrained=imagenet` fetches torchvision's weights; the weights that MiB and PLOP start from "
-    "(resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, mapillary/inplace_abn on GitHub"
+    "`network.pretrained=imagenet` fetches torchvision's weights, timm/<name> those of the package timm; the weights "
+    "that MiB and PLOP start from (resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, "
+    "mapillary/inplace_abn on GitHub"
 )
 # MiB's names -> torchvision's, as (pattern, replacement); the first that fits counts.
 MIB_NAMES = (
@@ -80,16 +82,17 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
 
     Args:
         encoder: changed in place.
-        pretrained: "imagenet" for torchvision's (IMAGENET1K_V1, fetched once into torch's cache), or a file with a
-            state dict, bare or under the key "state_dict"; a leading "module." and the ImageNet classifier are dropped.
+        pretrained: a name of torchvision's weights ("IMAGENET1K_V2"; "imagenet" is IMAGENET1K_V1), "timm/<name>"
+            ("timm/resnet50.a1_in1k"), both fetched once into their packages' caches, or a file with a state dict, bare
+            or under the key "state_dict"; a leading "module." and the ImageNet classifier are dropped.
 
     Returns:
         What was loaded.
 
     Raises:
-        ConfigError: the file is missing or unreadable, or does not fit the encoder tensor by tensor.
+        ConfigError: the weights cannot be had or read, or do not fit the encoder tensor by tensor.
     """
-    state = _imagenet(encoder.name) if pretrained == "imagenet" else _read(pretrained)
+    state = _find(pretrained, encoder.name)
     is_mib = any(name.startswith("mod1.") for name in state)
     if is_mib:
         state = {from_mib_name(name): value for name, value in state.items()}
@@ -155,15 +158,38 @@ def convert_gamma(state: State, *, from_absolute: bool, to_absolute: bool, eps: 
     return state
 
 
-def _imagenet(backbone: str) -> State:
+def _find(pretrained: str, backbone: str) -> State:
+    """The weights without the ImageNet classifier."""
+    name = "IMAGENET1K_V1" if pretrained == "imagenet" else pretrained
+    if name in get_model_weights(backbone).__members__:
+        return _without_classifier(_torchvision(backbone, name))
+    if pretrained.startswith(TIMM):
+        return _without_classifier(_timm(pretrained.removeprefix(TIMM)))
+    return _without_classifier(_read(pretrained))
+
+
+def _torchvision(backbone: str, name: str) -> State:
     try:
-        state = get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
+        return get_model_weights(backbone)[name].get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         raise ConfigError(
-            f"network.pretrained=imagenet could not fetch {backbone} ({error}): fetch it once on a machine with a "
+            f"network.pretrained={name} could not fetch {backbone} ({error}): fetch it once on a machine with a "
             f"network and give its path, network.pretrained=/path/to/{backbone}.pth"
         ) from error
-    return _without_classifier(state)
+
+
+def _timm(name: str) -> State:
+    try:
+        import timm  # an optional package
+    except ImportError as error:
+        raise ConfigError(f'network.pretrained=timm/{name} needs the package timm: pip install "timm>=1.0"') from error
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of the hub, the network and timm, many kinds
+        raise ConfigError(
+            f"network.pretrained=timm/{name} could not be fetched ({error}): see timm.list_pretrained('resnet*') for "
+            f"the names, or fetch it once on a machine with a network and give the path of its state dict"
+        ) from error
 
 
 def _read(path: str) -> State:
@@ -176,7 +202,7 @@ def _read(path: str) -> State:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"network.pretrained={path} holds no state dict, neither bare nor under the key `state_dict`")
-    return _without_classifier({name.removeprefix("module."): value for name, value in state.items()})
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _without_classifier(state: State) -> State:

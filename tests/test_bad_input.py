@@ -54,6 +54,11 @@ def test_the_folder_of_these_tests_is_good(cli, tmp_path):
     )  # fmt: skip
 
 
+def test_frozen_part_that_the_network_has_not(cli, tmp_path):
+    text = error_of(cli, make_folder(tmp_path / "data"), "training.freeze=[encoder]")
+    assert "training.freeze=['encoder']: encoder is none of stem, down, up" in text
+
+
 def test_root_not_given(cli):
     result = cli("dataset=folder", check=False)
     assert result.returncode == 1

@@ -101,21 +101,54 @@ def test_the_distillation_weight_of_mib_on_15_1():
     assert composed("experiment=mib/voc", "training.task=15-5", "dataset.root=x").loss.kd_weight == 10
 
 
-@pytest.mark.parametrize(
-    ("method", "weights"),
-    [
-        ("lwf", {"loss.kd_weight": 100}),
-        ("ilt", {"loss.kd_weight": 100, "loss.feature_weight": 100}),
-        ("lwf_mc", {"loss.kd_weight": 10}),
-        ("ewc", {"callbacks.importance.weight": 500, "callbacks.importance.alpha": 0.9}),
-        ("rw", {"callbacks.importance.weight": 100, "callbacks.importance.iterations": 10}),
-        ("pi", {"callbacks.importance.weight": 500}),
-        ("mib", {"loss.kd_weight": 10, "loss.classifier_init": "background"}),
-    ],
-)
-def test_weights_of_mibs_methods(method, weights):
-    config = composed(f"loss={method}")
-    assert {key: OmegaConf.select(config, key) for key in weights} == weights
+METHODS = {
+    "FT": "finetune", "LWF": "lwf", "LWF-MC": "lwf_mc", "ILT": "ilt", "EWC": "ewc", "RW": "rw", "PI": "pi", "MiB": "mib",
+}  # fmt: skip
+
+
+def flags_of_mib(config) -> dict[str, object]:
+    """The configuration in the words of MiB's command line; 0 where it has no such key."""
+
+    def of(key, otherwise=0.0):
+        return OmegaConf.select(config, key, default=otherwise)
+
+    icarl = config.loss._target_.endswith("LwFMC")
+    return {
+        "loss_kd": 0.0 if icarl else of("loss.kd_weight"),
+        "loss_de": of("loss.feature_weight"),
+        "icarl": icarl,
+        "icarl_importance": config.loss.kd_weight if icarl else 1.0,
+        "icarl_disjoint": of("loss.disjoint"),
+        "icarl_bkg": of("loss.label_background"),
+        "bce": False,
+        "alpha": of("loss.alpha", 1.0),
+        "unce": of("loss.unbiased_ce"),
+        "unkd": of("loss.unbiased_kd"),
+        "init_balanced": config.loss.classifier_init == "background",
+        "regularizer": of("callbacks.importance._target_", "None").rpartition(".")[2].lower().replace("none", "None"),
+        "reg_importance": of("callbacks.importance.weight", 1.0),
+        "reg_alpha": of("callbacks.importance.alpha", 0.9),
+        "reg_iterations": of("callbacks.importance.iterations", 10.0),
+        "reg_no_normalize": not of("callbacks.importance.normalize", True),
+        "weight_decay": config.optimizer.weight_decay,
+        "momentum": config.optimizer.momentum,
+        "lr_power": config.scheduler.power,
+        "freeze": bool(config.training.freeze),
+        "fix_bn": config.network.freeze_norm,
+        "overlap": config.training.mode == "overlap",
+        "no_mask": config.training.mode == "sequential",
+        "crop_val": config.dataset.evaluation._target_.endswith("CenterCrop"),
+        "cross_val": config.training.val_on_train > 0,
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_flag_of_mibs_methods(golden, method):
+    """All but its default learning rate of 0.007, which its recipe overrides, see `test_the_recipe_of_mib`."""
+    expected = {k.partition("/")[2]: v.item() for k, v in golden("mib_presets").items() if k.startswith(f"{method}/")}
+    del expected["lr"]
+    flags = flags_of_mib(composed("experiment=mib/voc", f"loss={METHODS[method]}", "dataset.root=x"))
+    assert flags == expected
 
 
 def test_every_file_explains_itself():

@@ -43,6 +43,17 @@ def test_steps_and_learning_rate_of_each_task(cli, tmp_path):
     assert {rate for task, rate in rates if task == 1} == {0.0005}
 
 
+def test_frozen_parts_learn_in_the_first_task_only(cli, tmp_path):
+    """A penalty leaves them out too."""
+    base = [argument for argument in BASE if not argument.startswith("loss")]
+    cli(*base, "training.freeze=[stem,down]", "loss=ewc")
+    first, second = (
+        torch.load(tmp_path / f"run/task_{task:02d}/model.ckpt", weights_only=True)["network"] for task in (0, 1)
+    )
+    moved = {name.partition(".")[0] for name, value in first.items() if not torch.equal(value, second[name])}
+    assert moved == {"up", "classifier"}
+
+
 def test_steps_per_class(cli, tmp_path):
     cli(*BASE, "training.steps_per_class=3")
     assert (steps(tmp_path, 0), steps(tmp_path, 1)) == (18, 6)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from loss.crossentropy import CrossEntropy
+from loss.ilt import ILT
 from loss.lwf import LwF
 from loss.mib import MiB
 from tests.loss.steps import make_step
@@ -75,3 +76,13 @@ def test_a_batch_without_labels_still_distils():
     assert terms["ce"].item() == 0
     assert (torch.autograd.grad(terms["ce"], step.student.logits, retain_graph=True)[0] == 0).all()
     assert torch.autograd.grad(terms["kd"], step.student.logits)[0].abs().sum() > 0
+
+
+def test_distillation_of_features_is_an_option():
+    """As in ILT, whose other two terms the plain versions of MiB's are."""
+    step = step_of()
+    for output in (step.student, step.teacher):
+        output.stages = [torch.randn(2, 6, 2, 2)]
+    ablated = MiB(kd_weight=3, unbiased_ce=False, unbiased_kd=False, feature_weight=7)(step)
+    assert ablated == ILT(kd_weight=3, feature_weight=7)(step)
+    assert "features" not in MiB()(step)

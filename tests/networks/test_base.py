@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from continual.errors import ConfigError
 from networks.base import NetworkOutput, SegmentationNetwork
 from networks.deeplabv3 import DeepLabV3
 from networks.erfnet import ERFNet
@@ -129,6 +130,22 @@ class Contract:
         network.add_classes(2)
         network.add_classes(1, "background")
         assert {p.dtype for p in network.parameters()} == {torch.float64}
+
+    def test_every_part_can_be_frozen(self):
+        """Weights and statistics stay, also after `train()` and growth; the rest goes on learning."""
+        for part in [name for name, _ in self.make().named_children() if name != "classifier"]:
+            network = self.grown()
+            network.check_parts([part])
+            network.freeze([part])
+            network.add_classes(1)
+            before = copy.deepcopy(network.state_dict())
+            network.train()(self.image((32, 32))).logits.square().mean().backward()
+            torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1).step()
+            moved = {k.partition(".")[0] for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+            assert part not in moved
+            assert "classifier" in moved
+        with pytest.raises(ConfigError, match=r"training\.freeze=\['classifier'\]: classifier is none of"):
+            self.make().check_parts(["classifier"])
 
     def test_running_statistics_move_in_training(self):
         network = self.grown()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import nn
 
 from continual.errors import ConfigError
+from networks.deeplabv3 import DeepLabV3
 from networks.norm import NAMES, Norm, is_norm
+from tests.conftest import TINY
 
 KEYS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 PURE = ("bn", "bn_leaky", "abn")
@@ -153,6 +156,37 @@ class TestCompiled:
         assert y.dtype == torch.float32
         y.sum().backward()
         assert layer.weight.grad is not None
+
+    def test_a_whole_network_equals_the_twin_and_exchanges_checkpoints(self, name, tmp_path):
+        """Residual blocks, dilated stages and head: nothing reads what the layers overwrite."""
+        results = []
+        for norm in ("abn", name):
+            torch.manual_seed(0)
+            network = DeepLabV3("resnet18", norm=norm).double()
+            network.add_classes(4)
+            if norm == name:
+                network.load_state_dict(torch.load(tmp_path / "abn.pt", weights_only=True), strict=True)
+            torch.save(network.state_dict(), tmp_path / f"{norm}.pt")
+            logits = network(torch.sin(torch.arange(2.0 * 3 * 64 * 48)).view(2, 3, 64, 48).double()).logits
+            logits.square().mean().backward()
+            results.append({"logits": logits, **{n: p.grad for n, p in network.named_parameters()}})
+            results[-1] |= {n: v for n, v in network.state_dict().items() if "running" in n}
+        for key, value in results[0].items():
+            assert (results[1][key] - value).abs().max() <= 1e-6 * value.abs().max(), key
+        twin = DeepLabV3("resnet18", norm="abn")
+        twin.add_classes(4)
+        twin.load_state_dict(torch.load(tmp_path / f"{name}.pt", weights_only=True), strict=True)
+
+    @pytest.mark.slow
+    def test_whole_run_has_the_scores_of_the_twin(self, name, cli, tmp_path):
+        tiny = [a for a in TINY if not a.startswith("network")]
+        tiny += ["network=deeplabv3", "network.backbone=resnet18", "training.task=6-2", "training.epochs=1"]
+        tiny += ["optimizer=sgd", "optimizer.lr=0.001", "training.lr_next=0.0001", "loss=mib"]
+        for norm in ("abn", name):
+            cli(*tiny, f"network.norm={norm}", f"hydra.run.dir={norm}")
+        ours, theirs = (json.loads((tmp_path / n / "results.json").read_text())["tasks"][-1] for n in ("abn", name))
+        assert theirs["pixel_accuracy"] == pytest.approx(ours["pixel_accuracy"], abs=1e-3)
+        assert theirs["iou"] == pytest.approx(ours["iou"], abs=1e-3)
 
     def test_can_be_copied(self, name):
         layer = filled(Norm(name).activated(4))

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import logging
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import ResNet18_Weights
+from torchvision.models import ResNet18_Weights, resnet18
 
 from continual.errors import ConfigError
 from networks.deeplabv3 import DeepLabV3
@@ -126,8 +133,83 @@ def test_no_network_is_one_clear_sentence(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
-    with pytest.raises(ConfigError, match=r"network\.pretrained=imagenet could not fetch resnet18 .*/path/to/resnet18"):
+    with pytest.raises(ConfigError, match=r"network\.pretrained=IMAGENET1K_V1 could not fetch resnet18 .*/path/to/res"):
         DeepLabV3("resnet18", pretrained="imagenet")
+
+
+class Weights(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, with the headers of a model hub."""
+
+    def end_headers(self):
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"weights"')
+        super().end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder and the address under which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Weights, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_torchvision_weights_are_fetched_by_name_once(server, tmp_path, monkeypatch):
+    folder, address = server
+    state = resnet18().state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    (tmp_path / "weights.pth").rename(folder / f"resnet18-{digest[:8]}.pth")
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(weights, "_value_", replace(weights.value, url=f"{address}/resnet18-{digest[:8]}.pth"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    for name in ("IMAGENET1K_V1", "imagenet"):  # the second time from the cache
+        encoder = DeepLabV3("resnet18", norm="bn", pretrained=name).encoder
+        assert torch.equal(encoder.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
+        for file in folder.iterdir():
+            file.unlink()
+
+
+def test_timm_weights_are_fetched_by_name(server, tmp_path):
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    folder, address = server
+    state = timm.create_model("resnet18").state_dict()
+    place = folder / "timm/resnet18.tv_in1k/resolve/main"
+    place.mkdir(parents=True)
+    save_file(state, place / "model.safetensors")
+    save_file({"expected": state["layer3.0.conv1.weight"]}, tmp_path / "expected.safetensors")
+    program = (
+        "import torch; from safetensors.torch import load_file; from networks.deeplabv3 import DeepLabV3;"
+        "network = DeepLabV3('resnet18', norm='bn', pretrained='timm/resnet18.tv_in1k');"
+        "assert torch.equal(network.encoder.layer3[0].conv1.weight, load_file('expected.safetensors')['expected'])"
+    )
+    root = str(Path(__file__).parents[2])
+    environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": root}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_unknown_timm_name_is_one_sentence():
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=r"network\.pretrained=timm/resnet18\.none .*list_pretrained"):
+        DeepLabV3("resnet18", pretrained="timm/resnet18.none")
+
+
+def test_missing_timm_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"needs the package timm: pip install"):
+        DeepLabV3("resnet18", pretrained="timm/resnet18.tv_in1k")
 
 
 def test_missing_file_names_key_and_source(tmp_path):

@@ -26,6 +26,24 @@ def test_saved_networks_give_the_scores_of_their_run(cli, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
+def test_a_test_may_run_on_another_machine_with_images_as_they_are(cli, tmp_path):
+    """Centre crops of 16 pixels in training; whole images afterwards, in one process or two."""
+    crop = ("dataset/evaluation=center_crop", "dataset.crop_size=16", "dataset.counts.test=11")
+    cli(*TINY, *crop, "training.task=6-2", "hydra.run.dir=run", "training.epochs=1")
+    recorded = json.loads((tmp_path / "run/results.json").read_text())["tasks"]
+    two = ("training.accelerator=cpu", "training.devices=2", "training.strategy=ddp")
+    cli("run", *two, "--output", "two.json", script="scripts/evaluate.py")
+    assert scores(json.loads((tmp_path / "two.json").read_text())) == scores(recorded)
+    text = cli("run", "--full-size", *two, "--output", "whole.json", script="scripts/evaluate.py").stdout
+    assert text.count("average mIoU") == 1
+    cli("run", "--output", "one.json", "training.eval_batch_size=4", "--full-size", script="scripts/evaluate.py")
+    whole = json.loads((tmp_path / "whole.json").read_text())
+    assert scores(whole) == scores(json.loads((tmp_path / "one.json").read_text()))
+    assert scores(whole) != scores(recorded)
+    assert [entry["images"] for entry in whole] == [entry["images"] for entry in recorded]
+    assert whole[-1]["images"] == 11
+
+
 def test_what_cannot_be_tested_is_one_line(cli, tmp_path):
     def error(*arguments):
         result = cli(*arguments, script="scripts/evaluate.py", check=False)
@@ -36,6 +54,8 @@ def test_what_cannot_be_tested_is_one_line(cli, tmp_path):
     assert "nowhere holds no run" in error("nowhere")
     cli(*TINY, "training.task=6-2", "training.debug=true", "hydra.run.dir=run")
     assert "--task 5 is not finished" in error("run", "--task", "5")
+    assert "loss.kd_weight=1 cannot be set to test a run" in error("run", "loss.kd_weight=1")
+    assert "dataset.root cannot be set" in error("run", "dataset.root")
     model = tmp_path / "run/task_01/model.ckpt"
     content = model.read_bytes()
     model.write_bytes(content[:1000])

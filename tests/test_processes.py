@@ -1,0 +1,51 @@
+"""Several processes on one machine, as on several GPUs, through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.slow
+
+TWO = ("training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.batch_size=4")
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("loss", ["mib", "ewc"])
+def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
+    """Half the batch each: the same images, gradients and statistics up to rounding, so the same networks and scores."""
+    arguments = (
+        *TINY, "training.task=6-2", "training.epochs=1", "dataset.counts.test=13", f"loss={loss}", "optimizer=sgd",
+        "optimizer.lr=0.01", "training.lr_next=0.001", "training.eval_batch_size=8",
+    )  # fmt: skip
+    cli(*arguments, "hydra.run.dir=one")
+    cli(*arguments, *TWO, "hydra.run.dir=two")
+    for one, two in zip(*(results(tmp_path / name)["tasks"] for name in ("one", "two")), strict=True):
+        assert one["images"] == two["images"]
+        assert one["pixel_accuracy"] == pytest.approx(two["pixel_accuracy"], abs=1e-3)
+        assert one["iou"] == pytest.approx(two["iou"], abs=1e-3)
+    assert results(tmp_path / "one")["tasks"][-1]["images"] == 13
+    networks = [torch.load(tmp_path / f"{n}/task_01/model.ckpt", weights_only=True)["network"] for n in ("one", "two")]
+    for name, value in networks[0].items():
+        torch.testing.assert_close(networks[1][name], value, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_a_sweep_of_runs_of_two_processes(cli, tmp_path):
+    """A job that fails does not keep the others from running."""
+    rates = "optimizer.lr=1e38,0.01,0.02"
+    result = cli(
+        "-m", *TINY, *TWO, "training.task=6-2", "training.epochs=1", "loss=finetune", "optimizer=sgd", rates,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "became NaN or infinite in task 0" in result.stderr
+    finished = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/*/results.json")]
+    assert sorted(run["config"]["optimizer"]["lr"] for run in finished) == [0.01, 0.02]
+    assert all(len(run["tasks"]) == 2 for run in finished)
