@@ -206,7 +206,7 @@ def update_fisher(fisher: Weights, weights: Weights, alpha: float) -> None:
 
 
 class PI(ImportancePenalty):
-    """d <- d + g (theta at the step before - theta); S <- S + max(0, d / ((theta - theta_start)^2 + 1e-20)) per task.
+    """d <- d + g (theta at the step before - theta); S <- S + max(0, d / ((theta - theta_start)^2 + damping)) per task.
 
     theta_start is theta' and, for new weights, their initial value. The task's first step and its last displacement
     add nothing.
@@ -215,9 +215,12 @@ class PI(ImportancePenalty):
     name = "pi"
     curvature = 2.0
 
-    def __init__(self, weight: float = 500.0, normalize: bool = True) -> None:
-        """Args: as in `ImportancePenalty`."""
+    def __init__(self, weight: float = 500.0, damping: float = 1e-20, normalize: bool = True) -> None:
+        """Args: `damping`: keeps weights that hardly moved from outweighing all others; the others as in
+        `ImportancePenalty`.
+        """
         super().__init__(weight, normalize)
+        self.damping = damping
 
     def start(self, weights: Weights) -> dict[str, Weights]:
         """d = 0, and where each weight starts."""
@@ -237,7 +240,7 @@ class PI(ImportancePenalty):
         """S."""
         scores = {}
         for name, path in self.running["path"].items():
-            gained = (path / ((weights[name] - self.running["begin"][name]) ** 2 + 1e-20)).clamp(min=0)
+            gained = (path / ((weights[name] - self.running["begin"][name]) ** 2 + self.damping)).clamp(min=0)
             scores[name] = gained + self._past("score", name, torch.zeros_like(gained))
         return {"score": scores}
 

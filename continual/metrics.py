@@ -3,7 +3,8 @@
 Definitions, all fractions in [0, 1]; M is the confusion matrix, M[i, j] the labelled pixels of class i predicted as j:
 
 * IoU of class i: M[i, i] / (row i + column i - M[i, i]); undefined where the class occurs neither in labels nor in
-  predictions. An undefined IoU is left out of every mean.
+  predictions. An undefined IoU is left out of every mean. (MiB's code leaves out a class without labels even where it
+  is predicted; in the test sets of the literature every seen class has labels.)
 * A mean IoU is the plain mean over classes of these IoUs of the whole set, never a mean over images.
 * Background has an undefined IoU where the evaluation never labels it (data sets without a background class,
   ADE20K); pixels predicted as background still count as misses of their class.

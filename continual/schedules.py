@@ -32,6 +32,11 @@ def exponential(optimizer: Optimizer, total_steps: int, gamma: float = 0.9) -> L
     return LambdaLR(optimizer, lambda k: gamma**k)
 
 
+def step(optimizer: Optimizer, total_steps: int, gamma: float = 0.1, every: int = 5000) -> LambdaLR:
+    """lr gamma^floor(k / every), whatever N."""
+    return LambdaLR(optimizer, lambda k: gamma ** (k // every))
+
+
 def cyclic(
     optimizer: Optimizer, total_steps: int, base_factor: float = 0.1, steps_up: int = 2000, steps_down: int = 2000
 ) -> LambdaLR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,6 +23,8 @@ from continual.tasks import (
 )
 from datamodules.base import DataSource
 from datamodules.class_index import ClassIndex
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -66,6 +69,11 @@ class TaskSplit:
             joint=training["joint"],
             **named_increments(training),
         )
+        if source.name == "ade20k" and protocol.mode == "disjoint" and training["ade_partition"] is None:
+            log.warning(
+                "training.mode=disjoint leaves few images of ADE20K, where most show classes of several tasks; MiB's "
+                "published lists are those of training.ade_partition=mib"
+            )
         presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
         images = _select(tasks, presence, training["ade_partition"])
         for task, chosen in zip(tasks, images, strict=True):

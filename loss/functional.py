@@ -137,6 +137,7 @@ def disjoint_binary_cross_entropy(
     teacher_logits: Tensor,
     *,
     label_background: bool = False,
+    mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     reduction: str = "mean",
 ) -> Tensor:
@@ -150,6 +151,7 @@ def disjoint_binary_cross_entropy(
         labels: B x H x W int64.
         teacher_logits: B x K x H x W of the previous network.
         label_background: channel 0 follows the labels too.
+        mask: B x H x W, as in `distillation`.
         ignore_index: label of pixels without a label.
         reduction: "mean" over all pixels, "sum" or "none".
     """
@@ -160,7 +162,8 @@ def disjoint_binary_cross_entropy(
     first = int(label_background)
     n_old = teacher_logits.shape[1]
     targets[:, first:n_old] = torch.sigmoid(_at_least_float32(teacher_logits))[:, first:]
-    return _reduce(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1), reduction)
+    pixels = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+    return _reduce(pixels if mask is None else pixels * mask, reduction)
 
 
 def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ and means over all pixels:
 Task 0 is the first term alone, so that this method cannot continue from another one's first task. Reproduced from MiB's
 code: the first term pushes the old channels to 0 where the second holds them at the teacher's value. `disjoint` is the
 loss of iCaRL's paper, one target per channel: the teacher for old channels (background too, unless
-`label_background`), the label for new ones. `kd_weight=0` trains with the binary cross entropy alone (MiB's --bce).
-Published with these settings, VOC 15-5 disjoint: 67.2 old, 41.2 new, 60.7 all (mIoU in %, without background).
+`label_background`), the label for new ones; unlabelled pixels have it too, unless `only_labelled`. `kd_weight=0` trains
+with the binary cross entropy alone (MiB's --bce). Published with these settings, VOC 15-5 disjoint: 67.2 old, 41.2 new,
+60.7 all (mIoU in %, without background).
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import binary_cross_entropy, binary_distillation, disjoint_binary_cross_entropy
+from loss.functional import (
+    IGNORE_INDEX,
+    binary_cross_entropy,
+    binary_distillation,
+    disjoint_binary_cross_entropy,
+)
 
 
 class LwFMC(ContinualLoss):
@@ -33,25 +39,31 @@ class LwFMC(ContinualLoss):
         kd_weight: float = 10.0,
         disjoint: bool = False,
         label_background: bool = False,
+        only_labelled: bool = False,
         classifier_init: str = "random",
     ) -> None:
         """Args:
         kd_weight: of the distillation; unused with `disjoint`.
         disjoint: one target per channel, the teacher's for the old ones.
         label_background: with `disjoint`, channel 0 follows the labels.
+        only_labelled: with `disjoint`, unlabelled pixels have no loss; the mean stays over all pixels.
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
         self.kd_weight = kd_weight
         self.disjoint = disjoint
         self.label_background = label_background
+        self.only_labelled = only_labelled
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"bce"} and, with a teacher and unless `disjoint`, {"kd"}."""
         logits, labels = step.student.logits, step.batch["label"]
         if step.teacher is not None and self.disjoint:
-            old = step.teacher.logits
-            return {"bce": disjoint_binary_cross_entropy(logits, labels, old, label_background=self.label_background)}
+            mask = labels != IGNORE_INDEX if self.only_labelled else None
+            bce = disjoint_binary_cross_entropy(
+                logits, labels, step.teacher.logits, label_background=self.label_background, mask=mask
+            )
+            return {"bce": bce}
         terms = {"bce": binary_cross_entropy(logits, labels, reduction="none").mean()}
         if step.teacher is not None and self.kd_weight:
             terms["kd"] = self.kd_weight * binary_distillation(logits, step.teacher.logits)

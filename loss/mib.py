@@ -11,9 +11,9 @@ channels and means over all pixels:
     p_0 = softmax(z)_0 + sum_{c>=K} softmax(z)_c     what the teacher calls background may be any new class
     p_c = softmax(z)_c                               for 0 < c < K
 
-The last term is no part of MiB (weight 0) but of its code's ablations: with F and F' the outputs of the student's and the
-teacher's encoder. The classifier of new classes starts from the background's ("Classifiers' Parameters Initialization"), see
-`networks.classifier`. Task 0 is plain cross entropy.
+The last term, with F and F' the outputs of the student's and the teacher's encoder, is no part of MiB (weight 0) but of
+its code's ablations. The classifier of new classes starts from the background's ("Classifiers' Parameters
+Initialization"), see `networks.classifier`. Task 0 is plain cross entropy.
 
 As in the authors' code and not in the paper: distillation is divided by K, so that the code's weight of 10 stands for
 10/K (its authors name 100 for VOC 15-1, issues 22 and 43 of their repository); unlabelled pixels count in the mean of

@@ -26,7 +26,7 @@ TIMM = "timm/"
 WHERE_FROM = (
     "`network.pretrained=imagenet` fetches torchvision's weights, timm/<name> those of the package timm; the weights "
     "that MiB and PLOP start from (resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, "
-    "mapillary/inplace_abn on GitHub"
+    "mapillary/inplace_abn on GitHub; network.pretrained=null trains from random weights"
 )
 # MiB's names -> torchvision's, as (pattern, replacement); the first that fits counts.
 MIB_NAMES = (

@@ -102,7 +102,8 @@ def test_the_distillation_weight_of_mib_on_15_1():
 
 
 METHODS = {
-    "FT": "finetune", "LWF": "lwf", "LWF-MC": "lwf_mc", "ILT": "ilt", "EWC": "ewc", "RW": "rw", "PI": "pi", "MiB": "mib",
+    "FT": "finetune", "LWF": "lwf", "LWF-MC": "lwf_mc", "ILT": "ilt",
+    "EWC": "ewc", "RW": "rw", "PI": "pi", "MiB": "mib",
 }  # fmt: skip
 
 

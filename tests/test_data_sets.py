@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from tests.conftest import TINY
 from tests.datamodules.trees import ade20k_tree, cityscapes_tree, pairs_tree, voc_tree
+from tests.networks.test_pretrained import random_state, to_mib
 
 pytestmark = pytest.mark.slow
 RUN = (*(a for a in TINY if not a.startswith("dataset")), "training.batch_size=2", "dataset.crop_size=16")
@@ -52,3 +54,36 @@ def test_two_tasks_of_every_data_set(cli, tmp_path, dataset, make, channels, bac
     assert len(last["iou"]) == channels
     assert (last["iou"]["background"] is not None) == background_is_scored
     assert (root / ".palimpsest").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("preset", "make", "tasks", "extra"),
+    [
+        ("mib/voc", voc, 2, ["training.mode=overlap", "loss=ilt"]),
+        ("mib/voc_15-1_mib", voc, 6, ["training.mode=overlap"]),
+        ("mib/ade20k", lambda root: ade20k_tree(root, train=8), 2, ["loss=rw"]),
+    ],
+)
+def test_papers_from_published_weights(cli, tmp_path, preset, make, tasks, extra):
+    """The presets as one names them, on few images and with a smaller network."""
+    root = make(tmp_path / "data")
+    weights = {f"module.{to_mib(n)}": v for n, v in random_state("abn").items() if "num_batches" not in n}
+    small = (
+        f"experiment={preset}", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2", *extra,
+        "network.backbone=resnet18", "training.debug=true", "training.accelerator=cpu", "hydra.run.dir=run",
+    )  # fmt: skip
+    missing = cli(*small, check=False)
+    assert missing.returncode == 1
+    words = "network.pretrained=pretrained/resnet18_iabn_sync.pth.tar: there is no such file"
+    assert words in " ".join(missing.stderr.split())
+    (tmp_path / "pretrained").mkdir()
+    torch.save({"state_dict": weights}, tmp_path / "pretrained/resnet18_iabn_sync.pth.tar")
+    assert f"{len(random_state('abn'))} tensors match" in cli(*small).stdout
+    assert len(json.loads((tmp_path / "run/results.json").read_text())["tasks"]) == tasks
+
+
+def test_ade20k_by_the_plain_disjoint_rule_is_warned_of(cli, tmp_path):
+    root = ade20k_tree(tmp_path / "data")
+    arguments = ("dataset=ade20k", f"dataset.root={root}", "training.mode=disjoint", "training.task=offline")
+    result = cli(*arguments, script="scripts/tasks.py")
+    assert "training.ade_partition=mib" in result.stdout + result.stderr

@@ -20,7 +20,7 @@ def results(folder):
 
 @pytest.mark.parametrize("loss", ["mib", "ewc"])
 def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
-    """Half the batch each: the same images, gradients and statistics up to rounding, so the same networks and scores."""
+    """Half the batch each: the same images, gradients and statistics up to rounding, so the same networks."""
     arguments = (
         *TINY, "training.task=6-2", "training.epochs=1", "dataset.counts.test=13", f"loss={loss}", "optimizer=sgd",
         "optimizer.lr=0.01", "training.lr_next=0.001", "training.eval_batch_size=8",

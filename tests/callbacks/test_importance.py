@@ -168,3 +168,20 @@ def test_the_bound_is_where_nesterov_sgd_diverges():
             weight.grad = 2 * 500 * weight.detach()
             optimizer.step()
         assert (weight.abs().item() > 1) == grows
+
+
+def test_damping_keeps_a_weight_that_hardly_moved_from_outweighing_the_others():
+    def largest(damping):
+        learner, callback = learner_of([("a", (2,))]), PI(damping=damping)
+        callback.begin_task(TASKS[0])
+        callback.on_fit_start(None, learner)
+        for _ in range(5):
+            learner.network["a"].grad = torch.tensor([1.0, 1.0], dtype=torch.float64)
+            callback.on_before_optimizer_step(None, learner, None)
+            with torch.no_grad():
+                learner.network["a"] -= torch.tensor([0.1, 1e-9], dtype=torch.float64)
+        callback.end_task(TASKS[0])
+        return callback.past["score"]["a"].argmax().item()
+
+    assert largest(1e-20) == 1
+    assert largest(1e-3) == 0

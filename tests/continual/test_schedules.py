@@ -5,11 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, StepLR
 
 from continual import schedules
 
-ALL = [schedules.poly, schedules.cosine, schedules.exponential, schedules.cyclic, schedules.constant]
+ALL = [
+    schedules.poly, schedules.cosine, schedules.exponential, schedules.step, schedules.cyclic, schedules.constant,
+]  # fmt: skip
 
 
 def make_optimizer(lr=0.01):
@@ -58,6 +60,7 @@ def test_the_others_equal_those_of_torch():
         (lambda o: schedules.cosine(o, 40), lambda o: CosineAnnealingLR(o, 40)),
         (lambda o: schedules.cosine(o, 40, 0.1), lambda o: CosineAnnealingLR(o, 40, eta_min=0.001)),
         (lambda o: schedules.exponential(o, 40), lambda o: ExponentialLR(o, 0.9)),
+        (lambda o: schedules.step(o, 40, every=7), lambda o: StepLR(o, 7)),
         (
             lambda o: schedules.cyclic(o, 40, steps_up=7, steps_down=4),
             lambda o: CyclicLR(o, 0.001, 0.01, step_size_up=7, step_size_down=4, cycle_momentum=False),

@@ -62,3 +62,13 @@ def test_a_student_equal_to_its_teacher_has_no_gradient_on_old_channels():
     step = make_step(logits, torch.randint(0, 5, (2, 3, 3)), teacher)
     (grad,) = torch.autograd.grad(LwFMC()(step)["kd"], logits)
     torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-6)
+
+
+def test_the_disjoint_loss_can_leave_out_unlabelled_pixels():
+    labels = torch.randint(0, 5, (2, 3, 3))
+    labels[0, 0] = 255
+    step = make_step(torch.randn(2, 5, 3, 3).requires_grad_(), labels, torch.randn(2, 3, 3, 3))
+    (everywhere,) = torch.autograd.grad(LwFMC(disjoint=True)(step)["bce"], step.student.logits, retain_graph=True)
+    (labelled,) = torch.autograd.grad(LwFMC(disjoint=True, only_labelled=True)(step)["bce"], step.student.logits)
+    assert everywhere[0, :, 0].abs().min() > 0
+    assert torch.equal(labelled, everywhere * (labels != 255).unsqueeze(1))
