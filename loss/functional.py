@@ -171,6 +171,30 @@ def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(_at_least_float32(features), _at_least_float32(teacher_features))
 
 
+def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels B x H x W at the size h x w of a feature map: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
+    rows, columns = (
+        torch.arange(cells, device=labels.device) * pixels // cells
+        for cells, pixels in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[:, rows[:, None], columns]
+
+
+def class_sums(features: Tensor, classes: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Sum of the feature vectors of each class, n x D, and its number of cells, n, in at least float32.
+
+    Args:
+        features: B x D x h x w.
+        classes: B x h x w int64; cells of classes outside [0, n) are left out.
+        n: number of classes.
+    """
+    cells = _at_least_float32(features).permute(0, 2, 3, 1).flatten(0, 2)
+    place = torch.where((classes >= 0) & (classes < n), classes, n).flatten()
+    sums = cells.new_zeros(n + 1, cells.shape[1]).index_add(0, place, cells)
+    counts = cells.new_zeros(n + 1).index_add(0, place, torch.ones_like(place, dtype=cells.dtype))
+    return sums[:n], counts[:n]
+
+
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

@@ -1,0 +1,96 @@
+"""Prototypes: running means of features, per class (SDR) or per task (BACS), over all that was ever trained on.
+
+    P_g <- (sum of the features of the batch's cells of group g + m_g P_g) / (m_g + number of these cells)
+
+with m_g the number of cells so far: a cumulative mean without decay. A loss updates them with the features of a step
+before it uses them, through `memory["prototypes"]`. Processes add up their sums, so that all hold the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from continual.tasks import Task
+from loss.functional import class_sums
+
+GROUPS = ("class", "task")
+
+
+class Prototypes(pl.Callback):
+    """Keeps the prototypes over tasks.
+
+    Attributes:
+        vectors: G x D float32; zeros for a group without a cell; None before the first step.
+        counts: G, cells so far; float64, in which they stay whole numbers.
+        group_of: label -> group, int64; G stands for none.
+    """
+
+    def __init__(self, groups: str = "class") -> None:
+        """Args: `groups`: "class": one per class, background included where its label means background; "task": one per
+        task, of all its classes.
+        """
+        if groups not in GROUPS:
+            raise ValueError(f"callbacks.prototypes.groups={groups} is none of {', '.join(GROUPS)}")
+        self.groups = groups
+        self.vectors: Tensor | None = None
+        self.counts = torch.zeros(0, dtype=torch.float64)
+        self.group_of = torch.zeros(0, dtype=torch.int64)
+        self.learned: list[int] = []
+
+    def begin_task(self, task: Task) -> None:
+        """Make room for the new groups."""
+        self.learned = [*self.learned[: task.index], task.n_new]
+        self.number = task.n_seen if self.groups == "class" else task.index + 1
+        self.group_of = self._groups(task)
+        self._extend()
+
+    def _groups(self, task: Task) -> Tensor:
+        """Group of each label 0 ... 255."""
+        table = torch.full((256,), self.number)
+        if self.groups == "class":
+            hidden = task.protocol.mode == "overlap" or (task.protocol.mode == "disjoint" and task.index > 0)
+            table[int(hidden) : task.n_seen] = torch.arange(int(hidden), task.n_seen)
+            return table
+        bounds = torch.tensor(self.learned).cumsum(0)
+        labels = torch.arange(1, task.n_seen)
+        table[1 : task.n_seen] = torch.searchsorted(bounds, labels, right=True)
+        return table
+
+    def _extend(self) -> None:
+        new = self.number - len(self.counts)
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(new)])
+        if self.vectors is not None:
+            self.vectors = torch.cat([self.vectors, self.vectors.new_zeros(new, self.vectors.shape[1])])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Publish."""
+        device = pl_module.device
+        self.counts, self.group_of = self.counts.to(device), self.group_of.to(device)
+        self.vectors = None if self.vectors is None else self.vectors.to(device)
+        pl_module.memory["prototypes"] = self
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features B x D x h x w, labels of its cells B x h x w int64."""
+        sums, counts = class_sums(features, self.group_of[labels], self.number)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
+        if self.vectors is None:
+            self.vectors = torch.zeros_like(sums)
+        self.counts = self.counts + counts
+        share = 1 / self.counts.clamp(min=1).to(sums.dtype)
+        self.vectors = self.vectors + (sums - counts.unsqueeze(1) * self.vectors) * share.unsqueeze(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoints of the epoch and of the task."""
+        return {"vectors": self.vectors, "counts": self.counts, "learned": self.learned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.vectors, self.counts, self.learned = (state_dict[key] for key in ("vectors", "counts", "learned"))

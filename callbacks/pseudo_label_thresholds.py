@@ -1,0 +1,134 @@
+"""PLOP's thresholds: how unsure the teacher may be of a pixel whose label is background, per predicted class.
+
+Before a task, one pass over its training images as they are trained on. Values v of `loss.plop.uncertainty` in [0, 1]
+go into histograms per predicted class, and the threshold of a class is the median of its histogram, but not below
+`base` (entropy), or not above it (probability). Processes add up their histograms.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from callbacks.passes import batches
+from continual.tasks import Task
+from loss.plop import UNCERTAINTIES, uncertainty
+
+log = logging.getLogger(__name__)
+
+
+class PseudoLabelThresholds(pl.Callback):
+    """Publishes `memory["pseudo_label_thresholds"]`, a tensor over classes."""
+
+    def __init__(
+        self,
+        kind: str | None = "entropy",
+        base: float = 0.001,
+        bins: int = 100,
+        normalized: bool = False,
+        exact_median: bool = False,
+    ) -> None:
+        """Args:
+        kind: "entropy", "probability", or None: nothing is measured.
+        base: least threshold of an entropy, greatest of a probability.
+        bins: of a histogram.
+        normalized: as in `loss.plop.PLOP`.
+        exact_median: false = the authors' median, which adds up bins' indices.
+        """
+        if kind not in (None, *UNCERTAINTIES):
+            raise ValueError(f"callbacks.thresholds.kind={kind} is none of {', '.join(UNCERTAINTIES)}, null")
+        self.kind = kind
+        self.base = base
+        self.bins = bins
+        self.normalized = normalized
+        self.exact_median = exact_median
+        self.thresholds: Tensor | None = None
+
+    def begin_task(self, task: Task) -> None:
+        """The last task's are of no use."""
+        self.thresholds = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure, unless an interrupted task did."""
+        if self.kind is None or pl_module.teacher is None:
+            return
+        if self.thresholds is None:
+            histogram = trainer.strategy.reduce(self._measure(trainer, pl_module), reduce_op="sum")
+            self.thresholds = thresholds(histogram, self.base, self.kind, self.exact_median)
+            log.info(f"pseudo-label thresholds: {', '.join(f'{value:.3g}' for value in self.thresholds.tolist())}")
+        pl_module.memory["pseudo_label_thresholds"] = self.thresholds.to(pl_module.device)
+
+    def _measure(self, trainer: pl.Trainer, learner: pl.LightningModule) -> Tensor:
+        """Histograms of this process's training images, classes x bins."""
+        n_seen = learner.task.n_seen
+        counts = torch.zeros(n_seen, self.bins, dtype=torch.int64, device=learner.device)
+        loader = trainer.datamodule.train_dataloader()
+        for batch in batches(trainer, learner, loader, "pseudo-label thresholds"):
+            logits = learner.teacher(batch["image"]).logits
+            value = uncertainty(logits, n_seen, self.kind, self.normalized)
+            counts += histograms(value, logits.argmax(dim=1), batch["label"] == 0, n_seen, self.bins)
+        return counts
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoints of an interrupted task."""
+        return {"thresholds": self.thresholds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.thresholds = state_dict["thresholds"]
+
+
+def histograms(value: Tensor, prediction: Tensor, counted: Tensor, n_classes: int, bins: int) -> Tensor:
+    """Number of counted pixels by predicted class and bin of [0, 1], n_classes x bins int64.
+
+    Args: `value`, `prediction`, `counted`: B x H x W, values, class indices, and whether a pixel counts.
+    """
+    place = prediction * bins + (value * bins).long().clamp(max=bins - 1)
+    return torch.bincount(place[counted], minlength=n_classes * bins).view(n_classes, bins)
+
+
+def thresholds(histogram: Tensor, base: float, kind: str, exact: bool) -> Tensor:
+    """Threshold of every class, float32 on the CPU; classes x bins int64 in.
+
+    max(base, median) for an entropy, min(base, median) for a probability, as the authors compare them: a median that is
+    not a number stays (see `loss.plop.pseudo_label` for what it does). A class without a pixel has a median of 0.
+    """
+    medians = [(exact_median if exact else authors_median)(row) for row in histogram.cpu().tolist()]
+    keep_base = (lambda median: base > median) if kind == "entropy" else (lambda median: base < median)
+    return torch.tensor([base if keep_base(median) else median for median in medians])
+
+
+def exact_median(counts: list[int]) -> float:
+    """Median of a histogram over [0, 1], linear within its bin; 0 where it is empty."""
+    half, before = sum(counts) / 2, 0
+    for b, count in enumerate(counts):
+        if count and before + count >= half:
+            return (b + (half - before) / count) / len(counts)
+        before += count
+    return 0.0
+
+
+def authors_median(counts: list[int]) -> float:
+    """The median of PLOP's code.
+
+    It looks for the bin b where r <= half <= r + counts[b], r being what lies below, but adds b to r instead of
+    counts[b], and finds b by truncating (b / bins) bins, which floating point makes b - 1 for some. Where no bin is
+    found the last one serves. Exact where the median lies in bin 0. May be infinite or NaN.
+    """
+    bins = len(counts)
+    half, below = sum(counts) / 2, 0.0
+    if not half:
+        return 0.0
+    for b in range(bins):
+        left = b / bins
+        count = counts[int(left * bins)]
+        if below <= half <= below + count:
+            break
+        below += left * bins
+    rest = half - below
+    share = rest / count if count else (rest * float("inf") if rest else float("nan"))
+    return left + share / bins

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.prototypes import Prototypes
+from continual.tasks import LabelSpace, Protocol, Task, build_tasks
+from loss.functional import downsample_labels
+from loss.sdr import scramble
+from tests.conftest import TINY
+
+SPACE = LabelSpace({c: f"c{c}" for c in range(1, 6)})
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value))
+
+
+def task_of(mode, index, n_old, n_new):
+    old, new = tuple(range(1, n_old)), tuple(range(n_old, n_old + n_new))
+    space = LabelSpace({c: str(c) for c in range(1, n_old + n_new)})
+    return Task(index, index + 1, new if index else old + new, old if index else (), (), old, space, Protocol(mode))
+
+
+def after(data, vectors, counts, task, features, labels):
+    callback = Prototypes("class")
+    callback.begin_task(task)
+    callback.vectors, callback.counts = tensor(data[vectors]), tensor(data[counts]).double()
+    callback.update(features, labels)
+    return callback
+
+
+@pytest.mark.parametrize("flags", range(4))
+def test_golden_updates(golden, flags):
+    """What hides old classes in background leaves background out."""
+    data = golden("sdr_prototype_update")
+    overlap, labelled, later = (data[f"f{flags}_{name}"] for name in ("overlap", "no_mask", "step"))
+    mode = "overlap" if overlap else "sequential" if labelled else "disjoint"
+    task = task_of(mode, int(later), 3, 1)
+    features = tensor(data["features"])
+    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    for suffix, chosen in (("", scramble(features, cells)), ("_corrected", features)):
+        got = after(data, "protos_before", "counts_before", task, chosen, cells)
+        np.testing.assert_allclose(got.vectors.numpy(), data[f"f{flags}_protos{suffix}"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(got.counts.numpy(), data[f"f{flags}_counts"])
+
+
+@pytest.mark.parametrize("name", ["seq", "disjoint", "overlap", "step0_disjoint"])
+def test_golden_updates_of_bacs(golden, name):
+    data = golden("bacs_sdr_stats")
+    mode = {"seq": "sequential"}.get(name.removeprefix("step0_"), name.removeprefix("step0_"))
+    task = task_of(mode, int(not name.startswith("step0")), 4, 2)
+    features = tensor(data["features"])
+    labels = tensor(data["labels_ovl" if name in ("disjoint", "overlap") else "labels_seq"])
+    cells = downsample_labels(labels, features.shape[-2:])
+    for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
+        got = after(data, "prototypes", "counts", task, chosen, cells)
+        np.testing.assert_allclose(got.vectors.numpy(), data[f"stats_{name}_protos_{kind}"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(got.counts.numpy(), data[f"stats_{name}_counts_{kind}"])
+
+
+def test_golden_prototypes_of_tasks(golden):
+    """BACS: one per task, of all its classes, without background; nine batches over the tasks."""
+    data = golden("bacs_proto")
+    labels = LabelSpace({c: str(c) for c in range(1, 20)})
+    tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=3, increment=1)
+    callback, current = Prototypes("task"), -1
+    for i in range(int(data["n_steps"])):
+        index = int(data[f"task_{i}"])
+        for task in tasks[current + 1 : index + 1]:
+            callback.begin_task(task)
+        current = index
+        features = tensor(data[f"feat_{i}"])
+        callback.update(features, downsample_labels(tensor(data[f"mask_{i}"]), features.shape[-2:]))
+        np.testing.assert_allclose(callback.vectors.numpy(), data[f"protos_after_{i}_fixed"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(callback.counts.numpy(), data[f"count_after_{i}_fixed"])
+
+
+@pytest.mark.parametrize("increment", [1, 2, 4])
+def test_every_label_belongs_to_the_task_that_brings_it(golden, increment):
+    labels = LabelSpace({c: str(c) for c in range(1, 12)})
+    tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=3, increment=increment)
+    callback = Prototypes("task")
+    for task in tasks:
+        callback.begin_task(task)
+        owners = {label: t.index for t in tasks[: task.index + 1] for label in range(max(t.n_old, 1), t.n_seen)}
+        assert {label: callback.group_of[label].item() for label in owners} == owners
+        assert {callback.group_of[label].item() for label in (0, 255)} == {task.index + 1}
+
+
+def test_prototypes_are_means_over_all_batches():
+    task = task_of("sequential", 0, 3, 0)
+    callback = Prototypes("class")
+    callback.begin_task(task)
+    features = torch.randn(6, 5, 3, 3)
+    labels = torch.randint(0, 3, (6, 3, 3))
+    for i in range(0, 6, 2):
+        callback.update(features[i : i + 2], labels[i : i + 2])
+    for c in range(3):
+        mean = features.permute(0, 2, 3, 1)[labels == c].mean(0)
+        torch.testing.assert_close(callback.vectors[c], mean)
+
+
+def test_unknown_groups_list_the_choices():
+    with pytest.raises(ValueError, match=r"callbacks\.prototypes\.groups=x is none of class, task"):
+        Prototypes("x")
+
+
+@pytest.mark.slow
+def test_they_survive_a_kill_and_a_finished_task(cli, tmp_path):
+    """The run with a stop after task 1 ends with the networks and prototypes of the run without."""
+    arguments = (*TINY, "loss=sdr", "training.task=4-2", "training.epochs=1")
+    cli(*arguments, "hydra.run.dir=whole")
+    cli(*arguments, "hydra.run.dir=parts")
+    state = json.loads((tmp_path / "parts/state.json").read_text())
+    (tmp_path / "parts/state.json").write_text(json.dumps({**state, "next_task": 2}))
+    results = json.loads((tmp_path / "parts/results.json").read_text())
+    results["tasks"].pop()
+    (tmp_path / "parts/results.json").write_text(json.dumps(results))
+    (tmp_path / "parts/task_02/model.ckpt").unlink()
+    cli(*arguments, "hydra.run.dir=parts")
+    whole, parts = (torch.load(tmp_path / f"{n}/task_02/model.ckpt", weights_only=True) for n in ("whole", "parts"))
+    assert all(torch.equal(parts["network"][k], v) for k, v in whole["network"].items())
+    for key in ("vectors", "counts"):
+        assert torch.equal(parts["callbacks"]["Prototypes"][key], whole["callbacks"]["Prototypes"][key])

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from loss.plop import PLOP, fold_new_classes, local_pod, pod_distillation, pseudo_label, uncertainty
+from networks.base import NetworkOutput
+from tests.loss.steps import make_step
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value)).to(torch.float64 if value.dtype.kind == "f" else torch.int64)
+
+
+def close(got, want, tolerance=1e-5):
+    want = torch.as_tensor(np.asarray(want), dtype=torch.float64)
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance * max(1e-3, float(want.abs().max())))
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_golden_embedding_and_gradient(golden, case):
+    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("plop_local_pod_embed").items() if k[:2] == f"c{case}"}
+    x = tensor(data["x"]).requires_grad_()
+    embedding = local_pod(x, data["scales"].tolist())
+    close(embedding, data["emb"])
+    (grad,) = torch.autograd.grad(embedding.square().sum(), x)
+    close(grad, data["grad_sumsq"])
+
+
+def test_golden_embedding_of_bacs(golden):
+    data = golden("bacs_plop_local_pod")
+    close(local_pod(tensor(data["x"]), [1, 2, 4]), data["emb"])
+
+
+def test_regions_of_a_map_that_is_not_square_cover_it():
+    """The authors take the width for both sides and leave the bottom out."""
+    x = torch.zeros(1, 1, 8, 4)
+    x[..., 6:, :] = 1
+    assert local_pod(x, [1, 2, 4]).count_nonzero() > 0
+    assert local_pod(x, [2]).shape == (1, 4 * (4 + 2))
+    assert not local_pod(x.transpose(2, 3), [1])[0, :4].isnan().any()
+
+
+@pytest.mark.parametrize(
+    "name", ["voc_15_1", "voc_15_5_oddsize", "ade_100_10", "cityscapes_domain", "no_options_no_schedule"]
+)
+def test_golden_distillation_and_gradients(golden, name):
+    data = golden(f"plop_pod_{name}")
+    n_old = int(data["num_old"])
+    students = [tensor(data[f"new_{i}"]).requires_grad_() for i in range(int(data["n_feat"]))]
+    students.append(tensor(data["new_logits"]).requires_grad_())
+    teachers = [tensor(data[f"old_{i}"]) for i in range(int(data["n_feat"]))] + [tensor(data["old_logits"])]
+    growth = math.sqrt(int(data["nb_current"]) / int(data["nb_new"])) if data["schedule"] else 1.0
+    weights = [float(data["pod_factor"])] * (len(students) - 1) + [float(data["last_factor"])]
+    maps = [*students[:-1], fold_new_classes(students[-1], n_old)]
+    loss = growth * pod_distillation(maps, teachers, weights, data["scales"].tolist())
+    close(loss, data["loss"])
+    grads = torch.autograd.grad(loss, students)
+    for i, grad in enumerate(grads):
+        close(grad, data["grad_logits"] if i == len(grads) - 1 else data[f"grad_{i}"])
+
+
+def test_golden_distillation_of_bacs(golden):
+    data = golden("bacs_plop_pod")
+    maps = [tensor(data[f"new_{i}"]).requires_grad_() for i in range(6)]
+    teachers = [tensor(data[f"old_{i}"]) for i in range(6)]
+    folded = [*maps[:-1], fold_new_classes(maps[-1], 4)]
+    loss = math.sqrt(6 / 2) * pod_distillation(folded, teachers, [0.01] * 5 + [0.0005], [1, 2, 4])
+    close(loss, data["loss"])
+    for i, grad in enumerate(torch.autograd.grad(loss, maps)):
+        close(grad, data[f"grad_new_{i}"])
+
+
+def golden_step(data):
+    """A step with the vectors' maps: stages, embedding, scores, logits."""
+
+    def output(kind, leaf):
+        maps = [tensor(data[f"feat_{kind}_{i}"]).requires_grad_(leaf) for i in range(5)]
+        logits, scores = (tensor(data[f"{n}_{kind}"]).requires_grad_(leaf) for n in ("logits", "small_logits"))
+        return NetworkOutput(logits, scores, maps[-1], [], {"pre_activations": maps[:-1]})
+
+    student, teacher = output("new", True), output("old", False)
+    step = make_step(student.logits, tensor(data["labels_in"]), teacher.logits)
+    step.student, step.teacher = student, teacher
+    if "thresholds" in data:
+        step.memory = {"pseudo_label_thresholds": tensor(data["thresholds"])}
+    return step
+
+
+@pytest.mark.parametrize("name", ["voc_plop", "voc_plop_15_1"])
+def test_golden_step(golden, name):
+    data = golden(f"plop_step_{name}")
+    step = golden_step(data)
+    terms = PLOP()(step)
+    assert list(terms) == ["ce", "pod"]
+    close(terms["ce"], data["ce_term"])
+    close(terms["pod"], data["pod_loss"])
+    student = step.student
+    leaves = [student.logits, student.scores, *student.extras["pre_activations"], student.embedding]
+    grads = torch.autograd.grad(sum(terms.values()), leaves)
+    names = ["grad_logits_new", "grad_small_logits_new", *(f"grad_feat_{i}" for i in range(5))]
+    for grad, key in zip(grads, names, strict=True):
+        close(grad, data[key])
+
+
+def test_golden_step_with_probabilities_for_uncertainty(golden):
+    """No adaptive factor and no distillation of the scores in this one."""
+    data = golden("plop_step_median_prob")
+    step = golden_step(data)
+    terms = PLOP(pseudo_labels="probability", adaptive=False, pod_last_weight=0)(step)
+    close(terms["ce"], data["ce_term"])
+    close(terms["pod"] * 6 / 5, data["pod_loss"])
+
+
+def test_golden_step_of_domains(golden):
+    """Nothing new to learn: neither pseudo-labels nor a schedule."""
+    data = golden("plop_step_cityscapes_domain")
+    step = golden_step(data)
+    terms = PLOP(pod_weight=1e-4, pod_last_weight=1e-4, pod_schedule=False, pseudo_labels=None)(step)
+    close(terms["ce"], data["ce_term"])
+    close(terms["pod"], data["pod_loss"])
+
+
+@pytest.mark.parametrize("suffix", ["", "_nobg0"])
+def test_golden_step_of_bacs(golden, suffix):
+    """The second has an image without background, of factor 0."""
+    data = golden("bacs_plop_step")
+
+    def output(kind):
+        *stages, embedding, scores = (tensor(data[f"{kind}_{i}"]) for i in range(6))
+        return NetworkOutput(tensor(data[f"logits_{kind}"]), scores, embedding, [], {"pre_activations": stages})
+
+    labels = tensor(data[f"labels{suffix}"])
+    teacher, student = output("old"), output("new")
+    step = make_step(student.logits.requires_grad_(), labels, teacher.logits)
+    step.student, step.teacher = student, teacher
+    step.memory = {"pseudo_label_thresholds": tensor(data["thresholds"])}
+    value = uncertainty(teacher.logits, 6, "entropy")
+    rewritten, share = pseudo_label(labels, teacher.logits, value, step.memory["pseudo_label_thresholds"])
+    assert torch.equal(rewritten, tensor(data[f"pseudo_labels{suffix}"]))
+    if not suffix:
+        close(share, data["adaptive_factor"])
+    terms = PLOP()(step)
+    close(sum(terms.values()), data[f"loss{suffix}"])
+    (grad,) = torch.autograd.grad(terms["ce"], student.logits)
+    close(grad, data[f"grad_logits{suffix}"])
+
+
+def test_task_0_is_cross_entropy_over_all_pixels():
+    labels = torch.randint(0, 3, (2, 4, 4))
+    labels[0, 0] = 255
+    step = make_step(torch.randn(2, 3, 4, 4), labels)
+    terms = PLOP()(step)
+    assert list(terms) == ["ce"]
+    pixels = torch.nn.functional.cross_entropy(step.student.logits, labels, ignore_index=255, reduction="none")
+    torch.testing.assert_close(terms["ce"], pixels.mean())
+
+
+def test_normalized_entropy_is_in_the_unit_interval():
+    even = torch.zeros(1, 5, 2, 2)
+    close(uncertainty(even, 7, "entropy", normalized=True), np.ones((1, 2, 2)), 1e-5)
+    close(uncertainty(even, 7, "entropy"), np.full((1, 2, 2), 1 / (5 * math.log(7))), 1e-5)
+    sure = 100 * torch.nn.functional.one_hot(torch.zeros(1, 2, 2, dtype=torch.int64), 5).permute(0, 3, 1, 2).float()
+    assert uncertainty(sure, 7, "entropy", normalized=True).abs().max() < 1e-6
+    assert uncertainty(sure, 7, "probability").min() > 0.999
+
+
+def test_a_student_equal_to_its_teacher_has_no_distillation():
+    teacher = torch.randn(2, 3, 8, 8)
+    logits = torch.cat([teacher, torch.zeros(2, 2, 8, 8)], dim=1)
+    step = make_step(logits, torch.randint(0, 5, (2, 8, 8)), teacher)
+    step.student.embedding = step.teacher.embedding
+    assert PLOP(pseudo_labels=None)(step)["pod"].item() == 0
+
+
+def test_unknown_uncertainty_lists_the_choices():
+    with pytest.raises(ValueError, match=r"loss\.pseudo_labels=x is none of entropy, probability, null"):
+        PLOP(pseudo_labels="x")

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.prototypes import Prototypes
+from continual.tasks import LabelSpace, Protocol, Task
+from loss.functional import downsample_labels
+from loss.sdr import SDR, attraction, matching, repulsion, scramble, sparsity
+from networks.base import NetworkOutput
+from tests.loss.steps import make_step
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value)).to(torch.float64 if value.dtype.kind == "f" else torch.int64)
+
+
+def check(value, features, expected, gradient):
+    torch.testing.assert_close(value.double(), tensor(expected), rtol=1e-5, atol=1e-8)
+    (grad,) = torch.autograd.grad(value, features, retain_graph=True)
+    scale = max(np.abs(gradient).max(), 1e-6)
+    torch.testing.assert_close(grad, tensor(gradient), rtol=1e-4, atol=2e-6 * scale)
+
+
+def present(classes, n):
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[torch.as_tensor(classes)] = True
+    return mask
+
+
+@pytest.mark.parametrize("name", ["default", "batch1", "nobgr", "one_class"])
+@pytest.mark.parametrize("layout", ["literal", "corrected"])
+def test_golden_attraction_and_repulsion(golden, name, layout):
+    """Both with the nested division of the authors' code."""
+    data = golden(f"sdr_contrast_{name}")
+    features, prototypes = tensor(data["features"]).requires_grad_(), tensor(data["prototypes"])
+    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    assert torch.equal(cells, tensor(data["labels_down"]))
+    counted = present(data["classes_used"], len(prototypes))
+    suffix = "" if layout == "literal" else "_corrected_layout"
+    chosen = scramble(features, cells) if layout == "literal" else features
+    attract = attraction(chosen, cells, prototypes, counted, nested=True)
+    check(attract, features, data[f"attract{suffix}"], data[f"grad_attract{suffix}"])
+    repulse = repulsion(chosen, cells, counted)
+    check(repulse, features, data[f"repulse{suffix}"], data[f"grad_repulse{suffix}"])
+    mean = attraction(features, cells, prototypes, counted)
+    assert mean.item() == pytest.approx(data["mse_per_class_correct"].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["seq", "ovl"])
+def test_golden_attraction_repulsion_and_matching_of_bacs(golden, mode):
+    data = golden("bacs_sdr_contrastive")
+    features, prototypes = tensor(data["features"]).requires_grad_(), tensor(data["prototypes"])
+    cells = downsample_labels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+    counted = present(data[f"classes_present_{mode}"], len(prototypes))
+    for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
+        for term, value in (
+            ("cluster", attraction(chosen, cells, prototypes, counted, nested=True)),
+            ("separation", repulsion(chosen, cells, counted)),
+        ):
+            check(value, features, data[f"{term}_{mode}_{kind}"], data[f"grad_{term}_{mode}_{kind}"])
+    uniform = attraction(features, cells, prototypes, counted)
+    check(uniform, features, data[f"cluster_{mode}_uniform"], data[f"grad_cluster_{mode}_uniform"])
+    data = golden("bacs_sdr_matching")
+    features = tensor(data["features"]).requires_grad_()
+    old = old_cells(tensor(data[f"labels_{mode}"]), tensor(data["logits_old"]), features, mode == "seq")
+    for kind, chosen in (("ref", scramble(features, old, by_rows=True)), ("fixed", features)):
+        value = matching(chosen, old, tensor(data["prototypes"]))
+        check(value, features, data[f"matching_{mode}_{kind}"], data[f"grad_matching_{mode}_{kind}"])
+
+
+def old_cells(labels, teacher, features, sequential):
+    step = make_step(torch.zeros(len(labels), teacher.shape[1] + 2, *labels.shape[1:]), labels, teacher)
+    object.__setattr__(step.task, "protocol", Protocol("sequential" if sequential else "overlap"))
+    return SDR._old_cells(step, downsample_labels(labels, features.shape[-2:]))
+
+
+@pytest.mark.parametrize("labelled", ["masked", "nomask"])
+def test_golden_matching(golden, labelled):
+    data = golden("sdr_proto_match")
+    features = tensor(data["features"]).requires_grad_()
+    labels = tensor(data["labels" if labelled == "masked" else "labels_nomask"])
+    old = old_cells(labels, tensor(data["logits_old"]), features, labelled == "nomask")
+    prototypes = tensor(data["prototypes"])
+    name = f"{labelled}_mean_then_mse"
+    check(matching(scramble(features, old, by_rows=True), old, prototypes), features, data[name], data[f"{name}_grad"])
+    name += "_corrected"
+    check(matching(features, old, prototypes), features, data[name], data[f"{name}_grad"])
+    assert matching(features, torch.zeros_like(old), prototypes).item() == data["no_background"] == 0
+
+
+def test_golden_sparsity(golden):
+    data = golden("sdr_sparsity")
+    features = tensor(data["features"]).requires_grad_()
+    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    name = "max_maskedforclass__exponential__ratio"
+    check(sparsity(features, cells), features, data[name], data[f"{name}__grad"])
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky"])
+@pytest.mark.parametrize("mode", ["seq", "ovl"])
+def test_golden_sparsity_of_bacs(golden, kind, mode):
+    data = golden("bacs_sdr_sparsity")
+    features = tensor(data[f"features_{kind}"]).requires_grad_()
+    cells = downsample_labels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+    name = f"sparsity_{kind}_{mode}"
+    check(sparsity(features, cells), features, data[name], data[f"grad_{name}"])
+
+
+def test_sparsity_of_dead_cells_and_of_pure_background_is_0():
+    features = torch.rand(1, 4, 2, 2)
+    features[..., 0, 0] = 0
+    cells = torch.ones(1, 2, 2, dtype=torch.int64)
+    assert 0 < sparsity(features, cells).item() < 100
+    assert sparsity(features, torch.zeros_like(cells)).item() == 0
+
+
+def prototypes_for(data, task, vectors, counts):
+    callback = Prototypes("class")
+    callback.begin_task(task)
+    callback.vectors, callback.counts = tensor(data[vectors]).float(), tensor(data[counts]).double()
+    return callback
+
+
+def golden_step(data, logits, old_logits, labels, mode):
+    step = make_step(tensor(data[logits]).requires_grad_(), tensor(data[labels]), tensor(data[old_logits]))
+    object.__setattr__(step.task, "protocol", Protocol(mode))
+    features = tensor(data["features"]).requires_grad_()
+    step.student.stages = [features]
+    return step, features
+
+
+def test_golden_step(golden):
+    """One iteration with the authors' settings, background left out of the prototypes."""
+    data = golden("sdr_step")
+    step, features = golden_step(data, "logits_new", "logits_old", "labels", "overlap")
+    step.memory = {"prototypes": prototypes_for(data, step.task, "protos_before", "counts_before")}
+    terms = SDR(literal_layout=True, nested_attraction=True)(step)
+    names = {"ce": "ce", "kd": "kd", "attract": "attract", "repulse": "repulse", "match": "match", "sparsity": "sparse"}
+    for term, name in names.items():
+        expected = float(data[name if name == "ce" else f"{name}_weighted"])
+        assert terms[term].item() == pytest.approx(expected, rel=2e-4), term
+    prototypes = step.memory["prototypes"]
+    np.testing.assert_allclose(prototypes.vectors.numpy(), data["protos_after"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(prototypes.counts.numpy(), data["counts_after"])
+    grads = torch.autograd.grad(sum(terms.values()), [features, step.student.logits])
+    for grad, name in zip(grads, ("grad_features", "grad_logits"), strict=True):
+        torch.testing.assert_close(grad, tensor(data[name]), rtol=1e-3, atol=1e-4 * float(np.abs(data[name]).max()))
+
+
+@pytest.mark.parametrize("mode", ["seq", "disjoint", "overlap"])
+@pytest.mark.parametrize("kind", ["ref", "fixed"])
+def test_golden_step_of_bacs(golden, mode, kind):
+    data = golden("bacs_sdr_step")
+    setting = {"seq": "sequential"}.get(mode, mode)
+    step, features = golden_step(
+        data, "logits_new", "logits_old", "labels_seq" if mode == "seq" else "labels_ovl", setting
+    )
+    step.memory = {"prototypes": prototypes_for(data, step.task, "prototypes_before", "counts_before")}
+    terms = SDR(literal_layout=kind == "ref", nested_attraction=True)(step)
+    total = sum(terms.values())
+    assert total.item() == pytest.approx(float(data[f"loss_{mode}_{kind}"]), rel=1e-5)
+    prototypes = step.memory["prototypes"]
+    np.testing.assert_allclose(prototypes.vectors.numpy(), data[f"protos_after_{mode}_{kind}"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(prototypes.counts.numpy(), data[f"counts_after_{mode}_{kind}"])
+    grads = torch.autograd.grad(total, [features, step.student.logits])
+    for grad, name in zip(grads, ("features", "logits"), strict=True):
+        want = data[f"grad_{name}_{mode}_{kind}"]
+        torch.testing.assert_close(grad, tensor(want), rtol=1e-3, atol=1e-4 * float(np.abs(want).max()))
+
+
+def test_task_0_collects_prototypes_and_is_cross_entropy():
+    labels = torch.randint(0, 3, (2, 8, 8))
+    space = LabelSpace({1: "one", 2: "two"})
+    task = Task(0, 1, (1, 2), (), (), (1, 2), space, Protocol("disjoint"))
+    prototypes = Prototypes("class")
+    prototypes.begin_task(task)
+    step = make_step(torch.randn(2, 3, 8, 8), labels)
+    step.student = NetworkOutput(step.student.logits, None, None, [torch.rand(2, 4, 2, 2)])
+    step.memory = {"prototypes": prototypes}
+    assert list(SDR()(step)) == ["ce"]
+    assert prototypes.counts.sum() == 8
+    assert SimpleNamespace(**step.memory).prototypes.vectors.shape == (3, 4)
