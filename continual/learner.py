@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from continual.errors import ConfigError
 from continual.metrics import SegmentationMetrics
 from continual.tasks import Task
-from loss.base import ContinualLoss, Step
+from loss.base import ContinualLoss, Replayed, Step
 from loss.functional import cross_entropy
 from networks.base import NetworkOutput, SegmentationNetwork
 
@@ -140,6 +140,10 @@ class ContinualLearner(pl.LightningModule):
         """uint8 B x 3 x H x W in [0, 255] to float with zero mean and unit deviation per channel."""
         return (image - self.mean) / self.std
 
+    def raw(self, image: Tensor) -> Tensor:
+        """Inverse of `normalise`, uint8."""
+        return (image * self.std + self.mean).round().clamp(0, 255).byte()
+
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Normalise on the device, so that a quarter of the bytes travels there."""
         return {**batch, "image": self.normalise(batch["image"])}
@@ -154,7 +158,11 @@ class ContinualLearner(pl.LightningModule):
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = self.teacher(batch["image"])
-        step = Step(self.task, batch, self.network(batch["image"]), teacher, self.memory)
+        student = self.network(batch["image"])
+        replay = {
+            name: Replayed(entry, self.network(entry["image"])) for name, entry in batch.get("replay", {}).items()
+        }
+        step = Step(self.task, batch, student, teacher, self.memory, replay)
         terms = self.loss(step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         self._watch(terms)

@@ -145,6 +145,12 @@ class ContinualDataModule(pl.LightningDataModule):
         dataset = self._dataset("train", task.train_lut, self.augmentation)
         return self._loader(dataset, sampler, self.batch_size, persistent=True)
 
+    def fill_dataloader(self, epoch: int) -> DataLoader[Sample]:
+        """All training images in a random order under the augmentation, in this process's loaders: for a buffer."""
+        sampler = TrainSampler(self.train_indices, 1, seed=self.seed, task=self.task.index)
+        sampler.set_epoch(epoch)
+        return self._loader(self._dataset("train", self.task.train_lut, self.augmentation), sampler, self.batch_size)
+
     def plain_train_dataloader(self) -> DataLoader[Sample]:
         """The training images in order under the evaluation transform: for prototypes, thresholds, importance."""
         return self._eval_loader("train", self.train_indices, self.task.train_lut)
@@ -189,7 +195,7 @@ class ContinualDataModule(pl.LightningDataModule):
     def _loader(
         self, dataset: TaskDataset, sampler: TrainSampler | EvalSampler, batch_size: int, persistent: bool = False
     ) -> DataLoader[Sample]:
-        workers = min(self._workers(), -(-len(sampler) // batch_size))
+        workers = min(self.workers(), -(-len(sampler) // batch_size))
         return Loader(
             dataset,
             batch_size,
@@ -203,7 +209,8 @@ class ContinualDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Loader processes of this device."""
         if self.num_workers != "auto":
             return int(self.num_workers)
         affinity = getattr(os, "sched_getaffinity", None)  # Linux only

@@ -15,6 +15,20 @@ from networks.classifier import INITS
 
 
 @dataclass
+class Replayed:
+    """Images of earlier tasks, see callbacks/replay_buffer.py.
+
+    Attributes:
+        batch: "image" B x 3 x H x W normalised, "task" B, and "label" B x H x W int64, or "logits" B x C x h x w of
+            their time and "channels" B, how many of them there were.
+        student: output of the network being trained.
+    """
+
+    batch: Mapping[str, Tensor]
+    student: NetworkOutput
+
+
+@dataclass
 class Step:
     """One training (or validation) step, all that a loss may know.
 
@@ -25,6 +39,7 @@ class Step:
         student: output of the network being trained.
         teacher: output of the previous task's frozen network; None in task 0 and where the loss does not need it.
         memory: what callbacks publish for the loss (prototypes, thresholds, weights), by name.
+        replay: images of earlier tasks: "labels", "logits".
     """
 
     task: Task
@@ -32,6 +47,7 @@ class Step:
     student: NetworkOutput
     teacher: NetworkOutput | None = None
     memory: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Replayed] = field(default_factory=dict)
 
 
 class ContinualLoss(nn.Module, ABC):

@@ -171,6 +171,36 @@ def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(_at_least_float32(features), _at_least_float32(teacher_features))
 
 
+def replayed_cross_entropy(logits: Tensor, labels: Tensor, n_old: int, *, background: bool = False) -> Tensor:
+    """Cross entropy of replayed images, mean over the pixels of old classes; 0 where there is none (DER++ as in BACS).
+
+    Args:
+        logits: B x C x H x W.
+        labels: B x H x W int64, those of the time when the images were stored.
+        n_old: K, background included.
+        background: background counts too, although it may hide classes.
+    """
+    counted = (labels < n_old) & (labels >= int(not background))
+    return cross_entropy(logits, torch.where(counted, labels, IGNORE_INDEX))
+
+
+def dark_logits(scores: Tensor, stored: Tensor, channels: Tensor, *, background: bool = False) -> Tensor:
+    """Mean squared difference of scores and those stored with the images (DER: Buzzega et al., NeurIPS 2020).
+
+    Channels that did not exist then, and background's unless asked for, are left out; they count in the mean.
+
+    Args:
+        scores: B x C x h x w of the network now.
+        stored: B x C x h x w, anything in channels above `channels`.
+        channels: B, how many there were.
+        background: channel 0 counts too, although background means something else by now.
+    """
+    channel = torch.arange(scores.shape[1], device=scores.device)
+    counted = (channel < channels.view(-1, 1)) & (channel >= int(not background))
+    difference = _at_least_float32(scores) - stored
+    return (difference.square() * counted.view(*counted.shape, 1, 1)).mean()
+
+
 def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels B x H x W at the size h x w of a feature map: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
     rows, columns = (

@@ -1,0 +1,471 @@
+"""A buffer of images of earlier tasks: one for experience replay, DER, DER++ (BACS) and iCaRL's exemplars.
+
+What a slot holds, and in which type:
+    image   uint8 3 x H x W     a training crop before normalisation
+    label   uint8 H x W         as that task labelled it: its own classes, background, 255
+    logits  float16 C x h x w   (`logits`) the scores of the network at the end of that task, before upsampling
+    and, a few bytes: the task, the position of the image in the training split, the importance (minus the loss)
+
+It is filled at the end of each task but the last, with the network in evaluation mode, and written to the task's folder
+as .npy files: from there it is read into memory, or mapped (`storage=disk`). A slot's file never changes, so that a run
+that is killed finds what it had; the files of the task before the previous one are deleted. With several processes the
+first one fills and writes, all read.
+
+What the batch gets:
+    batch["replay"] = {"labels": {"image", "label", "task"}, "logits": {"image", "logits", "channels", "task"}}
+with normalised images, labels int64, and logits with zeros for channels above `channels`, those of their time. The
+learner runs the network on each. Or, with `merge`, the images are appended to the batch, for any loss at all. Which
+slots come at a step is a function of (seed, task, step, process).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from callbacks.passes import batches
+from continual.errors import ConfigError, RunError
+from continual.tasks import Task
+from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
+from datamodules.sampler import seed_sequence
+
+log = logging.getLogger(__name__)
+
+FILL, DRAW, FLIP = range(10, 13)  # streams of random numbers, apart from those of datamodules/sampler.py
+FRESH_EPOCH = 1_000_000  # of images that are read again, apart from the epochs of their own task
+FOLDER = "replay"
+ARRAYS = ("image", "label", "logits")
+SELECTIONS = ("reservoir", "balanced")
+LABELS = ("stored", "fresh")
+STORAGES = ("ram", "disk")
+
+
+class ReplayBuffer(pl.Callback):
+    """Keeps images of earlier tasks and adds some of them to each batch.
+
+    Attributes:
+        slots: what is known of each slot, see `Slots`.
+        arrays: image, label and logits, N x ..., of the slots; None until a task filled them.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 300,
+        capacity_bytes: int | None = None,
+        batch_size: int = 12,
+        selection: str = "balanced",
+        loss_share: float = 0.3,
+        labels: str | None = "stored",
+        logits: bool = False,
+        merge: bool = False,
+        flip: bool = True,
+        storage: str = "ram",
+    ) -> None:
+        """Args:
+        capacity: images in all.
+        capacity_bytes: limit of what the arrays take, instead of `capacity`.
+        batch_size: images per process and step, of "labels" and of "logits" each.
+        selection: "reservoir": each image of all tasks is kept with the same probability; "balanced": images whose
+            rarest class is frequent in the buffer go first (BACS).
+        loss_share: with "balanced", how much a low loss counts beside frequent classes when one must go, in [0, 1]; 0
+            needs no pass of the network.
+        labels: which images with labels come: "stored", "fresh" (read and augmented again), None: none.
+        logits: whether stored images with their logits come.
+        merge: append the images with labels to the batch.
+        flip: mirror stored images at random, with label and logits.
+        storage: "ram" or "disk".
+
+        Raises:
+            ConfigError: a value is out of its range, or nothing would be replayed.
+        """
+        self.capacity, self.capacity_bytes, self.batch_size = capacity, capacity_bytes, batch_size
+        self.selection, self.loss_share = selection, loss_share
+        self.labels, self.logits, self.merge, self.flip, self.storage = labels, logits, merge, flip, storage
+        self._check()
+        self.slots = Slots()
+        self.arrays: dict[str, np.ndarray] | None = None
+        self.luts: list[list[int]] = []
+        self.draws = 0
+        self.trainer: pl.Trainer | None = None
+        self._fresh: Iterator[Sample] | None = None
+
+    def _check(self) -> None:
+        for key, value, choices in (
+            ("selection", self.selection, SELECTIONS), ("labels", self.labels, (*LABELS, None)),
+            ("storage", self.storage, STORAGES),
+        ):  # fmt: skip
+            if value not in choices:
+                raise ConfigError(f"callbacks.replay.{key}={value} is none of {', '.join(map(str, choices))}")
+        for key, value in (("capacity", self.capacity), ("batch_size", self.batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
+        if not 0 <= self.loss_share <= 1:
+            raise ConfigError(f"callbacks.replay.loss_share={self.loss_share} must be between 0 and 1")
+        if self.labels is None and (self.merge or not self.logits):
+            raise ConfigError("callbacks.replay.labels=null needs callbacks.replay.logits=true and merge=false")
+
+    def begin_task(self, task: Task) -> None:
+        """Draw from the start."""
+        self.luts = [*self.luts[: task.index], task.train_lut.tolist()]
+        self.draws = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find the arrays that the previous task wrote."""
+        self.trainer, self.learner = trainer, pl_module
+        if self.slots.filled and self.arrays is None:
+            self.arrays = self._read(self._folder(self.slots.task))
+
+    def _folder(self, task: int) -> Path:
+        return Path(self.trainer.checkpoint_callback.dirpath).parent / f"task_{task:02d}" / FOLDER
+
+    def _read(self, folder: Path) -> dict[str, np.ndarray]:
+        found = {}
+        for name in ARRAYS if self.logits else ARRAYS[:2]:
+            path = folder / f"{name}.npy"
+            try:
+                found[name] = np.load(path, mmap_mode="r" if self.storage == "disk" else None)
+            except (OSError, ValueError, EOFError) as error:
+                raise RunError(
+                    f"the replay buffer's {path} is missing or damaged ({error}): delete {folder.parent} and the later "
+                    "tasks' folders and give training.name another value to train them again"
+                ) from error
+        return found
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to read images again, where the interrupted task was."""
+        if self.arrays is None or self.labels != "fresh":
+            return
+        data = trainer.datamodule
+        dataset = FreshImages(data, self.slots, self.luts)
+        drawn = Draws(self._which, self.batch_size, self.draws)
+        self._fresh = iter(
+            Loader(
+                dataset, self.batch_size, sampler=drawn, num_workers=min(data.workers() // 2, 2), collate_fn=collate,
+                worker_init_fn=begin_worker, generator=torch.Generator().manual_seed(data.seed),
+            )
+        )  # fmt: skip
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the reading processes."""
+        self._fresh = None
+
+    def _which(self, draw: int, stream: int = DRAW) -> np.ndarray:
+        """Slots of a draw: the buffer in a random order, again and again, dealt out to the processes."""
+        data, task = self.trainer.datamodule, self.learner.task.index
+        n, rank, world = self.slots.filled, self.trainer.global_rank, self.trainer.world_size
+        places = (draw * world + rank) * self.batch_size + np.arange(self.batch_size)
+        orders = {
+            p: np.random.default_rng(seed_sequence(stream, data.seed, task, p)).permutation(n)
+            for p in set((places // n).tolist())
+        }
+        return np.array([orders[place // n][place % n] for place in places.tolist()])
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        """Add images of the buffer to the batch."""
+        if self.arrays is None:
+            return
+        entries = {}
+        if self.labels == "stored":
+            entries["labels"] = self._stored(self._which(self.draws), ("image", "label"), pl_module)
+        elif self.labels == "fresh":
+            entries["labels"] = self._again(next(self._fresh), pl_module)
+        if self.logits:
+            # another order than that of the labels, so that the two are different images
+            entries["logits"] = self._stored(self._which(self.draws, FILL), ("image", "logits"), pl_module)
+        self.draws += 1
+        if self.merge:
+            append(batch, entries.pop("labels"))
+        if entries:
+            batch["replay"] = entries
+
+    def _stored(self, slots: np.ndarray, names: tuple[str, ...], learner: pl.LightningModule) -> dict[str, Tensor]:
+        """Stored images on the device, some mirrored."""
+        device = learner.device
+        entry = {name: torch.from_numpy(self.arrays[name][slots]) for name in names}
+        if self.flip:
+            chance = np.random.default_rng(
+                seed_sequence(FLIP, learner.seed, learner.task.index, self.draws, learner.global_rank, len(names[1]))
+            )
+            mirrored = torch.from_numpy(chance.random(len(slots)) < 0.5)
+            entry = {k: torch.where(mirrored.view(-1, *[1] * (v.ndim - 1)), v.flip(-1), v) for k, v in entry.items()}
+        entry = {name: value.to(device, non_blocking=True) for name, value in entry.items()}
+        channels = torch.tensor(self.slots.channels[slots], device=device)
+        return self._finish(entry, torch.tensor(self.slots.tasks[slots], device=device), channels, learner)
+
+    def _again(self, batch: Sample, learner: pl.LightningModule) -> dict[str, Tensor]:
+        entry = {name: batch[name].to(learner.device, non_blocking=True) for name in ("image", "label", "task")}
+        return self._finish(entry, entry.pop("task"), None, learner)
+
+    @staticmethod
+    def _finish(
+        entry: dict[str, Tensor], task: Tensor, channels: Tensor | None, learner: pl.LightningModule
+    ) -> dict[str, Tensor]:
+        entry = {**entry, "image": learner.normalise(entry["image"]), "task": task}
+        if "label" in entry:
+            entry["label"] = entry["label"].long()
+        if "logits" in entry:
+            missing = learner.task.n_seen - entry["logits"].shape[1]
+            entry["logits"] = F.pad(entry["logits"].float(), (0, 0, 0, 0, 0, missing))
+            entry["channels"] = channels
+        return entry
+
+    def end_task(self, task: Task) -> None:
+        """Fill the buffer, but not after the last task and not of a task that was loaded."""
+        if self.trainer is None or task.index == task.n_tasks - 1:
+            self.trainer = None
+            return
+        folder = self._folder(task.index)
+        if self.trainer.is_global_zero:
+            self._fill(task, folder)
+        state = self.trainer.strategy.broadcast(self.slots.state_dict())
+        self.slots.load_state_dict(state)
+        self.trainer.strategy.barrier()
+        self.arrays = self._read(folder)
+        if self.trainer.is_global_zero:
+            shutil.rmtree(self._folder(task.index - 2), ignore_errors=True)
+        size = sum(array.nbytes for array in self.arrays.values())
+        log.info(f"replay buffer: {self.slots.filled} images, {size / 2**20:.1f} MiB in {self.storage}")
+        self.trainer = None
+
+    @torch.no_grad()
+    def _fill(self, task: Task, folder: Path) -> None:
+        """Offer the task's training images, keep some, compute their logits, and write all arrays anew."""
+        learner, data = self.learner, self.trainer.datamodule
+        learner.to(self.trainer.strategy.root_device)
+        was_training = learner.network.training
+        learner.network.eval()
+        writer = Writer(folder, self.arrays)
+        random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
+        for batch in batches(self.trainer, learner, data.fill_dataloader(FRESH_EPOCH), "filling the replay buffer"):
+            output = learner.network(batch["image"]) if self.logits or self._needs_loss else None
+            loss = (
+                foreground_loss(output.logits, batch["label"]) if self._needs_loss else torch.zeros(len(batch["label"]))
+            )
+            crops = {"image": learner.raw(batch["image"]).cpu().numpy(), "label": batch["label"].byte().cpu().numpy()}
+            if self.logits:
+                crops["logits"] = output.scores.half().cpu().numpy()
+            size = self._size(crops)
+            for i, (index, value) in enumerate(zip(batch["index"].tolist(), loss.tolist(), strict=True)):
+                crop = {name: array[i] for name, array in crops.items()}
+                shown = set(np.unique(crop["label"]).tolist()) - {0, 255}
+                slot = self.slots.offer(
+                    random,
+                    size,
+                    self.selection,
+                    self.loss_share,
+                    task=task,
+                    index=index,
+                    importance=-value,
+                    shown=shown,
+                )
+                if slot is not None:
+                    writer.put(slot, crop)
+        self.slots.task = task.index
+        writer.finish(self.slots.filled, task.n_seen)
+        learner.network.train(was_training)
+
+    @property
+    def _needs_loss(self) -> bool:
+        return self.selection == "balanced" and self.loss_share > 0
+
+    def _size(self, crops: dict[str, np.ndarray]) -> int:
+        """Images that fit."""
+        if self.capacity_bytes is None:
+            return self.capacity
+        each = sum(array[0].nbytes for array in crops.values())
+        if self.capacity_bytes < each:
+            raise ConfigError(f"callbacks.replay.capacity_bytes={self.capacity_bytes} holds no image of {each} bytes")
+        return self.capacity_bytes // each
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the arrays, which lie in files of the task that filled them."""
+        return {"slots": self.slots.state_dict(), "luts": self.luts, "draws": self.draws}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave; the arrays are read when they are needed."""
+        if state_dict["slots"]["task"] != self.slots.task:
+            self.arrays = None
+        self.slots.load_state_dict(state_dict["slots"])
+        self.luts, self.draws = state_dict["luts"], state_dict["draws"]
+
+
+class Slots:
+    """What a buffer holds, without the images: task, position, channels, importance and classes of each slot.
+
+    Attributes:
+        offered: images offered so far.
+        task: the task that filled it last; -1 before.
+    """
+
+    def __init__(self) -> None:
+        self.offered, self.task = 0, -1
+        self.tasks, self.indices, self.channels = (np.zeros(0, np.int64) for _ in range(3))
+        self.importance = np.zeros(0)
+        self.shown: list[list[int]] = []
+
+    @property
+    def filled(self) -> int:
+        """Number of images."""
+        return len(self.shown)
+
+    def offer(
+        self,
+        random: np.random.Generator,
+        size: int,
+        selection: str,
+        loss_share: float,
+        *,
+        task: Task,
+        index: int,
+        importance: float,
+        shown: set[int],
+    ) -> int | None:
+        """Slot that an image gets, None where it is not kept.
+
+        The first `size` images are kept. Later ones are with probability size/N, N being the images offered before;
+        they take the slot that was drawn ("reservoir"), or one by `eviction_probabilities` ("balanced").
+        """
+        if self.filled < size:
+            slot = self.filled
+            for name in ("tasks", "indices", "channels", "importance"):
+                setattr(self, name, np.append(getattr(self, name), 0))
+            self.shown.append([])
+        else:
+            slot = int(random.integers(self.offered))
+            if slot < size and selection == "balanced":
+                probabilities = eviction_probabilities(self.importance, self.shown, loss_share)
+                slot = int(random.choice(self.filled, p=probabilities))
+        self.offered += 1
+        if slot >= size:
+            return None
+        self.tasks[slot], self.indices[slot], self.channels[slot] = task.index, index, task.n_seen
+        self.importance[slot], self.shown[slot] = importance, sorted(shown)
+        return slot
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers."""
+        arrays = {name: getattr(self, name).tolist() for name in ("tasks", "indices", "channels", "importance")}
+        return {"offered": self.offered, "task": self.task, "shown": self.shown, **arrays}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.offered, self.task, self.shown = state["offered"], state["task"], state["shown"]
+        self.tasks, self.indices, self.channels = (
+            np.array(state[n], np.int64) for n in ("tasks", "indices", "channels")
+        )
+        self.importance = np.array(state["importance"], np.float64)
+
+
+def balance(shown: list[list[int]]) -> np.ndarray:
+    """For each slot the number of slots that show its rarest class; the greatest of all for one without a class."""
+    counts = np.bincount([c for classes in shown for c in classes], minlength=1)
+    rarest = [min((counts[c] for c in classes), default=0) for classes in shown]
+    return np.array([value or max(rarest, default=1) or 1 for value in rarest], np.float64)
+
+
+def eviction_probabilities(importance: np.ndarray, shown: list[list[int]], loss_share: float = 0.3) -> np.ndarray:
+    """Probability of each slot to be overwritten (BACS); images of frequent classes and of low loss go first.
+
+    v = a I / (mean |I| mean |b|) + (1 - a) b with I the importance, b = `balance` and a = `loss_share`, brought to
+    [0, 1] and divided by its sum; the slot of the lowest v is never overwritten.
+    """
+    b = balance(shown)
+    scale = np.abs(importance).mean() * np.abs(b).mean()
+    v = loss_share * importance / scale + (1 - loss_share) * b if scale else b
+    if v.max() > v.min():
+        v = (v - v.min()) / (v.max() - v.min())
+    return v / v.sum()
+
+
+def foreground_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each image's foreground pixels, summed over them, divided by all pixels, B."""
+    foreground = (labels > 0) & (labels != 255)
+    pixels = F.cross_entropy(logits.float(), torch.where(foreground, labels, 0), reduction="none")
+    return (pixels * foreground).mean((1, 2))
+
+
+def append(batch: dict[str, Any], entry: dict[str, Tensor]) -> None:
+    """Append replayed images and labels to a batch; their index is -1."""
+    batch["image"] = torch.cat([batch["image"], entry["image"]])
+    batch["label"] = torch.cat([batch["label"], entry["label"]])
+    batch["index"] = torch.cat([batch["index"], torch.full_like(entry["task"], -1)])
+
+
+class Writer:
+    """Collects the new content of some slots and writes the arrays of all, old ones copied."""
+
+    def __init__(self, folder: Path, old: dict[str, np.ndarray] | None) -> None:
+        """Args: `folder`: is replaced at the end; `old`: arrays of the previous task."""
+        self.folder, self.old = folder, old or {}
+        self.new: dict[int, dict[str, np.ndarray]] = {}
+
+    def put(self, slot: int, crop: dict[str, np.ndarray]) -> None:
+        """New content of a slot."""
+        self.new[slot] = {name: array.copy() for name, array in crop.items()}
+
+    def finish(self, slots: int, channels: int) -> None:
+        """Write the arrays of all slots; logits get `channels` channels, zeros where they have fewer."""
+        partial = self.folder.with_name(f".{self.folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        names = next(iter(self.new.values())) if self.new else self.old
+        for name in names:
+            example = next(iter(self.new.values()))[name] if self.new else self.old[name][0]
+            shape = (channels, *example.shape[1:]) if name == "logits" else example.shape
+            array = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", example.dtype, (slots, *shape))
+            for slot in range(slots):
+                content = self.new[slot][name] if slot in self.new else self.old[name][slot]
+                if name == "logits":
+                    array[slot, : len(content)] = content
+                else:
+                    array[slot] = content
+            array.flush()
+            del array
+        shutil.rmtree(self.folder, ignore_errors=True)
+        partial.rename(self.folder)
+
+
+class FreshImages(Dataset[Sample]):
+    """The buffer's images, read from disk and augmented again, labelled as in their task."""
+
+    def __init__(self, data: Any, slots: Slots, luts: list[list[int]]) -> None:
+        """Args: `data`: the data module; `luts`: label table of each task."""
+        split = data.source.split("train")
+        self.slots = slots
+        self.tasks = [
+            TaskDataset(split, np.array(lut, np.uint8), data.augmentation, seed=data.seed, task=t)
+            for t, lut in enumerate(luts)
+        ]
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Sample of (draw, slot), with its task."""
+        draw, slot = key
+        task = int(self.slots.tasks[slot])
+        return {**self.tasks[task][(FRESH_EPOCH + draw, int(self.slots.indices[slot]))], "task": task}
+
+
+class Draws(Sampler[tuple[int, int]]):
+    """(draw, slot) of one draw after the other, without end."""
+
+    def __init__(self, which: Any, size: int, start: int) -> None:
+        """Args: `which`: slots of a draw; `size`: of a draw; `start`: the first."""
+        self.which, self.size, self.start = which, size, start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        draw = self.start
+        while True:
+            for slot in self.which(draw):
+                yield draw, int(slot)
+            draw += 1

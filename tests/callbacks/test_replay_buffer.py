@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.replay_buffer import (
+    ReplayBuffer,
+    Slots,
+    Writer,
+    append,
+    balance,
+    eviction_probabilities,
+    foreground_loss,
+)
+from continual.errors import ConfigError
+from continual.tasks import LabelSpace, Task
+from tests.conftest import TINY
+
+TASK = Task(0, 2, (1, 2), (), (3,), (1, 2), LabelSpace({1: "a", 2: "b", 3: "c"}))
+
+
+def shown_in(row):
+    return sorted({int(c) for c in np.ravel(row)} - {0, 255, -1})
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_golden_eviction(golden, case):
+    data = golden("bacs_buffer")
+    shown = [shown_in(row) for row in data[f"labels_{case}"]]
+    np.testing.assert_array_equal(balance(shown), data[f"balance_{case}"])
+    got = eviction_probabilities(data[f"importance_{case}"], shown)
+    np.testing.assert_allclose(got, data[f"scores_{case}"], rtol=1e-9, atol=1e-12)
+
+
+class Legacy:
+    """numpy's old generator under the new one's names."""
+
+    def __init__(self, seed):
+        self.state = np.random.RandomState(seed)
+
+    def integers(self, n):
+        return self.state.randint(0, n)
+
+    def choice(self, n, p):
+        return self.state.choice(n, p=p)
+
+
+def test_golden_insertions(golden):
+    """Slots of 24 images, one after the other, in a buffer of six."""
+    data = golden("bacs_buffer")
+    slots, random = Slots(), Legacy(int(data["trace_numpy_seed"]))
+    for i, expected in enumerate(data["trace_slots"].tolist()):
+        got = slots.offer(
+            random, 6, "balanced", 0.3, task=TASK, index=i, importance=float(data["trace_loss"][i]),
+            shown=set(shown_in(data["trace_labels"][i])),
+        )  # fmt: skip
+        assert got == (None if expected < 0 else expected), i
+    np.testing.assert_allclose(slots.importance, data["trace_final_importance"], rtol=1e-6)
+    np.testing.assert_array_equal(balance(slots.shown), data["trace_final_balance"])
+
+
+def test_a_reservoir_keeps_each_image_with_the_same_probability():
+    kept = np.zeros(40)
+    for seed in range(2000):
+        slots, random = Slots(), np.random.default_rng(seed)
+        for i in range(40):
+            slots.offer(random, 8, "reservoir", 0, task=TASK, index=i, importance=0, shown={1})
+        kept[slots.indices] += 1
+    assert slots.filled == 8
+    np.testing.assert_allclose(kept / 2000, 0.2, atol=0.04)
+
+
+def test_a_balanced_buffer_keeps_rare_classes():
+    slots, random = Slots(), np.random.default_rng(0)
+    for i in range(300):
+        slots.offer(random, 20, "balanced", 0, task=TASK, index=i, importance=0, shown={1} if i % 10 else {2})
+    assert 5 <= sum(classes == [2] for classes in slots.shown) <= 15
+
+
+def test_images_without_a_class_go_first():
+    assert balance([[1], [1, 2], []]).tolist() == [2, 1, 2]
+    assert balance([[], []]).tolist() == [1, 1]
+    assert eviction_probabilities(np.zeros(3), [[1], [2], [3]]).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_foreground_loss_is_over_all_pixels():
+    logits = torch.randn(2, 3, 4, 4)
+    labels = torch.randint(0, 3, (2, 4, 4))
+    labels[0, 0] = 255
+    pixels = torch.nn.functional.cross_entropy(logits, labels.clamp(max=2), reduction="none")
+    for i in range(2):
+        keep = (labels[i] > 0) & (labels[i] < 255)
+        assert foreground_loss(logits, labels)[i].item() == pytest.approx(
+            (pixels[i] * keep).sum().item() / 16, rel=1e-5
+        )
+
+
+def test_logits_grow_and_old_slots_are_copied(golden, tmp_path):
+    """As BACS's buffer grows: zeros for new channels."""
+    first = Writer(tmp_path / "a", None)
+    for slot in range(3):
+        first.put(slot, {"image": np.full((3, 2, 2), slot, np.uint8), "logits": np.full((3, 1, 1), slot, np.float16)})
+    first.finish(3, 3)
+    old = {name: np.load(tmp_path / f"a/{name}.npy") for name in ("image", "logits")}
+    second = Writer(tmp_path / "b", old)
+    second.put(1, {"image": np.full((3, 2, 2), 9, np.uint8), "logits": np.full((5, 1, 1), 9, np.float16)})
+    second.finish(3, 5)
+    images, logits = (np.load(tmp_path / f"b/{name}.npy") for name in ("image", "logits"))
+    assert images[:, 0, 0, 0].tolist() == [0, 9, 2]
+    assert logits[:, :, 0, 0].tolist() == [[0] * 5, [9] * 5, [2, 2, 2, 0, 0]]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_merged_images_follow_the_batch():
+    batch = {"image": torch.zeros(2, 3, 4, 4), "label": torch.zeros(2, 4, 4).long(), "index": torch.tensor([5, 6])}
+    append(batch, {"image": torch.ones(1, 3, 4, 4), "label": torch.ones(1, 4, 4).long(), "task": torch.tensor([0])})
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
+    assert batch["index"].tolist() == [5, 6, -1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"capacity": 0}, r"callbacks\.replay\.capacity=0 must be a whole number"),
+        ({"selection": "x"}, r"callbacks\.replay\.selection=x is none of reservoir, balanced"),
+        ({"loss_share": 2}, r"loss_share=2 must be between 0 and 1"),
+        ({"labels": None}, r"callbacks\.replay\.labels=null needs callbacks\.replay\.logits=true"),
+        ({"storage": "tape"}, r"storage=tape is none of ram, disk"),
+    ],
+)
+def test_bad_settings_name_their_key(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        ReplayBuffer(**settings)
+
+
+RUN = (*TINY, "training.task=4-2", "training.epochs=1", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4")
+
+
+def last_model(folder):
+    return torch.load(folder / "task_02/model.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("loss=der",),
+        ("loss=der", "callbacks.replay.labels=fresh", "callbacks.replay.storage=disk", "training.num_workers=2"),
+        ("loss=icarl", "callbacks.replay.selection=reservoir"),
+        ("loss=mib", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
+    ],
+)
+def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
+    """A stop after task 1, and everything after it forgotten: networks and buffer are the same to the bit."""
+    cli(*RUN, *method, "hydra.run.dir=whole")
+    result = cli(*RUN, *method, "hydra.run.dir=parts")
+    assert "replay buffer: " in result.stdout
+    parts = tmp_path / "parts"
+    for name, change in (("state", lambda c: c.update(next_task=2)), ("results", lambda c: c["tasks"].pop())):
+        content = json.loads((parts / f"{name}.json").read_text())
+        change(content)
+        (parts / f"{name}.json").write_text(json.dumps(content))
+    (parts / "task_02/model.ckpt").unlink()
+    cli(*RUN, *method, "hydra.run.dir=parts")
+    whole, again = last_model(tmp_path / "whole"), last_model(parts)
+    assert all(torch.equal(again["network"][k], v) for k, v in whole["network"].items())
+    assert again["callbacks"]["ReplayBuffer"] == whole["callbacks"]["ReplayBuffer"]
+    for name in ("image", "label"):
+        arrays = [np.load(tmp_path / f"{n}/task_01/replay/{name}.npy") for n in ("whole", "parts")]
+        assert np.array_equal(*arrays)
+    assert len(arrays[0]) == len(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
+    assert {0, 1} == set(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_buffer(cli, tmp_path):
+    two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
+    cli(*RUN, "loss=der", *two, "hydra.run.dir=run")
+    assert last_model(tmp_path / "run")["callbacks"]["ReplayBuffer"]["draws"] > 0
+    assert len(np.load(tmp_path / "run/task_01/replay/logits.npy")) == 10
+
+
+@pytest.mark.slow
+def test_a_lost_buffer_names_its_file(cli, tmp_path):
+    cli(*RUN, "loss=der", "hydra.run.dir=run")
+    state = json.loads((tmp_path / "run/state.json").read_text())
+    (tmp_path / "run/state.json").write_text(json.dumps({**state, "next_task": 2}))
+    (tmp_path / "run/task_02/model.ckpt").unlink()
+    (tmp_path / "run/task_01/replay/label.npy").write_bytes(b"x")
+    result = cli(*RUN, "loss=der", "hydra.run.dir=run", check=False)
+    assert result.returncode == 1
+    assert "error: the replay buffer's" in result.stderr
+    assert "task_01/replay/label.npy is missing or damaged" in " ".join(result.stderr.split())
