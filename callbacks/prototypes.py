@@ -68,11 +68,17 @@ class Prototypes(pl.Callback):
             self.vectors = torch.cat([self.vectors, self.vectors.new_zeros(new, self.vectors.shape[1])])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Publish."""
-        device = pl_module.device
-        self.counts, self.group_of = self.counts.to(device), self.group_of.to(device)
-        self.vectors = None if self.vectors is None else self.vectors.to(device)
-        pl_module.memory["prototypes"] = self
+        """Publish them on the device."""
+        self._publish(pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Publish them on the device."""
+        self._publish(pl_module)
+
+    def _publish(self, learner: pl.LightningModule) -> None:
+        self.counts, self.group_of = self.counts.to(learner.device), self.group_of.to(learner.device)
+        self.vectors = None if self.vectors is None else self.vectors.to(learner.device)
+        learner.memory["prototypes"] = self
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:

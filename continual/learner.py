@@ -29,6 +29,7 @@ class ContinualLearner(pl.LightningModule):
         teacher: the previous task's network, frozen and in eval mode; None in task 0 and where the loss needs none.
             It is no submodule: it would be written into every checkpoint.
         memory: what callbacks publish for the loss, by name.
+        auxiliaries: modules of callbacks that learn beside the network, by name.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ContinualLearner(pl.LightningModule):
         self.freeze_parts = (freeze,) if isinstance(freeze, str) else tuple(freeze)
         network.check_parts(self.freeze_parts)
         self.seed = seed
+        self.auxiliaries = nn.ModuleDict()
         self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self.task: Task | None = None
@@ -221,6 +223,6 @@ class ContinualLearner(pl.LightningModule):
         """Each evaluation counts from zero."""
         self.metrics.reset()
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Confusion matrix alone; the experiment reads the scores."""
-        self._evaluate(batch)
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
+        """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
+        return self._evaluate(batch)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from callbacks.background_detector import Detector, epoch_weight
+from callbacks.prototypes import Prototypes
+from continual.tasks import LabelSpace, Protocol, build_tasks
+from loss.bacs import BACS, background_aware_cross_entropy, row_distillation, seen_focal_loss
+from loss.base import Replayed
+from networks.base import NetworkOutput
+from tests.loss.steps import make_step
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value))
+
+
+def check(value, leaf, expected, gradient, tolerance=2e-5):
+    torch.testing.assert_close(value.detach(), tensor(expected), rtol=tolerance, atol=1e-7)
+    (grad,) = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(grad, tensor(gradient), rtol=1e-4, atol=1e-4 * float(np.abs(gradient).max()))
+
+
+@pytest.mark.parametrize("labels", ["seq", "ovl"])
+@pytest.mark.parametrize("old_as_one", [False, True])
+def test_golden_background_aware_cross_entropy(golden, labels, old_as_one):
+    data = golden("bacs_wce")
+    logits = tensor(data["logits"]).requires_grad_()
+    seen = tensor(data["seen_probs"]).amax(dim=1)
+    loss = background_aware_cross_entropy(
+        logits, tensor(data[f"targets_{labels}"]), seen, int(data["old_cl"]), old_as_one=old_as_one
+    )
+    name = f"{labels}_ukd{int(old_as_one)}"
+    check(loss, logits, data[f"loss_{name}"], data[f"grad_{name}"])
+
+
+@pytest.mark.parametrize("kind", ["seen", "noseen"])
+def test_golden_distillation(golden, kind):
+    data = golden("bacs_distill")
+    new = tensor(data["new_att"]).requires_grad_()
+    where = tensor(data["mask"]) == 0
+    if kind == "seen":
+        where &= tensor(data["seen_probs"]).amax(dim=1) > float(data["lkd_threshold"])
+    loss = float(data["lkd"]) * row_distillation(new, tensor(data["old_att"]), where)
+    check(loss, new, data[f"loss_{kind}"], data[f"grad_{kind}"])
+
+
+def detector_of(data, channels=8):
+    """Heads as in the vectors; the embedding is given."""
+    weights = np.atleast_2d(data["head_weights"] if "head_weights" in data else data["head_weight"])
+    biases = np.atleast_1d(data["head_biases"] if "head_biases" in data else data["head_bias"])
+    detector = Detector(4, channels, dropout=0)
+    detector.grow(len(weights))
+    detector.embedding = nn.Identity()
+    with torch.no_grad():
+        for head, weight, bias in zip(detector.heads, weights, biases, strict=True):
+            head.weight.copy_(tensor(weight).view_as(head.weight))
+            head.bias.fill_(float(bias))
+    return detector
+
+
+def prototypes_of(data, n_seen):
+    labels = LabelSpace({c: str(c) for c in range(1, n_seen)})
+    tasks = build_tasks(
+        labels, Protocol("overlap"), dataset="any", initial_increment=int(data["initial_classes"]) - 1, increment=1
+    )
+    callback = Prototypes("task")
+    for task in tasks:
+        callback.begin_task(task)
+    callback.vectors = tensor(data["prototypes_before"])
+    callback.counts = tensor(np.atleast_1d(data["counts_before"])).double()
+    return callback
+
+
+def leaf(data, name):
+    return tensor(data[name]).requires_grad_()
+
+
+def later_step(data):
+    """The step of a third task, the outputs of the network being leaves."""
+    old_scores = torch.zeros(len(data["logits"]), int(data["old_classes"]), 2, 2)
+    step = make_step(leaf(data, "logits"), tensor(data["mask"]), old_scores)
+    step.student.stages, step.student.embedding = [leaf(data, "embedding")], leaf(data, "att")
+    step.teacher.embedding = tensor(data["old_att"])
+    labelled = NetworkOutput(leaf(data, "buf_logits"), None, None, [leaf(data, "buf_embedding")])
+    dark = NetworkOutput(None, leaf(data, "buf_sem_logits"), None, [])
+    stored = {"logits": tensor(data["memory_logits"]), "channels": tensor(data["n_classes"])}
+    step.replay = {"labels": Replayed({"label": tensor(data["buf_mask"])}, labelled), "logits": Replayed(stored, dark)}
+    detector = detector_of(data)
+    prototypes = prototypes_of(data, int(data["nb_current"]))
+    weight = epoch_weight(int(data["epoch"]), int(data["max_epochs"]))
+    step.memory = {"background_detector": detector, "prototypes": prototypes, "detector_weight": weight}
+    return step
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("bacs_full_b1", ""), ("bacs_full", "_fixed")])
+def test_golden_step_of_a_later_task(golden, name, suffix):
+    """Parts, total, gradients and prototypes; with one image the authors' code is right, with more where mended."""
+    data = golden(name)
+    step = later_step(data)
+    terms = BACS()(step)
+    weight = float(data[f"seen_weight{suffix}"])
+    parts = {
+        "ce": data[f"part_weighted_ce{suffix}"],
+        "detector": weight * data[f"part_seen_focal{suffix}"],
+        "distill": data[f"part_distill{suffix}"],
+        "dark_labels": 0.5 * data[f"part_dark_pp{suffix}"],
+        "dark_logits": 0.8 * data[f"part_dark_logits{suffix}"],
+    }
+    assert set(terms) == set(parts)
+    for term, expected in parts.items():
+        assert terms[term].item() == pytest.approx(float(expected), rel=2e-5, abs=1e-7), term
+    total = sum(terms.values())
+    assert total.item() == pytest.approx(float(data[f"total{suffix}"]), rel=2e-5)
+    head = step.memory["background_detector"].heads[-1]
+    leaves = {
+        "logits": step.student.logits, "att": step.student.embedding, "head_weight_last": head.weight,
+        "buf_logits": step.replay["labels"].student.logits, "buf_sem_logits": step.replay["logits"].student.scores,
+        "head_bias_last": head.bias,
+    }  # fmt: skip
+    for key, grad in zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True):
+        want = np.asarray(data[f"grad_{key}{suffix}"])
+        atol = 1e-4 * max(float(np.abs(want).max()), 1e-6)
+        torch.testing.assert_close(grad.flatten(), tensor(want).flatten(), rtol=1e-4, atol=atol, msg=key)
+    got = step.memory["prototypes"].vectors.numpy()
+    np.testing.assert_allclose(got, data[f"prototypes_after{suffix}"], rtol=1e-4, atol=1e-6)
+    assert not step.student.stages[0].requires_grad or step.student.stages[0].grad is None
+
+
+def test_golden_step_of_the_first_task(golden):
+    data = golden("bacs_task0")
+    step = make_step(leaf(data, "logits"), tensor(data["mask"]))
+    step.student.stages = [leaf(data, "embedding")]
+    weight = epoch_weight(int(data["epoch"]), int(data["max_epochs"]))
+    memory = {"background_detector": detector_of(data), "prototypes": prototypes_of(data, 4), "detector_weight": weight}
+    step.memory = memory
+    terms = BACS()(step)
+    assert set(terms) == {"ce", "detector"}
+    total = sum(terms.values())
+    assert total.item() == pytest.approx(float(data["loss_fixed"]), rel=2e-5)
+    grads = torch.autograd.grad(total, [step.student.logits, step.student.stages[0]])
+    for grad, key in zip(grads, ("logits", "embedding"), strict=True):
+        torch.testing.assert_close(grad, tensor(data[f"grad_{key}_fixed"]), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(memory["prototypes"].vectors.numpy(), data["prototypes_after_fixed"], rtol=1e-5)
+
+
+def test_golden_focal_loss(golden):
+    data = golden("bacs_bgdet")
+    scores, labels = tensor(data["seen_logits"]), tensor(data["mask"])
+    assert seen_focal_loss(scores[:, -1], labels).item() == pytest.approx(float(data["focal_first"]), rel=1e-5)
+    weighted = seen_focal_loss(scores[:, 0], labels, alpha=0.3)
+    assert weighted.item() == pytest.approx(float(data["focal_alpha0.3_task0"]), rel=1e-5)
+
+
+def test_without_the_detector_it_is_der_with_distillation():
+    teacher = torch.randn(2, 3, 4, 4)
+    step = make_step(torch.randn(2, 5, 4, 4), torch.randint(0, 5, (2, 4, 4)), teacher)
+    step.student.embedding = step.teacher.embedding + 1
+    terms = BACS(detector=False)(step)
+    assert set(terms) == {"ce", "distill"}
+    expected = nn.functional.cross_entropy(step.student.logits, step.batch["label"])
+    torch.testing.assert_close(terms["ce"], expected)
