@@ -82,9 +82,8 @@ class BackgroundDetector(pl.Callback):
             return
         if self.detector is None:
             self.detector = Detector(_encoder_channels(pl_module.network), **self.settings).to(pl_module.device)
-            self.detector.grow(len({name.split(".")[1] for name in self.saved if name.startswith("heads.")}) or 1)
             if self.saved:
-                self.detector.load_state_dict(self.saved)
+                self._restore()
         self.detector.grow(pl_module.task.index + 1)
         pl_module.auxiliaries[NAME] = self.detector
         pl_module.memory[NAME] = self.detector
@@ -130,7 +129,11 @@ class BackgroundDetector(pl.Callback):
         """What `state_dict` gave; the detector itself is made when the network is known."""
         self.saved = state_dict["detector"]
         if self.detector is not None:
-            self.detector.load_state_dict(self.saved)
+            self._restore()
+
+    def _restore(self) -> None:
+        self.detector.grow(len({name.split(".")[1] for name in self.saved if name.startswith("heads.")}))
+        self.detector.load_state_dict(self.saved)
 
 
 def epoch_weight(now: int, end: int) -> float:
