@@ -55,7 +55,7 @@ class ContinualLoss(nn.Module, ABC):
 
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
-        classifier_init: how the classifier of a new task starts: "random", "zero" or "background" (MiB).
+        classifier_init: how the classifier of a new task starts: "random", "zero", "mean" or "background" (MiB).
     """
 
     needs_teacher: bool = False

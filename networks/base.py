@@ -51,23 +51,29 @@ class SegmentationNetwork(nn.Module, ABC):
         multiple: int = 1,
         layer: Callable[[int, int], ConvLayer] = pointwise,
         freeze_norm: bool = False,
+        classifier: nn.Module | None = None,
     ) -> None:
         """Args:
         embedding_channels: D.
         multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
+        classifier: instead of convolutions of the embedding; with `sizes`, `num_classes` and `add_task`.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
         self.multiple = multiple
         self.freeze_norm = freeze_norm
         self.frozen_parts: tuple[str, ...] = ()
-        self.classifier = IncrementalClassifier(embedding_channels, layer)
+        self.classifier = classifier or IncrementalClassifier(embedding_channels, layer)
 
     @abstractmethod
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Embedding, stages and extras of an image B x 3 x H x W whose sides are multiples of `multiple`."""
+
+    def classify(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor:
+        """Scores B x C x h x w of what `encode` gave."""
+        return self.classifier(embedding)
 
     def add_classes(self, n: int, init: str = "random") -> None:
         """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""
@@ -109,7 +115,7 @@ class SegmentationNetwork(nn.Module, ABC):
             image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)
-        scores = self.classifier(embedding)
+        scores = self.classify(embedding, extras)
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
             logits=_upsample(scores, padded, self.classifier.sizes)[..., :height, :width],

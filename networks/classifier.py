@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-INITS = ("random", "zero", "background")
+INITS = ("random", "zero", "mean", "background")
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d
 pointwise = partial(nn.Conv2d, kernel_size=1)
 
@@ -54,24 +54,27 @@ class IncrementalClassifier(nn.Module):
 
         Args:
             n: number of channels, background included in the first task.
-            init: "random" (torch's default for convolutions), "zero" (weights and biases 0), or "background" (MiB,
-                "Classifiers' Parameters Initialization": the new classes share the old background's probability).
+            init: "random" (torch's default for convolutions), "zero" (weights and biases 0), "mean" (of all earlier
+                channels), or "background" (MiB, "Classifiers' Parameters Initialization": the new classes share the old
+                background's probability).
 
         Raises:
-            ValueError: n < 1, an unknown init, or "background" in the first task.
+            ValueError: n < 1, an unknown init, or one that needs an earlier task in the first.
         """
         if n < 1:
             raise ValueError(f"a task must add at least one class, got {n}")
         if init not in INITS:
             raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
-        if init == "background" and not self.heads:
-            raise ValueError("classifier_init=background copies an earlier task's background: the first has none")
+        if init in ("mean", "background") and not self.heads:
+            raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
         head = self.layer(self.in_channels, n)
         if self.heads:
             head.to(self.heads[0].weight)
         if init == "zero":
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+        elif init == "mean":
+            _average(self.heads, head)
         elif init == "background":
             _share_background(self.heads[0], head)
         self.heads.append(head.train(self.training))
@@ -81,6 +84,15 @@ class IncrementalClassifier(nn.Module):
         if not self.heads:
             raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
         return torch.cat([head(embedding) for head in self.heads], dim=1)
+
+
+@torch.no_grad()
+def _average(old: nn.ModuleList, new: ConvLayer) -> None:
+    """Every new row and bias is the mean of the old ones."""
+    out_dim = 1 if isinstance(new, nn.ConvTranspose2d) else 0
+    weights = torch.cat([head.weight for head in old], dim=out_dim)
+    new.weight.copy_(weights.mean(out_dim, keepdim=True).expand_as(new.weight))
+    new.bias.fill_(torch.cat([head.bias for head in old]).mean())
 
 
 @torch.no_grad()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from networks.deeplabv3_transformer import DeepLabV3Transformer, TokenClassifier, TransformerDecoder
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value))
+
+
+def golden_head(data):
+    """Decoder and classifier with the vectors' parameters."""
+    decoder = TransformerDecoder(6, 8, 16, 2, 2, (2, 2))
+    classifier = TokenClassifier(8)
+    classifier.add_task(4)
+    own = {"pos_embed": decoder.positions, "class_tokens": classifier.tokens[0]}
+    own |= {"proj_patch": classifier.patch_projection, "proj_classes": classifier.class_projection}
+    own |= {"mask_norm__weight": classifier.weights[0], "mask_norm__bias": classifier.biases[0]}
+    for kind in ("weight", "bias"):
+        own[f"feature_embedding__{kind}"] = getattr(decoder.feature_embedding, kind)
+        own[f"decoder_norm__{kind}"] = getattr(decoder.blocks.norm, kind)
+        for i, block in enumerate(decoder.blocks.layers):
+            names = {"norm1": block.norm1, "norm2": block.norm2, "attn__proj": block.self_attn.out_proj}
+            names |= {"mlp__fc1": block.linear1, "mlp__fc2": block.linear2}
+            own |= {f"blocks__{i}__{name}__{kind}": getattr(module, kind) for name, module in names.items()}
+            own[f"blocks__{i}__attn__qkv__{kind}"] = getattr(block.self_attn, f"in_proj_{kind}")
+    assert set(own) == {name.removeprefix("param__") for name in data if name.startswith("param__")}
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensor(data[f"param__{name}"]).view_as(parameter))
+    return decoder, classifier
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_golden_head(golden, training):
+    """Also through the library's fast path, which evaluation takes."""
+    data = golden("bacs_transeg_head")
+    decoder, classifier = (module.train(training) for module in golden_head(data))
+    features = tensor(data["features"]).requires_grad_(training)
+    with torch.set_grad_enabled(training):
+        patches, classes = decoder(features, torch.cat(list(classifier.tokens)))
+        scores = classifier(patches, classes)
+    torch.testing.assert_close(patches, tensor(data["patch_features"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores, tensor(data["masks"]), rtol=1e-4, atol=1e-5)
+    if training:
+        (grad,) = torch.autograd.grad(scores.square().sum(), features)
+        torch.testing.assert_close(grad, tensor(data["grad_features_of_sum_squares"]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("init", ["mean", "background"])
+def test_golden_growth(golden, init):
+    data = golden("bacs_headinit")
+    classifier = TokenClassifier(8)
+    classifier.add_task(4)
+    with torch.no_grad():
+        classifier.tokens[0].copy_(tensor(data["tokens_before"])[0])
+        classifier.weights[0].copy_(tensor(data["mask_norm_weight_before"]))
+        classifier.biases[0].copy_(tensor(data["mask_norm_bias_before"]))
+    classifier.add_task(2, init)
+    for parameters, name in ((classifier.tokens, "tokens"), (classifier.weights, "mask_norm_weight")):
+        want = tensor(data[f"{name}_after_{init}"])
+        torch.testing.assert_close(torch.cat(list(parameters)), want.view(6, *parameters[0].shape[1:]))
+    want = tensor(data[f"mask_norm_bias_after_{init}_fixed"])
+    torch.testing.assert_close(torch.cat(list(classifier.biases)), want)
+
+
+def test_what_a_first_task_cannot_start_from():
+    for init in ("mean", "background"):
+        with pytest.raises(ValueError, match=f"classifier_init={init} starts from earlier classes"):
+            TokenClassifier(4).add_task(2, init)
+    with pytest.raises(ValueError, match="classifier_init=x is unknown"):
+        TokenClassifier(4).add_task(2, "x")
+
+
+def small(**settings):
+    return DeepLabV3Transformer(
+        "resnet18", norm="bn", channels=16, feedforward=32, heads=2, layers=1, crop_size=64, **settings
+    )
+
+
+def test_images_of_any_size_and_growth():
+    """Positions are resized; old tokens stay as they are."""
+    network = small()
+    network.add_classes(4)
+    before = network.classifier.tokens[0].clone()
+    network.add_classes(2, "mean")
+    assert network.classifier.sizes == [4, 2]
+    assert torch.equal(network.classifier.tokens[0], before)
+    for size in ((64, 64), (48, 80), (37, 51)):
+        output = network(torch.randn(2, 3, *size))
+        assert output.logits.shape == (2, 6, *size)
+        assert output.embedding.shape[1] == 16
+        assert output.extras["class_tokens"].shape == (2, 6, 16)
+    network(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_number_of_parameters_is_that_of_bacs():
+    network = DeepLabV3Transformer()
+    network.add_classes(21)
+    assert sum(p.numel() for p in network.parameters()) == 46_053_994
