@@ -123,9 +123,9 @@ def test_copies_grow_apart():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda c: c.add_task(2, "background"), ValueError, "first has none"),
+        (lambda c: c.add_task(2, "background"), ValueError, "the first task has none"),
         (lambda c: c.add_task(0), ValueError, "at least one class"),
-        (lambda c: c.add_task(2, "xavier"), ValueError, "random, zero, background"),
+        (lambda c: c.add_task(2, "xavier"), ValueError, "random, zero, mean, background"),
         (lambda c: c(torch.zeros(1, 5, 1, 1)), RuntimeError, "add_classes"),
     ],
 )
