@@ -28,6 +28,8 @@ class Prototypes(pl.Callback):
         vectors: G x D float32; zeros for a group without a cell; None before the first step.
         counts: G, cells so far; float64, in which they stay whole numbers.
         group_of: label -> group, int64; G stands for none.
+        learned: channels that each task so far added.
+        anchor: the prototypes when the task began, NaN where there was none.
     """
 
     def __init__(self, groups: str = "class") -> None:
@@ -41,6 +43,7 @@ class Prototypes(pl.Callback):
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.group_of = torch.zeros(0, dtype=torch.int64)
         self.learned: list[int] = []
+        self.anchor: Tensor | None = None
 
     def begin_task(self, task: Task) -> None:
         """Make room for the new groups."""
@@ -48,6 +51,7 @@ class Prototypes(pl.Callback):
         self.number = task.n_seen if self.groups == "class" else task.index + 1
         self.group_of = self._groups(task)
         self._extend()
+        self.anchor = None
 
     def _groups(self, task: Task) -> Tensor:
         """Group of each label 0 ... 255."""
@@ -68,8 +72,16 @@ class Prototypes(pl.Callback):
             self.vectors = torch.cat([self.vectors, self.vectors.new_zeros(new, self.vectors.shape[1])])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Publish them on the device."""
+        """Publish them on the device, and remember where they were."""
         self._publish(pl_module)
+        if self.anchor is None and self.vectors is not None:
+            self.anchor = torch.where((self.counts > 0).unsqueeze(1), self.vectors, torch.nan)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log how far the prototypes of earlier tasks have moved since the task began, as a mean distance."""
+        if self.anchor is not None:
+            moved = (self.vectors - self.anchor.to(self.vectors)).norm(dim=1)
+            pl_module.log("train/prototype_drift", moved.nanmean())
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish them on the device."""
@@ -95,8 +107,9 @@ class Prototypes(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoints of the epoch and of the task."""
-        return {"vectors": self.vectors, "counts": self.counts, "learned": self.learned}
+        return {"vectors": self.vectors, "counts": self.counts, "learned": self.learned, "anchor": self.anchor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What `state_dict` gave."""
-        self.vectors, self.counts, self.learned = (state_dict[key] for key in ("vectors", "counts", "learned"))
+        for key in ("vectors", "counts", "learned", "anchor"):
+            setattr(self, key, state_dict[key])

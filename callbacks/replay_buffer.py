@@ -193,14 +193,13 @@ class ReplayBuffer(pl.Callback):
     def _stored(self, slots: np.ndarray, names: tuple[str, ...], learner: pl.LightningModule) -> dict[str, Tensor]:
         """Stored images on the device, some mirrored."""
         device = learner.device
-        entry = {name: torch.from_numpy(self.arrays[name][slots]) for name in names}
+        entry = {name: torch.from_numpy(self.arrays[name][slots]).to(device, non_blocking=True) for name in names}
         if self.flip:
             chance = np.random.default_rng(
                 seed_sequence(FLIP, learner.seed, learner.task.index, self.draws, learner.global_rank, len(names[1]))
             )
-            mirrored = torch.from_numpy(chance.random(len(slots)) < 0.5)
+            mirrored = torch.from_numpy(chance.random(len(slots)) < 0.5).to(device)
             entry = {k: torch.where(mirrored.view(-1, *[1] * (v.ndim - 1)), v.flip(-1), v) for k, v in entry.items()}
-        entry = {name: value.to(device, non_blocking=True) for name, value in entry.items()}
         channels = torch.tensor(self.slots.channels[slots], device=device)
         return self._finish(entry, torch.tensor(self.slots.tasks[slots], device=device), channels, learner)
 

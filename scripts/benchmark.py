@@ -1,6 +1,6 @@
 """Ratios of what this project does against the plainest code doing the same, on this machine.
 
-python scripts/benchmark.py [remap loading index step confusion] [--repeats 5] [--markdown FILE]
+python scripts/benchmark.py [remap loading index step replay confusion] [--repeats 5] [--markdown FILE]
 
 Times are medians of interleaved repeats on one thread, so that a machine that slows down slows both sides.
 """
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a clone that is not installed
 
+from callbacks.replay_buffer import ReplayBuffer
 from continual import schedules
 from continual.learner import ContinualLearner
 from continual.metrics import SegmentationMetrics
@@ -182,11 +184,8 @@ def bench_index(repeats: int) -> list[Row]:
     ]
 
 
-def bench_step(repeats: int, steps: int = 30) -> list[Row]:
-    """Training step of the learner (MiB, task 1, teacher and all) against a bare loop over the same modules."""
-    import pytorch_lightning as pl
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+def mib_learner() -> ContinualLearner:
+    """A small network in its second task, with its teacher."""
     torch.manual_seed(0)
     learner = ContinualLearner(
         UNet(width=16, num_layers=4, bilinear=True), MiB(), lambda p: torch.optim.SGD(p, lr=1e-3), schedules.poly,
@@ -194,12 +193,59 @@ def bench_step(repeats: int, steps: int = 30) -> list[Row]:
     )  # fmt: skip
     for task in voc_tasks()[:2]:
         learner.begin_task(task)
-    batch = {
+    return learner
+
+
+def training_batch() -> dict[str, torch.Tensor]:
+    """Eight images of 96 x 96, as the loader gives them."""
+    return {
         "image": torch.randint(0, 255, (8, 3, 96, 96), dtype=torch.uint8),
         "label": torch.randint(0, 17, (8, 96, 96)),
         "index": torch.arange(8),
     }
-    batches = torch.utils.data.DataLoader([batch] * steps, batch_size=None)
+
+
+def bench_replay(repeats: int, draws: int = 20) -> list[Row]:
+    """Eight images with labels and eight with logits out of a buffer of 300, against a training step on as many."""
+    learner = mib_learner()
+    buffer = ReplayBuffer(batch_size=8, logits=True)
+    buffer.learner = learner
+    buffer.trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=0), global_rank=0, world_size=1)
+    random = np.random.default_rng(0)
+    for i in range(300):
+        buffer.slots.offer(random, 300, "reservoir", 0, task=learner.task, index=i, importance=0, shown={1})
+    buffer.arrays = {
+        "image": random.integers(0, 256, (300, 3, 96, 96), np.uint8),
+        "label": random.integers(0, 17, (300, 96, 96), np.uint8),
+        "logits": random.random((300, 17, 6, 6)).astype(np.float16),
+    }
+    batch, optimizer = training_batch(), torch.optim.SGD(learner.parameters(), lr=1e-3)
+
+    def draw() -> None:
+        for _ in range(draws):
+            buffer.on_train_batch_start(buffer.trainer, learner, {}, 0)
+
+    def step() -> None:
+        image = learner.normalise(batch["image"])
+        for _ in range(draws):
+            with torch.no_grad():
+                teacher = learner.teacher(image)
+            loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    ours, plain = (seconds / draws for seconds in medians(repeats, draw, step))
+    return [Row("replay, 16 images", milliseconds(ours), f"step {milliseconds(plain)}", f"{ours / plain:.1%}", "< 5 %")]
+
+
+def bench_step(repeats: int, steps: int = 30) -> list[Row]:
+    """Training step of the learner (MiB, task 1, teacher and all) against a bare loop over the same modules."""
+    import pytorch_lightning as pl
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    learner = mib_learner()
+    batches = torch.utils.data.DataLoader([training_batch()] * steps, batch_size=None)
 
     def lightning() -> None:
         trainer = pl.Trainer(
@@ -264,6 +310,7 @@ BENCHMARKS = {
     "loading": bench_loading,
     "index": bench_index,
     "step": bench_step,
+    "replay": bench_replay,
     "confusion": bench_confusion,
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,21 @@ def test_prototypes_are_means_over_all_batches():
     for c in range(3):
         mean = features.permute(0, 2, 3, 1)[labels == c].mean(0)
         torch.testing.assert_close(callback.vectors[c], mean)
+
+
+def test_drift_is_the_mean_way_of_earlier_prototypes():
+    callback = Prototypes("class")
+    callback.begin_task(task_of("sequential", 0, 3, 0))
+    callback.update(torch.zeros(1, 4, 2, 2), torch.tensor([[[1, 1], [2, 2]]]))
+    logged = {}
+    learner = SimpleNamespace(device=torch.device("cpu"), memory={}, log=logged.__setitem__)
+    callback.begin_task(task_of("sequential", 1, 3, 1))
+    callback.on_train_start(None, learner)
+    callback.update(torch.ones(1, 4, 2, 2), torch.tensor([[[1, 1], [3, 3]]]))
+    callback.on_train_epoch_end(None, learner)
+    assert logged["train/prototype_drift"].item() == pytest.approx(
+        0.5
+    )  # of two old classes one moved by (1/2, ..., 1/2)
 
 
 def test_unknown_groups_list_the_choices():

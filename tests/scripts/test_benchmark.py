@@ -15,7 +15,7 @@ def test_remap_and_confusion_print_and_write_their_ratios(cli, tmp_path):
 
 @pytest.mark.slow
 def test_every_benchmark_runs(cli):
-    text = cli("loading", "step", "--repeats", "1", script="scripts/benchmark.py").stdout
+    text = cli("loading", "step", "replay", "--repeats", "1", script="scripts/benchmark.py").stdout
     assert "decoding" in text
     assert "bare loop" in text
 
