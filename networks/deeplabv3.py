@@ -31,6 +31,7 @@ class ASPP(nn.Module):
         norm: Norm,
         output_stride: int = 16,
         pooling: int | tuple[int, int] | None = 32,
+        activated: bool = True,
     ) -> None:
         """Args:
         in_channels: of the encoder.
@@ -40,8 +41,10 @@ class ASPP(nn.Module):
         output_stride: of the encoder; sets the dilations.
         pooling: window (or height, width) of the global branch in evaluation, in pixels of the feature map; None is
             the whole map, as in training.
+        activated: false: normalisation alone and torch's initialisation, as in SDR's code.
         """
         super().__init__()
+        norm_layer = norm.activated if activated else norm
         self.pooling = (pooling, pooling) if isinstance(pooling, int) else pooling
         branches = [nn.Conv2d(in_channels, hidden_channels, 1, bias=False)]
         branches += [
@@ -49,14 +52,14 @@ class ASPP(nn.Module):
             for dilation in DILATIONS[output_stride]
         ]
         self.map_convs = nn.ModuleList(branches)
-        self.map_bn = norm.activated(hidden_channels * len(branches))
+        self.map_bn = norm_layer(hidden_channels * len(branches))
         self.global_pooling_conv = nn.Conv2d(in_channels, hidden_channels, 1, bias=False)
-        self.global_pooling_bn = norm.activated(hidden_channels)
+        self.global_pooling_bn = norm_layer(hidden_channels)
         self.red_conv = nn.Conv2d(hidden_channels * len(branches), out_channels, 1, bias=False)
         self.pool_red_conv = nn.Conv2d(hidden_channels, out_channels, 1, bias=False)
-        self.red_bn = norm.activated(out_channels)
+        self.red_bn = norm_layer(out_channels)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if activated and isinstance(module, nn.Conv2d):
                 nn.init.xavier_normal_(module.weight, norm.gain)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +98,7 @@ class DeepLabV3(SegmentationNetwork):
         freeze_norm: bool = False,
         pretrained: str | None = None,
         pooling: int | None = 32,
+        activated_head: bool = True,
     ) -> None:
         """Args:
         backbone: "resnet18", "resnet50" or "resnet101".
@@ -104,11 +108,12 @@ class DeepLabV3(SegmentationNetwork):
         freeze_norm: normalisation keeps statistics and weights.
         pretrained: None, "imagenet" or a file, see networks/pretrained.py.
         pooling: window of the global branch in evaluation, in pixels of the feature map; None is the whole map.
+        activated_head: false: no activation in the head, as in SDR's code.
         """
         super().__init__(embedding_channels=256, freeze_norm=freeze_norm)
         make_norm = Norm(norm, norm_momentum)
         self.encoder = ResNet(backbone, make_norm, output_stride)
-        self.head = ASPP(self.encoder.out_channels, 256, 256, make_norm, output_stride, pooling)
+        self.head = ASPP(self.encoder.out_channels, 256, 256, make_norm, output_stride, pooling, activated_head)
         if pretrained is not None:
             load_encoder(self.encoder, pretrained)
 

@@ -128,3 +128,12 @@ def test_pre_activations_are_what_the_stages_activate():
     for pre, stage in zip(output.extras["pre_activations"], output.stages, strict=True):
         assert (pre < 0).any()
         torch.testing.assert_close(torch.nn.functional.leaky_relu(pre, 0.01), stage)
+
+
+def test_a_head_without_activation_is_linear_in_evaluation():
+    """SDR's: normalisation alone."""
+    head = ASPP(4, 8, 8, Norm("bn"), activated=False).eval()
+    a, b = torch.randn(2, 1, 4, 9, 9)
+    torch.testing.assert_close(head(a + b) + head(torch.zeros_like(a)), head(a) + head(b), rtol=1e-4, atol=1e-5)
+    head = ASPP(4, 8, 8, Norm("bn")).eval()
+    assert not torch.allclose(head(a + b) + head(torch.zeros_like(a)), head(a) + head(b))
