@@ -205,7 +205,7 @@ def training_batch() -> dict[str, torch.Tensor]:
     }
 
 
-def bench_replay(repeats: int, draws: int = 20) -> list[Row]:
+def bench_replay(repeats: int, draws: int = 5) -> list[Row]:
     """Eight images with labels and eight with logits out of a buffer of 300, against a training step on as many."""
     learner = mib_learner()
     buffer = ReplayBuffer(batch_size=8, logits=True)
