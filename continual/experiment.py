@@ -77,6 +77,7 @@ class Experiment:
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
         for task, images in zip(self.tasks, self.split.images, strict=True):
             self.data.check_task(task, images.train, trainer.world_size)
+            self.learner.loss.check_task(task)
         self.data.check_sizes(self.split.images[-1].val, self.split.images[-1].test)
         self.environment = describe_environment(trainer, self.training["batch_size"])
         self.loggers = self._build_loggers(config)

@@ -83,7 +83,8 @@ class ContinualLearner(pl.LightningModule):
     def begin_task(self, task: Task) -> None:
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
         self.__dict__["teacher"] = self._frozen_network() if task.index and self.loss.needs_teacher else None
-        self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
+        if task.n_new:
+            self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
         if task.index:
             self.network.freeze(self.freeze_parts)
         self.task = task

@@ -11,6 +11,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from continual.domains import domain_images, domain_tasks
+from continual.steps import class_steps
 from continual.tasks import (
     Protocol,
     Task,
@@ -21,7 +23,7 @@ from continual.tasks import (
     select_train_partitioned,
     select_val,
 )
-from datamodules.base import DataSource
+from datamodules.base import DataSource, DomainSource
 from datamodules.class_index import ClassIndex
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class TaskSplit:
         """
         source: DataSource = instantiate(dataset.source, _convert_="all")
         protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
+        if isinstance(source, DomainSource):
+            return cls._of_domains(source, protocol, dataset, training)
         tasks = build_tasks(
             source.labels,
             protocol,
@@ -80,11 +84,25 @@ class TaskSplit:
             _check_not_empty(task, chosen)
         return cls(source, tasks, images)
 
+    @classmethod
+    def _of_domains(
+        cls, source: DomainSource, protocol: Protocol, dataset: DictConfig, training: Mapping[str, Any]
+    ) -> TaskSplit:
+        """Tasks of all classes in images of other domains."""
+        every = tuple(range(len(source.domains)))
+        order = {key: training[key] for key in ("class_order", "shuffle_classes", "seed", "joint")}
+        steps = class_steps(every, dataset=source.name, **order, **named_increments(training))
+        steps = (every,) if training["joint"] else steps
+        tasks = domain_tasks(source.labels, protocol, source.domains, steps)
+        ClassIndex.build(source.split("train"), source.labels)  # looks at every file
+        images = domain_images(source.domain_of, steps, dataset.domain_test)
+        return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
+
     def describe(self) -> str:
         """One line per task: classes and numbers of images."""
         lines = []
         for task, chosen in zip(self.tasks, self.images, strict=True):
-            names = ", ".join(task.labels.classes[c] for c in task.new)
+            names = ", ".join(task.domains or (task.labels.classes[c] for c in task.new))
             counts = ", ".join(f"{len(getattr(chosen, name))} {name}" for name in SPLITS)
             lines.append(f"task {task.index}: {names} ({counts})")
         return "\n".join(lines)

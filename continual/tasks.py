@@ -86,6 +86,7 @@ class Task:
     initial: tuple[int, ...]  # classes of the sequence's first step; of `new` too where all is learned jointly
     labels: LabelSpace
     protocol: Protocol = field(default_factory=Protocol)
+    domains: tuple[str, ...] = ()  # where tasks differ by where their images come from, see continual/domains.py
 
     @property
     def seen(self) -> tuple[int, ...]:

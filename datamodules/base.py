@@ -58,3 +58,15 @@ class DataSource(ABC):
     @abstractmethod
     def split(self, name: str) -> Split:
         """The split "train", "val" or "test"; a data set without a test split gives its validation split."""
+
+
+class DomainSource(DataSource):
+    """A data set whose tasks differ by the domain of their images; its splits all hold the same, all images.
+
+    Attributes:
+        domains: their names.
+        domain_of: position in `domains` of each image.
+    """
+
+    domains: tuple[str, ...]
+    domain_of: np.ndarray

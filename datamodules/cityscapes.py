@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from continual.tasks import IGNORE, LabelSpace
-from datamodules.base import DataError, DataSource
+from datamodules.base import DataError, DataSource, DomainSource
 from datamodules.files import FileSplit, existing_folder, existing_root
 
 CLASSES = {
@@ -20,6 +20,11 @@ UNSCORED = tuple(i for i in range(34) if i not in CLASSES)
 # Ids that BACS trains as background; the others without a class are ignored.
 BACKGROUND_IDS = (0, 1, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 IMAGE_ENDING, MASK_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
+CITIES = (
+    "aachen", "bremen", "darmstadt", "erfurt", "hanover", "krefeld", "strasbourg", "tubingen", "weimar", "bochum",
+    "cologne", "dusseldorf", "hamburg", "jena", "monchengladbach", "stuttgart", "ulm", "zurich", "frankfurt", "lindau",
+    "munster",
+)  # fmt: skip
 FOLDERS = {"train": "train", "val": "val", "test": "val"}
 HOME = "python scripts/download.py cityscapes fetches it with your account"
 
@@ -93,3 +98,34 @@ class Cityscapes(DataSource):
             if city not in there:
                 raise DataError(f"dataset.cities: {images} has no city {city}; there are {', '.join(there)}")
         return sorted(self.cities)
+
+
+class CityscapesDomains(Cityscapes, DomainSource):
+    """Cityscapes with its 21 cities as domains: the training and then the validation images, in one split.
+
+    The cities are in the order of PLOP's protocol: its first eleven, then the others.
+    """
+
+    name = "cityscapes_domains"
+    domains = CITIES
+
+    def __init__(self, root: str) -> None:
+        """Args: `root`: the folder with leftImg8bit/ and gtFine/.
+
+        Raises:
+            DataError: a folder or mask is missing, or a city is none of the 21.
+        """
+        super().__init__(root, cities=None, void_as_background_class=False)
+        parts = [super(CityscapesDomains, self).split(name) for name in ("train", "val")]
+        self.pooled = CityscapesSplit(
+            self.root, *([x for part in parts for x in getattr(part, kind)] for kind in ("ids", "images", "masks"))
+        )
+        cities = [i.split("_")[0] for i in self.pooled.ids]
+        unknown = sorted(set(cities) - set(CITIES))
+        if unknown:
+            raise DataError(f"{self.root}: {unknown[0]} is none of the cities of Cityscapes: {', '.join(CITIES)}")
+        self.domain_of = np.array([CITIES.index(city) for city in cities])
+
+    def split(self, name: str) -> FileSplit:
+        """All images, whatever the split: a task chooses among them."""
+        return self.pooled

@@ -66,6 +66,13 @@ class ContinualLoss(nn.Module, ABC):
             raise ValueError(f"classifier_init={classifier_init} is none of {', '.join(INITS)}")
         self.classifier_init = classifier_init
 
+    def check_task(self, task: Task) -> None:
+        """See, before anything is trained, whether the method can learn a task; every one can unless it says so.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Weighted scalar terms by name, e.g. {"ce": ..., "kd": ...}."""

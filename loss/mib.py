@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from continual.errors import ConfigError
+from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
     cross_entropy,
@@ -63,6 +65,13 @@ class MiB(ContinualLoss):
         self.unbiased_ce = unbiased_ce
         self.distillation = unbiased_distillation if unbiased_kd else distillation
         self.feature_weight = feature_weight
+
+    def check_task(self, task: Task) -> None:
+        """A task without new classes has no background that may be one."""
+        if task.index and not task.n_new and self.distillation is unbiased_distillation:
+            raise ConfigError(
+                f"unbiased distillation needs new classes, and task {task.index} has none: set loss.unbiased_kd=false"
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"} and, where it has a weight, {"features"}."""

@@ -32,6 +32,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from continual.errors import ConfigError
+from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.base import NetworkOutput
@@ -76,6 +78,16 @@ class PLOP(ContinualLoss):
         self.pseudo_labels = pseudo_labels
         self.normalized = normalized
         self.adaptive = adaptive
+
+    def check_task(self, task: Task) -> None:
+        """A task without new classes (another domain) has neither a schedule nor background to label."""
+        if task.index and not task.n_new:
+            for key, value, other in (
+                ("pod_schedule", self.pod_schedule, "false"),
+                ("pseudo_labels", self.pseudo_labels, "null"),
+            ):
+                if value:
+                    raise ConfigError(f"task {task.index} has no new classes: set loss.{key}={other}")
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"pod"}."""

@@ -26,6 +26,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from continual.errors import ConfigError
+from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
     class_sums,
@@ -67,6 +69,11 @@ class SDR(ContinualLoss):
         self.sparsity_weight = sparsity_weight
         self.literal_layout = literal_layout
         self.nested_attraction = nested_attraction
+
+    def check_task(self, task: Task) -> None:
+        """A task without new classes has no background that may be one."""
+        if task.index and not task.n_new:
+            raise ConfigError(f"SDR needs new classes, and task {task.index} has none: choose another loss")
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd", "match", "attract", "repulse", "sparsity"}."""
