@@ -113,7 +113,7 @@ def test_a_run_over_cities(cli, tmp_path):
         f"dataset.root={root}",
         "dataset.crop_size=16",
         "training.batch_size=2",
-        "training.debug=true",
+        "training.epochs=1",
         steps,
     )
     cli(*base, "dataset=cityscapes_domains", "loss=finetune", "hydra.run.dir=run")
