@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loss.base import Step
 from loss.der import DER
-from loss.functional import IGNORE_INDEX, cross_entropy, downsample_labels
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, downsample_labels
 
 
 class BACS(DER):
@@ -125,7 +125,7 @@ def background_aware_cross_entropy(
         n_old: K, background included.
         gamma, threshold, old_as_one: see `BACS`.
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = at_least_float32(logits)
     every, labelled = torch.logsumexp(logits, dim=1), labels != IGNORE_INDEX
     hidden = torch.where(seen > threshold, 1.0, seen)
     foreground = every - torch.logsumexp(logits[:, 1:], dim=1)
@@ -151,8 +151,7 @@ def row_distillation(embedding: Tensor, teacher: Tensor, where: Tensor) -> Tenso
 
 def _row_distance(embedding: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
     """`row_distillation` of one image."""
-    both = torch.stack([embedding, teacher])
-    both = both.float() if both.dtype in (torch.float16, torch.bfloat16) else both
+    both = at_least_float32(torch.stack([embedding, teacher]))
     new, old = F.interpolate(both, size=where.shape, mode="bilinear").square()
     return ((old - new) * where).norm(dim=2).mean()
 

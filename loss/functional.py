@@ -22,7 +22,7 @@ def cross_entropy(
     logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
 ) -> Tensor:
     """Cross entropy: lse(z) - z_y."""
-    pixels = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
+    pixels = F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
     return _reduce(pixels, reduction, labels != ignore_index)
 
 
@@ -41,7 +41,7 @@ def unbiased_cross_entropy(
         ignore_index: label of pixels without a label.
         reduction: "mean" over labelled pixels, "sum" or "none".
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     n_old = max(n_old, 1)
     old_or_background = torch.logsumexp(logits[:, :n_old], dim=1)
     target = torch.where(labels < n_old, old_or_background, _logit_of_label(logits, labels, ignore_index))
@@ -58,7 +58,7 @@ def binary_cross_entropy(
     Sum over c of -t_c log s(z_c) - (1 - t_c) log(1 - s(z_c)), with s the sigmoid, t_c = 1 where c = y, else 0. With
     -log(1 - s(x)) = x - log s(x) this is -sum_c log s(-z_c) - z_y.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     labelled = labels != ignore_index
     no_class = -F.logsigmoid(-logits).sum(dim=1)
     pixels = torch.where(labelled, no_class - _logit_of_label(logits, labels, ignore_index), 0)
@@ -81,8 +81,8 @@ def distillation(
         reduction: "mean" over all pixels, "sum" or "none".
     """
     n_old = teacher_logits.shape[1]
-    teacher = torch.softmax(alpha * _at_least_float32(teacher_logits), dim=1)
-    pixels = F.cross_entropy(_at_least_float32(logits)[:, :n_old], teacher, reduction="none") / n_old
+    teacher = torch.softmax(alpha * at_least_float32(teacher_logits), dim=1)
+    pixels = F.cross_entropy(at_least_float32(logits)[:, :n_old], teacher, reduction="none") / n_old
     return _reduce(pixels if mask is None else pixels * mask, reduction)
 
 
@@ -106,8 +106,8 @@ def unbiased_distillation(
             f"unbiased distillation needs new classes: the student has {logits.shape[1]} channels, the teacher {n_old};"
             " use `distillation` where a task adds no class"
         )
-    logits = _at_least_float32(logits)
-    teacher = torch.softmax(alpha * _at_least_float32(teacher_logits), dim=1)
+    logits = at_least_float32(logits)
+    teacher = torch.softmax(alpha * at_least_float32(teacher_logits), dim=1)
     background = torch.logsumexp(torch.cat([logits[:, :1], logits[:, n_old:]], dim=1), dim=1)
     expected = teacher[:, 0] * background + (teacher[:, 1:] * logits[:, 1:n_old]).sum(dim=1)
     pixels = (torch.logsumexp(logits, dim=1) - expected) / n_old
@@ -124,8 +124,8 @@ def binary_distillation(
     Args: as `distillation`.
     """
     n_old = teacher_logits.shape[1]
-    teacher = torch.sigmoid(_at_least_float32(teacher_logits))
-    pixels = F.binary_cross_entropy_with_logits(_at_least_float32(logits)[:, :n_old], teacher, reduction="none").sum(
+    teacher = torch.sigmoid(at_least_float32(teacher_logits))
+    pixels = F.binary_cross_entropy_with_logits(at_least_float32(logits)[:, :n_old], teacher, reduction="none").sum(
         dim=1
     )
     return _reduce(pixels if mask is None else pixels * mask, reduction)
@@ -155,20 +155,20 @@ def disjoint_binary_cross_entropy(
         ignore_index: label of pixels without a label.
         reduction: "mean" over all pixels, "sum" or "none".
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     targets = torch.zeros_like(logits)
     channel = torch.where(labels == ignore_index, 0, labels).unsqueeze(1)
     targets.scatter_(1, channel, (labels != ignore_index).unsqueeze(1).to(logits.dtype))
     first = int(label_background)
     n_old = teacher_logits.shape[1]
-    targets[:, first:n_old] = torch.sigmoid(_at_least_float32(teacher_logits))[:, first:]
+    targets[:, first:n_old] = torch.sigmoid(at_least_float32(teacher_logits))[:, first:]
     pixels = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
     return _reduce(pixels if mask is None else pixels * mask, reduction)
 
 
 def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
     """Mean squared difference of two feature maps of one shape (ILT)."""
-    return F.mse_loss(_at_least_float32(features), _at_least_float32(teacher_features))
+    return F.mse_loss(at_least_float32(features), at_least_float32(teacher_features))
 
 
 def replayed_cross_entropy(logits: Tensor, labels: Tensor, n_old: int, *, background: bool = False) -> Tensor:
@@ -197,7 +197,7 @@ def dark_logits(scores: Tensor, stored: Tensor, channels: Tensor, *, background:
     """
     channel = torch.arange(scores.shape[1], device=scores.device)
     counted = (channel < channels.view(-1, 1)) & (channel >= int(not background))
-    difference = _at_least_float32(scores) - stored
+    difference = at_least_float32(scores) - stored
     return (difference.square() * counted.view(*counted.shape, 1, 1)).mean()
 
 
@@ -218,14 +218,15 @@ def class_sums(features: Tensor, classes: Tensor, n: int) -> tuple[Tensor, Tenso
         classes: B x h x w int64; cells of classes outside [0, n) are left out.
         n: number of classes.
     """
-    cells = _at_least_float32(features).permute(0, 2, 3, 1).flatten(0, 2)
+    cells = at_least_float32(features).permute(0, 2, 3, 1).flatten(0, 2)
     place = torch.where((classes >= 0) & (classes < n), classes, n).flatten()
     sums = cells.new_zeros(n + 1, cells.shape[1]).index_add(0, place, cells)
     counts = cells.new_zeros(n + 1).index_add(0, place, torch.ones_like(place, dtype=cells.dtype))
     return sums[:n], counts[:n]
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

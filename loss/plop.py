@@ -35,7 +35,7 @@ from torch import Tensor
 from continual.errors import ConfigError
 from continual.tasks import Task
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, cross_entropy
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
 from networks.base import NetworkOutput
 
 UNCERTAINTIES = ("entropy", "probability")
@@ -128,7 +128,7 @@ def uncertainty(teacher_logits: Tensor, n_seen: int, kind: str, normalized: bool
         kind: "entropy": v of the file's head; "probability": max p, which says how sure it is instead.
         normalized: entropy / log K'.
     """
-    p = torch.softmax(teacher_logits.float() if teacher_logits.dtype != torch.float64 else teacher_logits, dim=1)
+    p = torch.softmax(at_least_float32(teacher_logits), dim=1)
     if kind == "probability":
         return p.amax(dim=1)
     n_old = p.shape[1]
@@ -173,10 +173,15 @@ def pod_distillation(
 ) -> Tensor:
     """1/L sum_l w_l mean_b |E(a_l^2) - E(a'_l^2)| over pairs of maps B x C_l x h_l x w_l."""
     distances = [
-        weight * (local_pod(a.square(), scales) - local_pod(b.square(), scales)).norm(dim=1).mean()
+        weight * (_squared_pod(a, scales) - _squared_pod(b, scales)).norm(dim=1).mean()
         for a, b, weight in zip(maps, teacher_maps, weights, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def _squared_pod(x: Tensor, scales: Sequence[int]) -> Tensor:
+    """E(a^2), in float32: squares of half-precision features overflow."""
+    return local_pod(at_least_float32(x).square(), scales)
 
 
 def local_pod(x: Tensor, scales: Sequence[int]) -> Tensor:

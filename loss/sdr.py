@@ -30,6 +30,7 @@ from continual.errors import ConfigError
 from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
+    at_least_float32,
     class_sums,
     cross_entropy,
     downsample_labels,
@@ -77,7 +78,8 @@ class SDR(ContinualLoss):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd", "match", "attract", "repulse", "sparsity"}."""
-        logits, labels, features = step.student.logits, step.batch["label"], step.student.stages[-1]
+        logits, labels = step.student.logits, step.batch["label"]
+        features = at_least_float32(step.student.stages[-1])
         cells = downsample_labels(labels, features.shape[-2:])
         by_class = scramble(features, cells) if self.literal_layout else features
         prototypes = step.memory["prototypes"]
