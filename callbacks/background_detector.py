@@ -106,8 +106,9 @@ class BackgroundDetector(pl.Callback):
         if self.detector is None:
             return
         labels = batch["label"]
-        embedding = self.detector.embed(outputs.stages[-1])
-        scores = self.detector(embedding, pl_module.memory["prototypes"].vectors, labels.shape[-2:])
+        with trainer.precision_plugin.forward_context():
+            embedding = self.detector.embed(outputs.stages[-1])
+            scores = self.detector(embedding, pl_module.memory["prototypes"].vectors, labels.shape[-2:])
         cell = (labels > 0).long() * 2 + (scores.amax(dim=1) > 0)
         self.confusion += torch.bincount(cell[labels != 255], minlength=4).view(2, 2)
 

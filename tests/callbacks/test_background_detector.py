@@ -87,6 +87,6 @@ def test_a_whole_run_measures_it_and_can_be_tested_again(cli, tmp_path):
 def test_without_it_and_on_two_processes(cli, tmp_path):
     cli(*RUN, "loss=bacs", "hydra.run.dir=off", "training.bg_detector=false", "callbacks.replay.labels=stored")
     two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
-    cli(*RUN, "loss=bacs", *two, "hydra.run.dir=two")
+    cli(*RUN, "loss=bacs", *two, "hydra.run.dir=two", "training.mixed_precision=bf16")
     prototypes = torch.load(tmp_path / "two/task_02/model.ckpt", weights_only=True)["callbacks"]["Prototypes"]
     assert (prototypes["counts"] > 0).all()
