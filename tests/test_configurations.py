@@ -48,7 +48,7 @@ def test_every_network_is_built(choice):
 def test_every_method_runs_two_tasks(loss, cli):
     from tests.conftest import TINY
 
-    cli(*TINY, f"loss={loss}", "training.task=6-2", "training.debug=true")
+    cli(*TINY, f"loss={loss}", "training.task=6-2", "training.debug=true", "training.mixed_precision=bf16")
 
 
 @pytest.mark.slow
