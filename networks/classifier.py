@@ -13,6 +13,20 @@ ConvLayer = nn.Conv2d | nn.ConvTranspose2d
 pointwise = partial(nn.Conv2d, kernel_size=1)
 
 
+def check_growth(n: int, init: str, first: bool) -> None:
+    """See whether a classifier can grow by `n` classes that start as `init`.
+
+    Raises:
+        ValueError: n < 1, an unknown init, or one that needs an earlier task in the first.
+    """
+    if n < 1:
+        raise ValueError(f"a task must add at least one class, got {n}")
+    if init not in INITS:
+        raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
+    if first and init in ("mean", "background"):
+        raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
+
+
 class IncrementalClassifier(nn.Module):
     """One convolution per task; their outputs are concatenated along the channels in the order of the tasks.
 
@@ -59,14 +73,9 @@ class IncrementalClassifier(nn.Module):
                 background's probability).
 
         Raises:
-            ValueError: n < 1, an unknown init, or one that needs an earlier task in the first.
+            ValueError: see `check_growth`.
         """
-        if n < 1:
-            raise ValueError(f"a task must add at least one class, got {n}")
-        if init not in INITS:
-            raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
-        if init in ("mean", "background") and not self.heads:
-            raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
+        check_growth(n, init, first=not self.heads)
         head = self.layer(self.in_channels, n)
         if self.heads:
             head.to(self.heads[0].weight)

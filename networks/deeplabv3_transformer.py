@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.classifier import INITS
+from networks.classifier import check_growth
 from networks.norm import Norm
 from networks.pretrained import load_encoder
 from networks.resnet import ResNet
@@ -58,14 +58,9 @@ class TokenClassifier(nn.Module):
             init: "random", "zero", "mean" (of all classes so far) or "background" (a copy of its token, weight, bias).
 
         Raises:
-            ValueError: n < 1, an unknown init, or one that needs an earlier task in the first.
+            ValueError: see `check_growth`.
         """
-        if n < 1:
-            raise ValueError(f"a task must add at least one class, got {n}")
-        if init not in INITS:
-            raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
-        if init in ("mean", "background") and not self.tokens:
-            raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
+        check_growth(n, init, first=not self.tokens)
         like = self.patch_projection
         token, weight, bias = like.new_zeros(n, self.channels), like.new_ones(n), like.new_zeros(n)
         if init == "random":

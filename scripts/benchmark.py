@@ -205,6 +205,17 @@ def training_batch() -> dict[str, torch.Tensor]:
     }
 
 
+def bare_step(learner: ContinualLearner, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
+    """A training step without a trainer."""
+    image = learner.normalise(batch["image"])
+    with torch.no_grad():
+        teacher = learner.teacher(image)
+    loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def bench_replay(repeats: int, draws: int = 5) -> list[Row]:
     """Eight images with labels and eight with logits out of a buffer of 300, against a training step on as many."""
     learner = mib_learner()
@@ -225,17 +236,11 @@ def bench_replay(repeats: int, draws: int = 5) -> list[Row]:
         for _ in range(draws):
             buffer.on_train_batch_start(buffer.trainer, learner, {}, 0)
 
-    def step() -> None:
-        image = learner.normalise(batch["image"])
+    def steps() -> None:
         for _ in range(draws):
-            with torch.no_grad():
-                teacher = learner.teacher(image)
-            loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            bare_step(learner, optimizer, batch)
 
-    ours, plain = (seconds / draws for seconds in medians(repeats, draw, step))
+    ours, plain = (seconds / draws for seconds in medians(repeats, draw, steps))
     return [Row("replay, 16 images", milliseconds(ours), f"step {milliseconds(plain)}", f"{ours / plain:.1%}", "< 5 %")]
 
 
@@ -259,13 +264,7 @@ def bench_step(repeats: int, steps: int = 30) -> list[Row]:
         optimizer = torch.optim.SGD(learner.parameters(), lr=1e-3)
         scheduler = schedules.poly(optimizer, steps)
         for batch in batches:
-            image = learner.normalise(batch["image"])
-            with torch.no_grad():
-                teacher = learner.teacher(image)
-            loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            bare_step(learner, optimizer, batch)
             scheduler.step()
 
     ours, plain = medians(repeats, lightning, bare)
