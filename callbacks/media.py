@@ -12,19 +12,31 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from continual.plots import DPI, render, save_picture, shorten
-from continual.tasks import IGNORE
+from continual.tasks import IGNORE, Task
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
 
 
-def palette(channels: int = 256) -> np.ndarray:
-    """Colours of the channels, channels x 3 uint8, as the VOC devkit numbers them; 255 (ignored) is white."""
-    bits = np.arange(channels)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
-    shift = 7 - np.arange(8)
-    colours = np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
-    colours[IGNORE:] = 255
+def palette(task: Task) -> np.ndarray:
+    """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's of the class's place in its order.
+
+    So a class keeps its colour in every class order. Background is black, 255 (ignored) white.
+    """
+    numbered = voc_colours()
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[0] = 0
+    places = {c: place for place, c in enumerate(task.labels.classes, start=1)}
+    for channel, c in enumerate(task.seen, start=1):
+        colours[channel] = task.labels.colours.get(c, numbered[places[c]])
     return colours
+
+
+def voc_colours(count: int = 256) -> np.ndarray:
+    """Colours as the VOC devkit numbers them, count x 3 uint8."""
+    bits = np.arange(count)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
+    shift = 7 - np.arange(8)
+    return np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
 
 
 class PredictionImages(pl.Callback):
@@ -45,7 +57,7 @@ class PredictionImages(pl.Callback):
             return
         rows = [self._row(batch, learner) for batch in trainer.datamodule.fixed_samples(self.count)]
         task = learner.task
-        picture = render(draw(rows, task.class_names))
+        picture = render(draw(rows, task.class_names, palette(task)))
         save_picture(picture, self.directory / f"predictions_task_{task.index:02d}.png")
         for logger in trainer.loggers:
             logger.log_images("predictions", [picture], step=trainer.global_step)
@@ -61,9 +73,8 @@ class PredictionImages(pl.Callback):
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
-def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...]) -> Figure:
+def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
     """One row per sample: image, label, prediction, wrong pixels in red."""
-    colours = palette()
     height, width = rows[0][0].shape[:2]
     figure = Figure(figsize=(8, 8 / 4 * height / width * len(rows) + 1.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)

@@ -36,12 +36,14 @@ class LabelSpace:
         ignored: values without a class (void); they become 255.
         background_is_evaluated: False where pixels of the background id are ignored in evaluation (ADE20K, where 0
             is "unlabelled": trained as background, never scored).
+        colours: class id -> R, G, B in [0, 255] in which the field draws it; empty = VOC's way of numbering colours.
     """
 
     classes: Mapping[int, str]
     background: int | None = 0
     ignored: tuple[int, ...] = (IGNORE,)
     background_is_evaluated: bool = True
+    colours: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ from datamodules.files import FileSplit, existing_folder, existing_root, pair_by
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
 )  # fmt: skip
+COLOURS = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
 VOID = 11
 HOME = "CamVid is published by the University of Cambridge; layout {train,val,test}/{images,masks}"
 
@@ -17,7 +21,9 @@ class CamVid(DataSource):
     """`<root>/{train,val,test}/{images,masks}`; mask values 0-10 are classes, 11 is void; there is no background."""
 
     name = "camvid"
-    labels = LabelSpace(dict(enumerate(CLASSES)), background=None, ignored=(VOID, IGNORE))
+    labels = LabelSpace(
+        dict(enumerate(CLASSES)), background=None, ignored=(VOID, IGNORE), colours=dict(enumerate(COLOURS))
+    )
 
     def __init__(self, root: str) -> None:
         """Args: `root`: the folder with train/, val/ and test/."""

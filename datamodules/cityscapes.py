@@ -16,6 +16,12 @@ CLASSES = {
     20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
     28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
+COLOURS = {
+    7: (128, 64, 128), 8: (244, 35, 232), 11: (70, 70, 70), 12: (102, 102, 156), 13: (190, 153, 153),
+    17: (153, 153, 153), 19: (250, 170, 30), 20: (220, 220, 0), 21: (107, 142, 35), 22: (152, 251, 152),
+    23: (70, 130, 180), 24: (220, 20, 60), 25: (255, 0, 0), 26: (0, 0, 142), 27: (0, 0, 70), 28: (0, 60, 100),
+    31: (0, 80, 100), 32: (0, 0, 230), 33: (119, 11, 32),
+}  # fmt: skip
 UNSCORED = tuple(i for i in range(34) if i not in CLASSES)
 # Ids that BACS trains as background; the others without a class are ignored.
 BACKGROUND_IDS = (0, 1, 6, 9, 10, 14, 15, 16, 18, 29, 30)
@@ -68,7 +74,7 @@ class Cityscapes(DataSource):
         self.as_background = void_as_background_class
         self.labels = LabelSpace(
             CLASSES, background=0 if void_as_background_class else None,
-            ignored=(IGNORE,) if void_as_background_class else (*UNSCORED, IGNORE),
+            ignored=(IGNORE,) if void_as_background_class else (*UNSCORED, IGNORE), colours=COLOURS,
         )  # fmt: skip
 
     def split(self, name: str) -> FileSplit:

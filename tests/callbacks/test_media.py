@@ -7,8 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.media import PredictionImages, draw, palette
+from callbacks.media import PredictionImages, draw, palette, voc_colours
+from continual.tasks import LabelSpace, Task
 from datamodules.batches import collate
+from datamodules.camvid import CamVid
+from datamodules.cityscapes import CLASSES, COLOURS
 from tests.continual.test_learner import TASKS, make_learner
 
 
@@ -73,19 +76,31 @@ def test_only_one_process_draws(trainer, learner, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_class_keeps_its_colour_in_every_class_order():
+    labels = CamVid.labels
+    first = Task(0, 1, (3, 0), (), (), (3, 0), labels)
+    assert palette(first)[:4].tolist() == [[0, 0, 0], [128, 64, 128], [128, 128, 128], [255, 255, 255]]  # road, sky
+    shapes = LabelSpace({4: "a", 9: "b"})
+    for order in ((4, 9), (9, 4)):
+        colours = palette(Task(0, 1, order, (), (), order, shapes))
+        assert {c: colours[i].tolist() for i, c in enumerate(order, 1)} == {4: [128, 0, 0], 9: [0, 128, 0]}
+    for classes, own in ((labels.classes, labels.colours), (CLASSES, COLOURS)):
+        assert set(classes) == set(own)
+        assert len(set(own.values())) == len(own)
+
+
 def test_colours_are_vocs():
-    colours = palette()
+    colours = voc_colours()
     assert colours[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert colours[15].tolist() == [192, 128, 128]  # person
-    assert colours[255].tolist() == [255, 255, 255]
-    assert len(np.unique(colours[:255], axis=0)) == 255
+    assert len(np.unique(colours, axis=0)) == 256
 
 
 def test_wrong_pixels_are_those_that_count():
     image = np.zeros((4, 4, 3), np.uint8)
     label = np.array([[0, 1, 255, 1]] * 4, np.uint8)
     prediction = np.array([[0, 0, 0, 1]] * 4, np.uint8)
-    figure = draw([(image, label, prediction)], ("background", "one"))
+    figure = draw([(image, label, prediction)], ("background", "one"), voc_colours())
     errors = figure.axes[3].images[0].get_array()
     red = (errors == (208, 0, 0)).all(-1)
     assert red.tolist() == [[False, True, False, False]] * 4
