@@ -6,6 +6,7 @@
 | bn_leaky | scale = gamma, leaky ReLU 0.01: what MiB's code calls "abn" |
 | abn | scale = abs(gamma) + eps, leaky ReLU 0.01: In-Place ABN (Rota Bulo et al., CVPR 2018) in plain torch |
 | iabn, iabn_sync | the same function by the compiled package inplace-abn, with less memory on a GPU |
+| abr | batch renormalisation (Ioffe, 2017), leaky ReLU 0.01: see `RenormAct` |
 
 All have the state keys of torch's batch normalisation (weight, bias, running_mean, running_var,
 num_batches_tracked), so that a state dict of one fits all; where the meaning of gamma differs, networks/pretrained.py
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from continual.errors import ConfigError
 
 LEAKY_SLOPE = 0.01
-NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync")
+NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync", "abr")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Norm:
             kind = _compiled(self.name)
             activation = "identity" if slope == 1 else "leaky_relu"
             return kind(channels, eps=self.eps, momentum=self.momentum, activation=activation, activation_param=slope)
+        if self.name == "abr":
+            return RenormAct(channels, self.eps, self.momentum, slope)
         return NormAct(channels, self.eps, self.momentum, slope, self.absolute)
 
 
@@ -138,6 +141,58 @@ class NormAct(nn.Module):
     def extra_repr(self) -> str:
         """What the constructor got."""
         return f"{len(self.weight)}, eps={self.eps}, slope={self.slope}, absolute={self.absolute}"
+
+
+class RenormAct(nn.Module):
+    """Batch renormalisation and leaky ReLU, B x C x H x W -> B x C x H x W; with BACS's schedule of the bounds.
+
+    With mu, sigma the batch's mean and deviation + eps, m, s the running ones, k the batches seen:
+
+        training:   y = weight ((x - mu) / sigma r + d) + bias       r, d: constants for the gradient
+                    r = sigma / s in [1 / r_max, r_max]              r_max = 2 k / 35000 + 25 / 35 in [1, 3]
+                    d = (mu - m) / s in [-d_max, d_max]              d_max = 5 k / 20000 - 25 / 20 in [0, 5]
+        evaluation: y = weight (x - m) / s + bias
+
+    so that training sees what evaluation does, once the running statistics are good. Departures: the state holds the
+    variance s^2, so that weights of a batch normalisation fit (BACS reads their variance as a deviation), and k. Each
+    process has its own statistics.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float, slope: float) -> None:
+        """Args: see `NormAct`; `eps` is added to the batch's deviation."""
+        super().__init__()
+        self.eps, self.momentum, self.slope = eps, momentum, slope
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Renormalise with the batch's statistics in training mode, normalise with the running ones otherwise."""
+        m, s = self.running_mean, self.running_var.sqrt().clamp(min=self.eps)
+        if not self.training:
+            return self._finish(x, self.weight / s, self.bias - self.weight * m / s)
+        variance, mu = torch.var_mean(x.to(self.weight.dtype), dim=(0, 2, 3), correction=0)
+        sigma = variance.sqrt() + self.eps
+        with torch.no_grad():
+            r_max = (2 * self.num_batches_tracked / 35000 + 25 / 35).clamp(1, 3)
+            d_max = (5 * self.num_batches_tracked / 20000 - 25 / 20).clamp(0, 5)
+            r = (sigma / s).clamp(1 / r_max, r_max)
+            d = ((mu - m) / s).clamp(-d_max, d_max)
+            self.running_mean.lerp_(mu, self.momentum)
+            self.running_var.copy_(torch.lerp(s, sigma, self.momentum).square())
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * r / sigma
+        return self._finish(x, scale, self.weight * d + self.bias - scale * mu)
+
+    def _finish(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        y = torch.addcmul(shift.view(-1, 1, 1), x.to(scale.dtype), scale.view(-1, 1, 1))
+        return activate(y.to(x.dtype), self.slope, inplace=True)
+
+    def extra_repr(self) -> str:
+        """What the constructor got."""
+        return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}, slope={self.slope}"
 
 
 def activate(x: Tensor, slope: float, inplace: bool = False) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,15 +65,20 @@ def cli_environment() -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """See tests/warm_python.py."""
+    python = WarmPython(cli_environment())
+    yield python
+    python.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(tmp_path: Path, warm_python: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python <script> <arguments>` in an empty folder."""
 
     def run(*arguments: str, script: str = "main.py", check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=tmp_path, env=cli_environment(), capture_output=True, text=True, timeout=500,
-        )  # fmt: skip
+        result = warm_python.run(str(ROOT / script), arguments, tmp_path, cli_environment())
         if check and result.returncode:
             pytest.fail(f"exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")
         return result

@@ -15,6 +15,7 @@ from tests.conftest import TINY
 
 KEYS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 PURE = ("bn", "bn_leaky", "abn")
+WITHOUT_PACKAGE = (*PURE, "abr")
 
 
 def relative(got: torch.Tensor, want: np.ndarray) -> float:
@@ -75,7 +76,7 @@ def test_signed_norms_are_batch_norm_and_activation(name, slope, training):
         torch.testing.assert_close(ours.state_dict()[key], value)
 
 
-@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize("name", WITHOUT_PACKAGE)
 def test_state_keys_are_those_of_batch_norm(name):
     for layer in (Norm(name)(3), Norm(name).activated(3)):
         assert set(layer.state_dict()) == KEYS
@@ -95,6 +96,33 @@ def test_conversion_to_synchronised_statistics_keeps_the_function(name, training
     for key, value in layer.state_dict().items():
         torch.testing.assert_close(converted.state_dict()[key], value)
     converted.load_state_dict(dict(layer.state_dict()))
+
+
+def test_golden_batch_renormalisation(golden):
+    """Values, gradient and statistics after 12000 batches, where the bounds are open."""
+    data = {key: torch.from_numpy(np.asarray(value)).double() for key, value in golden("bacs_abr").items()}
+    layer = Norm("abr", float(data["momentum"]), float(data["eps"])).activated(4).double()
+    state = {key: data[key] for key in ("weight", "bias", "running_mean", "num_batches_tracked")}
+    layer.load_state_dict({**state, "running_var": data["running_std"].square()})
+    torch.testing.assert_close(layer.eval()(data["x"]), data["out_eval"], rtol=1e-5, atol=1e-6)
+    x = data["x"].clone().requires_grad_()
+    y = layer.train()(x)
+    torch.testing.assert_close(y, data["out_train"], rtol=1e-5, atol=1e-6)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, data["grad_x_of_sum_squares"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.running_mean, data["running_mean_after"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.running_var.sqrt(), data["running_std_after"], rtol=1e-5, atol=1e-6)
+    assert layer.num_batches_tracked == 12001
+
+
+def test_batch_renormalisation_begins_as_batch_normalisation():
+    """While its bounds are closed; the running statistics of a batch normalisation fit it."""
+    ours, theirs = filled(Norm("abr").activated(6)), nn.BatchNorm2d(6)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 6, 5, 5)
+    for training in (False, True):
+        want = nn.functional.leaky_relu(theirs.train(training)(x), 0.01)
+        torch.testing.assert_close(ours.train(training)(x), want, rtol=1e-4, atol=1e-4)
 
 
 def test_momentum_is_the_weight_of_the_batch():
