@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
 from continual.launch import one_line_errors, run_experiment
-from continual.run_state import register_resolvers
+from continual.naming import register_resolvers
 
-register_resolvers()
+register_resolvers(sys.argv[1:])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

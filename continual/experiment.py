@@ -193,6 +193,7 @@ class Experiment:
         return self._close()
 
     def _announce(self) -> None:
+        order = list(self.tasks[-1].class_names[1:])
         if rank_zero_only.rank == 0:
             self.state.class_order = list(self.tasks[-1].seen)
             self.state.save(self.directory)
@@ -200,7 +201,7 @@ class Experiment:
             log.info(f"run folder: {self.directory}")
             log.info(self.split.describe())
         for logger in self.loggers:
-            logger.log_hyperparams({**self.settings, "environment": self.environment})
+            logger.log_hyperparams({**self.settings, "class_order": order, "environment": self.environment})
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from continual.errors import RunError
 from continual.files import write_atomically
 
@@ -111,28 +109,3 @@ class RunState:
             f"the run in {directory} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
             "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
         )
-
-
-def register_resolvers() -> None:
-    """Make `${run_name:}` and `${task_name:}` known to the configuration (they name the run's folder)."""
-    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
-    OmegaConf.register_new_resolver("task_name", _task_name, replace=True)
-
-
-def _run_name(*, _root_: Any) -> str:
-    """`training.name`, or the seed and a digest of the settings: the same command finds its folder again."""
-    if _root_.training.name is not None:
-        return str(_root_.training.name)
-    own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
-    return f"seed{_root_.training.seed}-{fingerprint(OmegaConf.to_container(own, resolve=False))[:8]}"
-
-
-def _task_name(*, _root_: Any) -> str:
-    """The task's name for the folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
-    training = _root_.training
-    if training.initial_increment is not None:
-        name = f"{training.initial_increment}-{training.increment}"
-    else:
-        name = training.task or training.default_task
-    prefix = "joint-" if training.joint else ""
-    return f"{prefix}{name}{'-shuffled' if training.shuffle_classes else ''}"

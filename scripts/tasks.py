@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from continual.files import write_atomically
 from continual.launch import one_line_errors
-from continual.run_state import register_resolvers
+from continual.naming import register_resolvers
 from continual.split import SPLITS, TaskSplit
 
 register_resolvers()

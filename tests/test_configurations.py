@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from continual.run_state import register_resolvers
+from continual.naming import register_resolvers
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"

@@ -130,10 +130,16 @@ def test_the_same_command_leaves_a_finished_run_alone(cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_multirun_gives_every_job_its_folder(cli, tmp_path):
-    cli("-m", *TINY, "training.debug=true", "training.task=6-2", "loss=finetune,mib", "training.seed=0,1")
+def test_multirun_gives_every_job_its_folder_in_one_group_of_wandb(cli, tmp_path):
+    varied = ("loss=finetune,mib", "training.task=6-2,4-4")
+    cli("-m", *TINY, "training.debug=true", "logger=wandb", *varied)
     folders = [p for p in tmp_path.glob("outputs/*/*/*/*") if (p / "results.json").exists()]
     assert sorted(p.parent.name for p in folders) == ["finetune", "finetune", "mib", "mib"]
+    runs = [read_run(folder) for folder in folders]
+    (group,) = {run["group"] for run in runs}
+    assert group == "dataset=shapes loss=finetune,mib network=unet_small training.task=6-2,4-4"
+    assert sorted(run["job_type"] for run in runs) == ["finetune", "finetune", "mib", "mib"]
+    assert {len(run["config"]["class_order"]) for run in runs} == {8}
 
 
 @pytest.mark.slow

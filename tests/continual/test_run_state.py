@@ -4,11 +4,10 @@ import json
 import os
 
 import pytest
-from omegaconf import OmegaConf
 
 from continual.errors import RunError
 from continual.files import write_atomically
-from continual.run_state import RunState, fingerprint, numbers_of, register_resolvers
+from continual.run_state import RunState, fingerprint, numbers_of
 
 CONFIG = {
     "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},
@@ -73,34 +72,3 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
-
-
-def folder(**training):
-    register_resolvers()
-    base = {
-        "seed": 7, "name": None, "task": None, "initial_increment": None, "increment": None,
-        "default_task": "4-2", "joint": False, "shuffle_classes": False,
-    }  # fmt: skip
-    config = OmegaConf.create({"training": {**base, **training}, "path": "${task_name:}/${run_name:}"})
-    return config.path.split("/")
-
-
-def test_run_folder_is_found_again_and_differs_by_settings():
-    assert folder() == folder()
-    assert folder()[1].startswith("seed7-")
-    assert folder(epochs=3)[1] != folder(epochs=4)[1]
-    assert folder(name="mine")[1] == "mine"
-
-
-@pytest.mark.parametrize(
-    ("training", "name"),
-    [
-        ({}, "4-2"),
-        ({"task": "15-1"}, "15-1"),
-        ({"initial_increment": 3, "increment": 1}, "3-1"),
-        ({"joint": True, "task": "15-1"}, "joint-15-1"),
-        ({"shuffle_classes": True}, "4-2-shuffled"),
-    ],
-)
-def test_task_name_of_the_folder(training, name):
-    assert folder(**training)[0] == name

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from continual.run_state import register_resolvers
+from continual.naming import register_resolvers
 from continual.split import TaskSplit, named_increments
 from continual.tasks import TaskError
 from tests.conftest import ROOT
