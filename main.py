@@ -7,9 +7,11 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from continual.bacs_keys import translate
 from continual.launch import one_line_errors, run_experiment
 from continual.naming import register_resolvers
 
+sys.argv[1:] = translate(sys.argv[1:])
 register_resolvers(sys.argv[1:])
 
 
