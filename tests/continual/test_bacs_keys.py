@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from continual.bacs_keys import SWITCHES, translate
+from continual.bacs_keys import RENAMED, SWITCHES, translate
 from tests.conftest import TINY
 
 
@@ -24,16 +24,17 @@ def test_arguments(theirs, ours):
 
 
 def test_a_command_line_of_bacs_runs(cli, tmp_path):
-    lines = [key for key in SWITCHES if key.startswith("training") and "apex=true" not in key]
-    theirs = sorted(lines, key=lambda line: line.endswith("false"))  # the last of two has the last word
     theirs = [
-        *theirs,
-        "+training.exp_name=mine",
-        "training.n_gpus=1",
-        "training.val_on_train=true",
-        "training.batch_size=2",
-    ]
-    result = cli(*TINY, *theirs, "training.new_token_init=background", "training.debug=true", "training.task=6-2")
+        "+training.exp_name=mine", "training.n_gpus=1", "training.val_on_train=true", "training.sweep=false",
+        "training.log_images=true", "training.apex=false", "training.new_token_init=background",
+    ]  # fmt: skip
+    result = cli(*TINY, *theirs, "training.debug=true", "training.task=6-2")
     assert "training.n_gpus=1 of BACS: training.devices=1" in result.stderr
     (folder,) = tmp_path.glob("outputs/*/*/*/mine")
     assert len(json.loads((folder / "results.json").read_text())["tasks"]) == 2
+    assert list(folder.glob("plots/predictions_task_*.png"))
+
+
+def test_every_switch_is_a_setting_here():
+    assert all(ours is None or "=" in ours for ours in SWITCHES.values())
+    assert not {theirs.partition("=")[0] for theirs in SWITCHES} & set(RENAMED)
