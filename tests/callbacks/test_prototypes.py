@@ -49,6 +49,19 @@ def test_golden_updates(golden, flags):
         np.testing.assert_array_equal(got.counts.numpy(), data[f"f{flags}_counts"])
 
 
+@pytest.mark.parametrize("case", range(6))
+def test_golden_task_of_each_label(golden, case):
+    """Also of tasks with several classes, where BACS's rounding goes wrong."""
+    data = golden("bacs_label2task")
+    labels, initial, increment, expected = (data[f"{k}_{case}"] for k in ("labels", "init", "inc", "task_fixed"))
+    space, sizes = LabelSpace({int(c): str(c) for c in labels}), (int(initial) - 1, int(increment))
+    prototypes = Prototypes("task")
+    for task in build_tasks(space, Protocol("overlap"), dataset="", initial_increment=sizes[0], increment=sizes[1]):
+        prototypes.begin_task(task)
+    np.testing.assert_array_equal(prototypes.group_of[torch.from_numpy(labels)], expected)
+    assert prototypes.group_of[0] == prototypes.group_of[255] == prototypes.number
+
+
 @pytest.mark.parametrize("name", ["seq", "disjoint", "overlap", "step0_disjoint"])
 def test_golden_updates_of_bacs(golden, name):
     data = golden("bacs_sdr_stats")

@@ -12,6 +12,7 @@ from loss.functional import (
     binary_cross_entropy,
     cross_entropy,
     distillation,
+    feature_distillation,
     unbiased_cross_entropy,
     unbiased_distillation,
 )
@@ -46,6 +47,25 @@ def test_cross_entropy_golden(golden):
     for case in cases(data):
         logits, labels = tensors(data, case, "logits", "labels")
         check(cross_entropy(logits.requires_grad_(), labels, reduction="none"), logits, data, case, 1e-9)
+
+
+def test_golden_of_sdr(golden):
+    """SDR's copies of MiB's losses and of ILT's distillation; its plain distillation does not divide by the classes."""
+    data = golden("sdr_misc_losses")
+    logits, teacher, labels, features, old = (
+        torch.from_numpy(data[k]) for k in ("logits_new", "logits_old", "labels", "features", "features_old")
+    )
+    n_old = int(data["num_old"])
+    for name, variable, loss in (
+        ("unce_mean", logits, lambda x: unbiased_cross_entropy(x, labels, n_old, reduction="none").mean()),
+        ("unkd", logits, lambda x: unbiased_distillation(x, teacher)),
+        ("kd", logits, lambda x: distillation(x, teacher)),
+        ("de_mask0_cos0", features, lambda x: feature_distillation(x, old)),
+    ):
+        value = loss(variable.requires_grad_())
+        assert value.item() == pytest.approx(float(data[name]), rel=1e-5), name
+        gradient = torch.from_numpy(data[f"{name.removesuffix('_mean')}_grad"])
+        torch.testing.assert_close(torch.autograd.grad(value, variable)[0], gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_unbiased_cross_entropy_golden(golden):
