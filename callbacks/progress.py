@@ -48,9 +48,11 @@ class TaskProgressBar(TQDMProgressBar):
         if self.is_watched:
             super().on_train_epoch_end(trainer, pl_module)
             return
-        values = trainer.callback_metrics
-        keys = {"loss": "train/loss"} | ({"val mIoU": "val/miou"} if self.has_validated else {})
+        values, shown = trainer.callback_metrics, []
+        if "train/loss" in values:
+            shown.append(f"loss {float(values['train/loss']):.3f}")
+        if self.has_validated and "val/miou" in values:
+            shown.append(f"val mIoU {100 * float(values['val/miou']):.1f}")
         self.has_validated = False
-        shown = [f"{name} {float(values[key]):.3f}" for name, key in keys.items() if key in values]
         if trainer.is_global_zero:
             print(" · ".join([self.describe(trainer), *shown]), flush=True)
