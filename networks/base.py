@@ -26,7 +26,8 @@ class NetworkOutput:
         scores: B x C x h x w, the classifier's output before upsampling.
         embedding: B x D x h x w, what the classifier reads.
         stages: outputs of the encoder's stages, from high to low resolution.
-        extras: what one architecture alone has (pre-activations, class tokens, auxiliary heads).
+        extras: "class_vectors" C x D, what each class is compared with; and what one architecture alone has
+            (pre-activations, class features, auxiliary heads).
     """
 
     logits: Tensor
@@ -58,7 +59,8 @@ class SegmentationNetwork(nn.Module, ABC):
         multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
-        classifier: instead of convolutions of the embedding; with `sizes`, `num_classes` and `add_task`.
+        classifier: instead of convolutions of the embedding; with `sizes`, `num_classes`,
+            `class_vectors` and `add_task`.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
@@ -116,6 +118,7 @@ class SegmentationNetwork(nn.Module, ABC):
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)
         scores = self.classify(embedding, extras)
+        extras["class_vectors"] = self.classifier.class_vectors()
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
             logits=_upsample(scores, padded, self.classifier.sizes)[..., :height, :width],

@@ -63,6 +63,14 @@ class IncrementalClassifier(nn.Module):
         """Channels of the output, background included."""
         return sum(self.sizes)
 
+    def class_vectors(self) -> Tensor:
+        """Weights of each class in one row, C x D' (D' = D for 1 x 1 convolutions)."""
+        rows = [
+            (head.weight.transpose(0, 1) if isinstance(head, nn.ConvTranspose2d) else head.weight).flatten(1)
+            for head in self.heads
+        ]
+        return torch.cat(rows)
+
     def add_task(self, n: int, init: str = "random") -> None:
         """Append a layer for `n` classes.
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
@@ -164,8 +165,8 @@ def _find(pretrained: str, backbone: str) -> State:
     if name in get_model_weights(backbone).__members__:
         return _without_classifier(_torchvision(backbone, name))
     if pretrained.startswith(TIMM):
-        return _without_classifier(_timm(pretrained.removeprefix(TIMM)))
-    return _without_classifier(_read(pretrained))
+        return _without_classifier(timm_weights(pretrained))
+    return _without_classifier(read_state(pretrained))
 
 
 def _torchvision(backbone: str, name: str) -> State:
@@ -178,21 +179,29 @@ def _torchvision(backbone: str, name: str) -> State:
         ) from error
 
 
-def _timm(name: str) -> State:
+def timm_weights(name: str, like: str = "resnet*") -> State:
+    """Weights that timm knows as "timm/<name>", fetched once into its cache.
+
+    Args: `name` with "timm/"; `like`: what names to suggest.
+
+    Raises:
+        ConfigError: they cannot be fetched.
+    """
     try:
-        import timm  # an optional package
-    except ImportError as error:
-        raise ConfigError(f'network.pretrained=timm/{name} needs the package timm: pip install "timm>=1.0"') from error
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
     except Exception as error:  # of the hub, the network and timm, many kinds
         raise ConfigError(
-            f"network.pretrained=timm/{name} could not be fetched ({error}): see timm.list_pretrained('resnet*') for "
+            f"network.pretrained={name} could not be fetched ({error}): see timm.list_pretrained('{like}') for "
             f"the names, or fetch it once on a machine with a network and give the path of its state dict"
         ) from error
 
 
-def _read(path: str) -> State:
+def read_state(path: str) -> State:
+    """State dict of a file, bare or under the key "state_dict"; a leading "module." is dropped.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no state dict.
+    """
     if not Path(path).is_file():
         raise ConfigError(f"network.pretrained={path}: there is no such file. {WHERE_FROM}")
     try:

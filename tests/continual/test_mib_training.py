@@ -8,21 +8,19 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from callbacks.importance import EWC, PI, RW
 from continual import schedules
 from continual.learner import ContinualLearner
-from continual.tasks import LabelSpace, Protocol, build_tasks
 from loss.crossentropy import CrossEntropy
 from loss.ilt import ILT
 from loss.lwf import LwF
 from loss.lwf_mc import LwFMC
 from loss.mib import MiB
 from networks.base import SegmentationNetwork
+from tests.continual.loops import fit, uneven_tasks
 
 METHODS = {
     "FT": (partial(CrossEntropy, "all"), []),
@@ -38,7 +36,7 @@ METHODS = {
     "MiB_noinit": (partial(MiB, classifier_init="random"), []),
     "MiB_ceonly": (partial(MiB, kd_weight=0, classifier_init="random"), []),
 }
-CLASSIFICATION = ("train/ce", "train/bce")
+CLASSIFICATION = ("ce", "bce")
 
 
 class Toy(SegmentationNetwork):
@@ -56,23 +54,6 @@ class Toy(SegmentationNetwork):
         return self.head(features), [features], {}
 
 
-class Record(pl.Callback):
-    """Losses and learning rate of every step."""
-
-    def __init__(self):
-        self.classification, self.rest, self.rates = [], [], []
-
-    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        terms = {
-            k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/") and k != "train/loss"
-        }
-        self.classification.append(sum(v for k, v in terms.items() if k in CLASSIFICATION))
-        self.rest.append(sum(v for k, v in terms.items() if k not in CLASSIFICATION))
-
-    def on_train_batch_start(self, trainer, learner, batch, batch_idx):
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
 def own_name(name):
     """Of a tensor in the vectors: cls.i is the classifier of task i."""
     return name.replace("cls.", "classifier.heads.")
@@ -82,43 +63,30 @@ def state_of(data, prefix):
     return {own_name(k.removeprefix(prefix)): torch.from_numpy(v) for k, v in data.items() if k.startswith(prefix)}
 
 
-def loader_of(data, task):
-    images, labels = (torch.from_numpy(data[f"s{task}_{kind}"]) for kind in ("images", "labels"))
-    return DataLoader(
-        [{"image": i, "label": y.long(), "index": torch.arange(len(i))} for i, y in zip(images, labels, strict=True)],
-        batch_size=None,
-    )
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_three_tasks_give_the_losses_and_weights_of_mibs_code(golden, method, tmp_path):
     data, expected = golden("mib_train_data"), golden(f"mib_train_{method}")
     make_loss, make_callbacks = METHODS[method]
     sizes = [int(n) for n in expected["s2_classes"]]
-    labels = LabelSpace({i: f"class {i}" for i in range(1, sum(sizes))})
-    tasks = uneven_tasks(labels, [sizes[0] - 1, *sizes[1:]])
     callbacks = [make() for make in make_callbacks]
     learner = ContinualLearner(
         Toy(), make_loss(), partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
         schedules.poly, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255), lr_next=0.001,
     ).double()  # fmt: skip
-    for task in tasks:
+    for task in uneven_tasks([sizes[0] - 1, *sizes[1:]]):
         learner.begin_task(task)
         for callback in callbacks:
             callback.begin_task(task)
         load_start(learner, state_of(expected, f"s{task.index}_init/"))
-        record = Record()
-        trainer = pl.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, log_every_n_steps=1, callbacks=[*callbacks, record],
-        )  # fmt: skip
-        trainer.fit(learner, loader_of(data, task.index))
+        key = f"s{task.index}"
+        record = fit(learner, data[f"{key}_images"], data[f"{key}_labels"], callbacks)
         for callback in callbacks:
             callback.end_task(task)
-        key = f"s{task.index}"
-        assert record.rates == pytest.approx(expected[f"{key}_lr"].tolist(), rel=1e-9)
-        assert record.classification == pytest.approx(expected[f"{key}_cls_loss"].tolist(), rel=2e-6, abs=2e-6)
-        assert record.rest == pytest.approx(expected[f"{key}_reg_loss"].tolist(), rel=2e-6, abs=2e-6)
+        classification = [sum(terms.get(name, 0) for name in CLASSIFICATION) for terms in record.terms]
+        rest = [sum(v for k, v in terms.items() if k not in (*CLASSIFICATION, "loss")) for terms in record.terms]
+        assert [rate for (rate,) in record.rates] == pytest.approx(expected[f"{key}_lr"].tolist(), rel=1e-9)
+        assert classification == pytest.approx(expected[f"{key}_cls_loss"].tolist(), rel=2e-6, abs=2e-6)
+        assert rest == pytest.approx(expected[f"{key}_reg_loss"].tolist(), rel=2e-6, abs=2e-6)
         final = learner.network.state_dict()
         for name, value in state_of(expected, f"{key}_final/").items():
             torch.testing.assert_close(final[name], value, rtol=1e-6, atol=1e-6, msg=f"{name} after task {task.index}")
@@ -137,18 +105,3 @@ def load_start(learner, start):
         if task and (balanced or not name.startswith(f"classifier.heads.{task}.")):
             torch.testing.assert_close(own[name], value, rtol=1e-6, atol=1e-6, msg=f"{name} before task {task}")
     learner.network.load_state_dict(start)
-
-
-def uneven_tasks(labels, sizes):
-    """Tasks of any sizes."""
-    import dataclasses
-
-    first = build_tasks(labels, Protocol("overlap"), dataset="toy", initial_increment=sizes[0], increment=1)[0]
-    ids, tasks = list(labels.classes), []
-    for index, size in enumerate(sizes):
-        begin = sum(sizes[:index])
-        tasks.append(dataclasses.replace(
-            first, index=index, n_tasks=len(sizes), old=tuple(ids[:begin]), new=tuple(ids[begin : begin + size]),
-            future=tuple(ids[begin + size :]),
-        ))  # fmt: skip
-    return tasks

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from networks.deeplabv3_transformer import DeepLabV3Transformer, TokenClassifier, TransformerDecoder
+from networks.deeplabv3_transformer import DeepLabV3Transformer, TransformerDecoder
+from networks.token_classifier import TokenClassifier
 
 
 def tensor(value):
@@ -42,7 +43,7 @@ def test_golden_head(golden, training):
     features = tensor(data["features"]).requires_grad_(training)
     with torch.set_grad_enabled(training):
         patches, classes = decoder(features, torch.cat(list(classifier.tokens)))
-        scores = classifier(patches, classes)
+        scores = classifier(*classifier.project(patches, classes))
     torch.testing.assert_close(patches, tensor(data["patch_features"]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scores, tensor(data["masks"]), rtol=1e-4, atol=1e-5)
     if training:
@@ -93,7 +94,8 @@ def test_images_of_any_size_and_growth():
         output = network(torch.randn(2, 3, *size))
         assert output.logits.shape == (2, 6, *size)
         assert output.embedding.shape[1] == 16
-        assert output.extras["class_tokens"].shape == (2, 6, 16)
+        assert output.extras["class_features"].shape == (2, 6, 16)
+        assert output.extras["class_vectors"].shape == (6, 16)
     network(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
     assert all(p.grad is not None for p in network.parameters())
 

@@ -1,0 +1,169 @@
+"""Segmenter (Strudel et al., ICCV 2021) with a growing set of class tokens, as in MBS (ECCV 2024).
+
+    encoder: a vision transformer of timm; its patch tokens, at the patch stride
+    decoder: a linear layer, class tokens beside the patches, pre-norm blocks over all of them, layer norm
+    scores: see networks/token_classifier.py, with MBS's mask norm
+
+Positions are learned for one size of image and resized bilinearly where the number of patches differs (timm's own
+resizing, bicubic, serves pretrained weights of another size alone).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from continual.errors import ConfigError
+from networks.pretrained import load_exactly, read_state, timm_weights
+from networks.token_classifier import MaskClassifier, TokenNetwork
+
+log = logging.getLogger(__name__)
+
+# MBS's; the published weights of the encoder were trained with 1e-6.
+make_norm = partial(nn.LayerNorm, eps=1e-5)
+STAGES = 4
+
+
+class Segmenter(TokenNetwork):
+    """Vision transformer and mask transformer.
+
+    `stages` are the patches after each quarter of the encoder's blocks, the embedding those after the decoder.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch16_384",
+        backbone_options: Mapping[str, Any] | None = None,
+        crop_size: int = 512,
+        pretrained: str | None = None,
+        layers: int = 2,
+        heads: int | None = None,
+        drop_path: float = 0.1,
+    ) -> None:
+        """Args:
+        backbone: a vision transformer of timm with learned positions, e.g. vit_tiny_patch16_224, vit_base_patch16_384.
+        backbone_options: what timm shall build differently, e.g. {depth: 4, embed_dim: 48, num_heads: 3}.
+        crop_size: side of the images for which positions are learned, pixels.
+        pretrained: None; "imagenet", timm's weights of the backbone; "timm/<name>"; or a file of a state dict with
+            timm's names.
+        layers: blocks of the decoder.
+        heads: of the attention in the decoder; None: as in the encoder.
+        drop_path: probability with which the decoder's last block is left out in training (stochastic depth).
+
+        Raises:
+            ConfigError: timm has no such vision transformer, or the weights cannot be had or do not fit.
+        """
+        encoder = _make_encoder(backbone, crop_size, dict(backbone_options or {}))
+        channels, block = encoder.embed_dim, encoder.blocks[0]
+        super().__init__(channels, multiple=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
+        self.encoder = encoder
+        if pretrained is not None:
+            _load(encoder, pretrained, backbone)
+        self.decoder = MaskTransformer(
+            channels, heads or block.attn.num_heads, block.mlp.fc1.out_features / channels, layers, drop_path
+        )
+
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """Patches after the decoder, stages, and the transformed class tokens; all at the patch stride."""
+        size = tuple(side // self.multiple for side in image.shape[-2:])
+        to_map = partial(_to_map, size=size)
+        x = self._tokens(image, size)
+        first, every = self.encoder.num_prefix_tokens, len(self.encoder.blocks)
+        ends = {every * (i + 1) // STAGES for i in range(STAGES)}
+        stages = []
+        for i, block in enumerate(self.encoder.blocks, start=1):
+            x = block(x)
+            if i in ends and i < every:
+                stages.append(to_map(x[:, first:]))
+        patches = self.encoder.norm(x)[:, first:]
+        stages.append(to_map(patches))
+        patches, classes = self.decoder(patches, self.classifier.class_vectors())
+        return to_map(patches), stages, {"classes": classes}
+
+    def _tokens(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Prefix and patch tokens with their positions, B x N x D."""
+        tokens = self.encoder.patch_embed(image)
+        if self.encoder.cls_token is not None:
+            tokens = torch.cat([self.encoder.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.encoder.norm_pre(tokens + self._positions(size))
+
+    def _positions(self, size: tuple[int, int]) -> Tensor:
+        """Learned positions, those of patches resized to a grid with another number of them."""
+        positions, first = self.encoder.pos_embed, self.encoder.num_prefix_tokens
+        if positions.shape[1] - first == size[0] * size[1]:
+            return positions
+        grid = positions[:, first:].transpose(1, 2).unflatten(2, self.encoder.patch_embed.grid_size)
+        grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+        return torch.cat([positions[:, :first], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+class MaskTransformer(nn.Module):
+    """Joint attention of patches and class tokens."""
+
+    def __init__(self, channels: int, heads: int, mlp_ratio: float, layers: int, drop_path: float) -> None:
+        """Args:
+        channels: d, of the tokens.
+        heads: of the attention.
+        mlp_ratio: hidden channels of the blocks' second half over d.
+        layers: blocks.
+        drop_path: of the last block; that of the others rises to it from 0.
+        """
+        super().__init__()
+        self.proj_dec = nn.Linear(channels, channels)
+        rates = torch.linspace(0, drop_path, layers).tolist()
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=make_norm) for rate in rates
+        )
+        self.decoder_norm = make_norm(channels)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, patches: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches B x N x d and tokens C x d to patches B x N x d and classes B x C x d."""
+        x = torch.cat([self.proj_dec(patches), tokens.expand(len(patches), -1, -1)], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        patches, classes = self.decoder_norm(x).split([patches.shape[1], len(tokens)], dim=1)
+        return patches, classes
+
+
+def _to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """B x N x D to B x D x h x w."""
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
+def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> VisionTransformer:
+    if not timm.is_model(backbone):
+        raise ConfigError(f"network.backbone={backbone} is no model of timm: see timm.list_models('vit_*')")
+    try:
+        encoder = timm.create_model(
+            backbone, img_size=crop_size, norm_layer=make_norm, num_classes=0, global_pool="", **options
+        )
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ConfigError(f"network.backbone={backbone} with network.backbone_options={options}: {error}") from error
+    plain = isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None
+    if not plain or encoder.no_embed_class or encoder.num_prefix_tokens > 1:
+        raise ConfigError(
+            f"network.backbone={backbone} is no plain vision transformer with learned positions: "
+            "choose e.g. vit_tiny_patch16_224, vit_small_patch16_384 or vit_base_patch16_384"
+        )
+    encoder.patch_embed.strict_img_size = False
+    return encoder
+
+
+def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:
+    """ImageNet weights; positions are resized as timm does."""
+    name = f"timm/{backbone}" if pretrained == "imagenet" else pretrained
+    state = timm_weights(name, "vit_*") if name.startswith("timm/") else read_state(name)
+    state = {key: value for key, value in checkpoint_filter_fn(state, encoder).items() if not key.startswith("head")}
+    log.info("network.pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"network.pretrained={pretrained}"))

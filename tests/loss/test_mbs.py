@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from loss.functional import distillation, downsample_labels
+from loss.mbs import (
+    MBS,
+    class_distillation,
+    label_guided_distillation,
+    orthogonality,
+    patch_distillation,
+    pseudo_label,
+    reliability,
+)
+from tests.loss.steps import make_step
+
+
+def case_of(golden, name, case):
+    prefix = f"c{case}_"
+    data = {k.removeprefix(prefix): torch.from_numpy(np.asarray(v)) for k, v in golden(name).items() if prefix in k}
+    return {k: v.requires_grad_() if k in ("logits", "feat", "tokens") else v for k, v in data.items()}
+
+
+def close(got, want, tolerance=1e-9):
+    torch.testing.assert_close(got, want.to(got), rtol=tolerance, atol=tolerance)
+
+
+def to_map(patches):
+    """B x N x D on a square grid to B x D x h x w."""
+    side = math.isqrt(patches.shape[1])
+    return patches.transpose(1, 2).unflatten(2, (side, side))
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_golden_label_guided_distillation(golden, case):
+    data = case_of(golden, "mbs_lgod", case)
+    loss = label_guided_distillation(data["logits"], torch.softmax(data["old_logits"], 1), data["labels"])
+    close(loss, data["loss"])
+    close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_golden_plain_distillation(golden, case):
+    data = case_of(golden, "mbs_kd", case)
+    loss = distillation(data["logits"], data["old_logits"])
+    close(loss, data["loss"])
+    close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_golden_patch_distillation(golden, case):
+    data = case_of(golden, "mbs_afd", case)
+    weights = data["weights"] if data["has_weights"] else torch.ones(data["feat"].shape[:2], dtype=torch.float64)
+    side = math.isqrt(weights.shape[1])
+    loss = patch_distillation(to_map(data["feat"]), to_map(data["old_feat"]), weights.view(-1, side, side))
+    close(loss, data["loss"])
+    close(torch.autograd.grad(loss, data["feat"])[0], data["grad"])
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_golden_orthogonality(golden, case):
+    """Also with new tokens that equal background's, as after growth."""
+    data = case_of(golden, "mbs_ortho", case)
+    loss = orthogonality(data["tokens"], int(data["first_new"]))
+    close(loss, data["loss"])
+    close(torch.autograd.grad(loss, data["tokens"])[0], data["grad"])
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_golden_pseudo_labels(golden, case):
+    data = case_of(golden, "mbs_pseudo", case)
+    teacher = torch.sigmoid(data["old_logits"]) if data["sigmoid"] else torch.softmax(data["old_logits"], 1)
+    for selective, name in ((False, "pseudo"), (True, "selective")):
+        assert torch.equal(pseudo_label(data["labels"], teacher, float(data["threshold"]), selective), data[name])
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_golden_reliability(golden, case):
+    data = case_of(golden, "mbs_scoremap", case)
+    size = data["old_masks"].shape[-2:]
+    assert torch.equal(downsample_labels(data["labels"], size), data["labels_down"])
+    close(reliability(data["old_masks"], data["labels"], size), data["scoremap"], 1e-12)
+
+
+def golden_step(data):
+    """A step whose class vectors differ between images, as the vectors' do."""
+    step = make_step(data["logits"], data["labels"], data["old_logits"])
+    leaves = {name: data[name].clone().requires_grad_() for name in ("patches", "cls_feat", "cls_tokens")}
+    step.student.extras = {
+        "patch_features": to_map(leaves["patches"]),
+        "class_features": leaves["cls_feat"],
+        "class_vectors": leaves["cls_tokens"],
+    }
+    step.teacher.scores = data["old_masks"]
+    step.teacher.extras = {"patch_features": to_map(data["old_patches"]), "class_features": data["old_cls_feat"]}
+    return step, {"logits": data["logits"], **leaves}
+
+
+@pytest.mark.parametrize("case", [0, 2, 3, 5, 6, 8])
+def test_golden_step(golden, case):
+    """All terms and their gradients, with the method and with its baseline."""
+    data = case_of(golden, "mbs_step", case)
+    assert not data["bce"]  # the other cases: a switch of the code that its authors never used
+    step, leaves = golden_step(data)
+    switches = {} if data["mbs"] else {"selective": False, "adaptive": False, "label_guided": False}
+    if not data["mbs"]:
+        switches["orthogonal_weight"] = 0.0
+    terms = MBS(output_weight=float(data["distill_coef"]), **switches)(step)
+    close(terms["ce"], data["seg"])
+    close(terms["patches"], data["lfd_patches"])
+    close(terms["patches"] + terms["classes"], data["lfd"])
+    close(terms["output"] + terms.get("orthogonal", 0), data["lod"])
+    total = sum(terms.values())
+    close(total, data["total"])
+    names = [name for name in leaves if f"grad_{name}" in data]
+    for name, grad in zip(names, torch.autograd.grad(total, [leaves[n] for n in names]), strict=True):
+        close(grad, data[f"grad_{name}"])
+
+
+def test_a_batch_without_anything_to_learn_has_no_loss():
+    """The authors' code divides by 0 there."""
+    labels = torch.full((2, 8, 8), 255)
+    step = make_step(torch.randn(2, 5, 8, 8), labels, torch.randn(2, 3, 8, 8))
+    step.student.embedding, step.teacher.embedding = torch.randn(2, 2, 4, 6, 6)
+    step.student.extras = {"class_vectors": torch.eye(5)}
+    terms = MBS(output_weight=0)(step)
+    assert {name: value.item() for name, value in terms.items()} == {"ce": 0, "patches": 0, "orthogonal": 0}
+
+
+def test_terms_can_be_switched_off():
+    step = make_step(torch.randn(2, 5, 8, 8), torch.randint(0, 5, (2, 8, 8)), torch.randn(2, 3, 8, 8))
+    step.student.embedding, step.teacher.embedding = torch.randn(2, 2, 4, 6, 6)
+    step.student.extras = {"class_vectors": torch.randn(5, 4)}
+    assert set(MBS()(step)) == {"ce", "patches", "output", "orthogonal"}
+    assert set(MBS(patch_weight=0, output_weight=0, orthogonal_weight=0)(step)) == {"ce"}
+    step.student.extras["class_features"] = step.teacher.extras["class_features"] = torch.randn(2, 3, 4)
+    assert "classes" in MBS()(step)
+    assert class_distillation(torch.ones(1, 5, 2), torch.zeros(1, 3, 2)).item() == 1

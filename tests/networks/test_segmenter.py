@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from continual.errors import ConfigError
+from networks.segmenter import Segmenter
+from networks.token_classifier import MaskClassifier
+
+TINY = {"embed_dim": 24, "depth": 4, "num_heads": 4}
+
+
+def tensor(value):
+    return torch.from_numpy(np.asarray(value))
+
+
+def grown(classifier, sizes):
+    for n in sizes:
+        classifier.add_task(n)
+    return classifier
+
+
+def tiny(**settings):
+    return Segmenter("vit_tiny_patch16_224", TINY, crop_size=64, **settings)
+
+
+def our_name(name):
+    """Of a tensor in MBS's state dict; class groups there are [background, classes of task 0, ...]."""
+    for old, new in (
+        ("decoder.cls_emb", "classifier.tokens"),
+        ("decoder.mask_norm.weight", "classifier.weights"),
+        ("decoder.mask_norm.bias", "classifier.biases"),
+        ("decoder.proj_patch", "classifier.patch_projection"),
+        ("decoder.proj_classes", "classifier.class_projection"),
+    ):
+        name = name.replace(old, new)
+    return name
+
+
+@pytest.mark.parametrize("size", range(3))
+def test_golden_network(golden, size):
+    """Native, larger, and neither square nor divisible images; forward and backward."""
+    data = golden("mbs_segmenter")
+    cfg = {key.removeprefix("cfg_"): value for key, value in data.items() if key.startswith("cfg_")}
+    options = {
+        "embed_dim": int(cfg["d"]), "depth": int(cfg["layers"]), "num_heads": int(cfg["heads"]),
+        "patch_size": int(cfg["patch"]), "mlp_ratio": float(cfg["ff"] / cfg["d"]) + 1e-9,
+    }  # fmt: skip
+    network = Segmenter("vit_tiny_patch16_224", options, crop_size=int(cfg["image"]), heads=int(cfg["hd"]))
+    grown(network.classifier, cfg["classes"].tolist())
+    state = {our_name(k.removeprefix("sd/")): tensor(v) for k, v in data.items() if k.startswith("sd/")}
+    state = {k: v[0] if k.startswith("classifier.tokens") else v for k, v in state.items()}
+    network.double().load_state_dict(state)
+    x = tensor(data[f"s{size}_x"]).double().requires_grad_()
+    output = network.eval()(x)
+    patches = output.extras["patch_features"].flatten(2).transpose(1, 2)
+    tokens = output.extras["class_vectors"].expand(len(x), -1, -1)
+    for got, name in (
+        (output.logits, "logits"),
+        (patches, "patches"),
+        (output.extras["class_features"], "cls_feat"),
+        (tokens, "cls_tokens"),
+    ):
+        torch.testing.assert_close(got, tensor(data[f"s{size}_{name}"]).double(), rtol=1e-8, atol=1e-8)
+    if size < 2:  # our scores are cropped to the image
+        torch.testing.assert_close(output.scores, tensor(data[f"s{size}_masks"]).double(), rtol=1e-8, atol=1e-8)
+    (grad,) = torch.autograd.grad((output.logits * tensor(data[f"s{size}_upstream"])).sum(), x)
+    torch.testing.assert_close(grad, tensor(data[f"s{size}_grad_x"]).double(), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_golden_mask_norm(golden, case):
+    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mbs_masknorm").items() if k.startswith(f"c{case}_")}
+    classifier = grown(MaskClassifier(4), data["classes"].tolist()).double()
+    with torch.no_grad():
+        for parameters, name in ((classifier.weights, "weight"), (classifier.biases, "bias")):
+            for parameter, value in zip(parameters, tensor(data[name]).split(classifier.sizes), strict=True):
+                parameter.copy_(value)
+    x = tensor(data["x"]).double().requires_grad_()
+    y = classifier.normalise(x)
+    torch.testing.assert_close(y, tensor(data["y"]).double(), rtol=1e-9, atol=1e-9)
+    (grad,) = torch.autograd.grad((y * tensor(data["upstream"])).sum(), x)
+    torch.testing.assert_close(grad, tensor(data["grad_x"]).double(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", [1, 2])
+def test_golden_growth_with_background_weight_transfer(golden, task):
+    """New tokens are background's; their entries of the norm start anew."""
+    data = golden("mbs_transfer")
+    sizes = data[f"s{task}_classes"].tolist()
+    classifier = grown(MaskClassifier(8).double(), sizes[:-1])
+    names = {"tokens": "cls_emb", "weights": "mask_norm.weight", "biases": "mask_norm.bias"}
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            for i, parameter in enumerate(getattr(classifier, ours)):
+                parameter.copy_(tensor(data[f"s{task}_old/decoder.{theirs}.{i}"]).view_as(parameter))
+    classifier.add_task(sizes[-1], "background")
+    for ours, theirs in names.items():
+        for i, parameter in enumerate(getattr(classifier, ours)):
+            want = tensor(data[f"s{task}_after/decoder.{theirs}.{i}"]).view_as(parameter)
+            assert torch.equal(parameter, want.to(parameter)), (ours, i)
+
+
+def test_number_of_parameters_is_that_of_mbs():
+    """Less its unused classifier of the encoder."""
+    network = Segmenter()
+    network.add_classes(16)
+    before = sum(p.numel() for p in network.parameters())
+    assert before == 102_409_780 - (768 * 20 + 20)
+    network.add_classes(1, "background")
+    assert sum(p.numel() for p in network.parameters()) == before + 770
+
+
+def test_images_of_any_size():
+    network = tiny()
+    network.add_classes(3)
+    network.add_classes(2, "background")
+    for size in ((64, 64), (96, 32), (37, 51)):
+        output = network(torch.randn(2, 3, *size))
+        assert output.logits.shape == (2, 5, *size)
+        assert [stage.shape[1] for stage in output.stages] == [24] * 4
+        assert output.stages[-1].shape[-2:] == output.scores.shape[-2:] == output.embedding.shape[-2:]
+    network(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_weights_of_another_size_from_disk(tmp_path):
+    """Positions are resized; the ImageNet classifier is left out."""
+    donor = timm.create_model("vit_tiny_patch16_224", img_size=96, **TINY)
+    for content in (donor.state_dict(), {"state_dict": {f"module.{k}": v for k, v in donor.state_dict().items()}}):
+        torch.save(content, tmp_path / "vit.pth")
+        network = tiny(pretrained=str(tmp_path / "vit.pth"))
+        assert torch.equal(network.encoder.blocks[3].mlp.fc2.weight, donor.blocks[3].mlp.fc2.weight)
+        assert torch.equal(network.encoder.pos_embed[:, 0], donor.pos_embed[:, 0])
+        assert network.encoder.pos_embed.shape == (1, 17, 24)
+        assert not torch.equal(network.encoder.pos_embed, tiny().encoder.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "vit_x"}, r"network\.backbone=vit_x is no model of timm"),
+        ({"backbone": "resnet18"}, r"network\.backbone=resnet18 .*"),
+        ({"backbone": "vit_small_patch14_reg4_dinov2"}, r"no plain vision transformer"),
+        ({"backbone": "vit_tiny_patch16_224", "backbone_options": {"width": 3}}, r"backbone_options=\{'width': 3\}"),
+        ({"backbone": "vit_tiny_patch16_224", "pretrained": "missing.pth"}, r"pretrained=missing\.pth: there is no"),
+    ],
+)
+def test_what_cannot_be_built_is_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Segmenter(**settings)
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    torch.save(timm.create_model("vit_tiny_patch16_224", **TINY | {"depth": 2}).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(
+        ConfigError, match=r"does not fit the encoder chosen by network\.backbone: .*missing: blocks\.2"
+    ):
+        tiny(pretrained=str(tmp_path / "vit.pth"))
