@@ -108,7 +108,7 @@ class MaskClassifier(TokenClassifier):
 
 
 class TokenNetwork(SegmentationNetwork):
-    """A network with such a classifier; `encode` puts the transformed class tokens, B x C x d, into `extras["classes"]`.
+    """A network with such a classifier; `encode` puts the transformed tokens, B x C x d, into `extras["classes"]`.
 
     `extras` then holds what the method MBS distils: "patch_features" B x d x h x w and "class_features" B x C x d,
     both projected and not yet of unit length.
