@@ -67,7 +67,7 @@ class PredictionImages(pl.Callback):
         was_training = learner.network.training
         learner.network.eval()
         image = batch["image"].to(learner.device)
-        prediction = learner.network(learner.normalise(image)).logits.argmax(1)
+        prediction = learner.loss.predict(learner.network(learner.normalise(image)))
         learner.network.train(was_training)
         arrays = (image.permute(0, 2, 3, 1), batch["label"], prediction)
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)

@@ -294,7 +294,7 @@ class Experiment:
         Raises:
             RunError: the checkpoint is missing, damaged or of another run.
         """
-        for task in self.tasks[len(self.learner.network.classifier.sizes) : index + 1]:
+        for task in self.tasks[self.learner.network.classifier.num_tasks : index + 1]:
             self.learner.begin_task(task)
         task, images = self.tasks[index], self.split.images[index]
         self.data.begin_task(task, images.train, images.val, images.test)

@@ -69,6 +69,7 @@ class ContinualLearner(pl.LightningModule):
         self.scheduler_frequency = scheduler_frequency
         self.freeze_parts = (freeze,) if isinstance(freeze, str) else tuple(freeze)
         network.check_parts(self.freeze_parts)
+        network.arrange_classifier(loss.layout)
         self.seed = seed
         self.auxiliaries = nn.ModuleDict()
         self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
@@ -199,7 +200,7 @@ class ContinualLearner(pl.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
-        self.metrics.update(output.logits.argmax(1), batch["label"])
+        self.metrics.update(self.loss.predict(output), batch["label"])
         return output
 
     def on_validation_epoch_start(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from continual.tasks import Task
 from networks.base import NetworkOutput
-from networks.classifier import INITS
+from networks.classifier import INITS, Layout
 
 
 @dataclass
@@ -55,10 +55,13 @@ class ContinualLoss(nn.Module, ABC):
 
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
-        classifier_init: how the classifier of a new task starts: "random", "zero", "mean" or "background" (MiB).
+        layout: what it asks of the classifier.
+        classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
+            (of background) or "unknown" (SSUL).
     """
 
     needs_teacher: bool = False
+    layout: Layout = Layout()
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()
@@ -72,6 +75,10 @@ class ContinualLoss(nn.Module, ABC):
         Raises:
             ConfigError: it cannot.
         """
+
+    def predict(self, output: NetworkOutput) -> Tensor:
+        """Class of each pixel, B x H x W int64: that of the greatest logit."""
+        return output.logits.argmax(1)
 
     @abstractmethod
     def forward(self, step: Step) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continual.errors import ConfigError
-from networks.classifier import ConvLayer, IncrementalClassifier, pointwise
+from networks.classifier import ConvLayer, IncrementalClassifier, Layout, pointwise
 from networks.norm import is_norm
 
 
@@ -26,8 +26,9 @@ class NetworkOutput:
         scores: B x C x h x w, the classifier's output before upsampling.
         embedding: B x D x h x w, what the classifier reads.
         stages: outputs of the encoder's stages, from high to low resolution.
-        extras: "class_vectors" C x D, what each class is compared with; and what one architecture alone has
-            (pre-activations, class features, auxiliary heads).
+        extras: "class_vectors" C x D, what each class is compared with; "unknown" B x 1 x H x W, logits of unknown
+            objects, where the method asks for them; and what one architecture alone has (pre-activations, class
+            features, auxiliary heads).
     """
 
     logits: Tensor
@@ -59,8 +60,8 @@ class SegmentationNetwork(nn.Module, ABC):
         multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
-        classifier: instead of convolutions of the embedding; with `sizes`, `num_classes`,
-            `class_vectors` and `add_task`.
+        classifier: instead of convolutions of the embedding; with `sizes`,
+            `num_classes`, `num_tasks`, `class_vectors` and `add_task`.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
@@ -76,6 +77,21 @@ class SegmentationNetwork(nn.Module, ABC):
     def classify(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor:
         """Scores B x C x h x w of what `encode` gave."""
         return self.classifier(embedding)
+
+    def arrange_classifier(self, layout: Layout) -> None:
+        """Give the classifier the layout that a method needs, before the first task.
+
+        Raises:
+            ConfigError: this network's classifier knows no other than the usual one.
+        """
+        if layout == Layout():
+            return
+        if not isinstance(self.classifier, IncrementalClassifier):
+            raise ConfigError(
+                f"the loss needs a classifier of convolutions ({layout}), and {type(self).__name__} has class tokens: "
+                "choose another network"
+            )
+        self.classifier.arrange(layout)
 
     def add_classes(self, n: int, init: str = "random") -> None:
         """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""
@@ -119,6 +135,9 @@ class SegmentationNetwork(nn.Module, ABC):
         embedding, stages, extras = self.encode(image)
         scores = self.classify(embedding, extras)
         extras["class_vectors"] = self.classifier.class_vectors()
+        if getattr(self.classifier, "unknown", None) is not None:
+            unknown = _upsample(self.classifier.unknown(embedding), padded, [1])
+            extras["unknown"] = unknown[..., :height, :width]
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
             logits=_upsample(scores, padded, self.classifier.sizes)[..., :height, :width],

@@ -3,14 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-INITS = ("random", "zero", "mean", "background")
-ConvLayer = nn.Conv2d | nn.ConvTranspose2d
+INITS = ("random", "zero", "mean", "background", "copy", "unknown")
+EARLIER = ("mean", "background", "copy")  # those that need classes of an earlier task
+
+
+class BlockLayer(nn.Sequential):
+    """3x3 convolution, batch normalisation and ReLU before the 1x1 convolution of a task (SSUL, BACS's separate_feats).
+
+    `weight`, `bias` and `out_channels` are those of the last convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(in_channels, out_channels, 1),
+        )
+        for convolution in (self[0], self[3]):
+            nn.init.kaiming_normal_(convolution.weight)
+        self.out_channels = out_channels
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """Of the last convolution, n x D x 1 x 1."""
+        return self[3].weight
+
+    @property
+    def bias(self) -> nn.Parameter:
+        """Of the last convolution, n."""
+        return self[3].bias
+
+
+ConvLayer = nn.Conv2d | nn.ConvTranspose2d | BlockLayer
 pointwise = partial(nn.Conv2d, kernel_size=1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a method asks of the classifier beside a layer per task.
+
+    Attributes:
+        own_background: background has a layer of its own, before those of the tasks.
+        detached_background: and what it learns does not reach the embedding.
+        unknown: there is one more layer of one channel, for what is an object but of no class so far.
+    """
+
+    own_background: bool = False
+    detached_background: bool = False
+    unknown: bool = False
 
 
 def check_growth(n: int, init: str, first: bool) -> None:
@@ -23,7 +70,7 @@ def check_growth(n: int, init: str, first: bool) -> None:
         raise ValueError(f"a task must add at least one class, got {n}")
     if init not in INITS:
         raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
-    if first and init in ("mean", "background"):
+    if first and init in EARLIER:
         raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
 
 
@@ -35,14 +82,12 @@ class IncrementalClassifier(nn.Module):
 
     Attributes:
         in_channels: channels D of the embedding.
-        heads: the layers, one per task; task 0's channel 0 is background.
+        heads: the layers; channel 0 of the first is background.
+        unknown: the layer for unknown objects; None without one.
+        num_tasks: how often it has grown.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        layer: Callable[[int, int], ConvLayer] = pointwise,
-    ) -> None:
+    def __init__(self, in_channels: int, layer: Callable[[int, int], ConvLayer] = pointwise) -> None:
         """Args:
         in_channels: channels D of the embedding.
         layer: called with D and a number of classes; 1 x 1 convolution with bias, or a transposed convolution for
@@ -51,11 +96,20 @@ class IncrementalClassifier(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.layer = layer
+        self.layout = Layout()
         self.heads = nn.ModuleList()
+        self.unknown: ConvLayer | None = None
+        self.num_tasks = 0
+
+    def arrange(self, layout: Layout) -> None:
+        """Choose the layout, before the first task."""
+        self.layout = layout
+        if layout.unknown:
+            self.unknown = self.layer(self.in_channels, 1)
 
     @property
     def sizes(self) -> list[int]:
-        """Channels of each task, background in the first."""
+        """Channels of each layer."""
         return [head.out_channels for head in self.heads]
 
     @property
@@ -77,16 +131,29 @@ class IncrementalClassifier(nn.Module):
         Args:
             n: number of channels, background included in the first task.
             init: "random" (torch's default for convolutions), "zero" (weights and biases 0), "mean" (of all earlier
-                channels), or "background" (MiB, "Classifiers' Parameters Initialization": the new classes share the old
-                background's probability).
+                channels), "background" (MiB, "Classifiers' Parameters Initialization": the new classes share the old
+                background's probability), "copy" (of background) or "unknown" (a copy of the unknown layer).
 
         Raises:
             ValueError: see `check_growth`.
         """
-        check_growth(n, init, first=not self.heads)
+        first = not self.heads
+        check_growth(n, init, first)
+        if first and self.layout.own_background:
+            self._append(self.layer(self.in_channels, 1))
+            n -= 1
         head = self.layer(self.in_channels, n)
-        if self.heads:
+        if not first:
             head.to(self.heads[0].weight)
+        self._start(head, init)
+        self._append(head)
+        self.num_tasks += 1
+
+    def _append(self, head: ConvLayer) -> None:
+        self.heads.append(head.train(self.training))
+
+    def _start(self, head: ConvLayer, init: str) -> None:
+        """Set the weights of a new layer."""
         if init == "zero":
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -94,13 +161,17 @@ class IncrementalClassifier(nn.Module):
             _average(self.heads, head)
         elif init == "background":
             _share_background(self.heads[0], head)
-        self.heads.append(head.train(self.training))
+        elif init in ("copy", "unknown"):
+            if init == "unknown" and self.unknown is None:
+                raise ValueError("classifier_init=unknown copies the layer of unknown objects, and there is none")
+            _copy_first(self.heads[0] if init == "copy" else self.unknown, head)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embedding B x D x h x w to scores B x C x h' x w'; h' x w' = h x w unless the layer upsamples."""
         if not self.heads:
             raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
-        return torch.cat([head(embedding) for head in self.heads], dim=1)
+        first = embedding.detach() if self.layout.detached_background else embedding
+        return torch.cat([head(embedding if i else first) for i, head in enumerate(self.heads)], dim=1)
 
 
 @torch.no_grad()
@@ -110,6 +181,23 @@ def _average(old: nn.ModuleList, new: ConvLayer) -> None:
     weights = torch.cat([head.weight for head in old], dim=out_dim)
     new.weight.copy_(weights.mean(out_dim, keepdim=True).expand_as(new.weight))
     new.bias.fill_(torch.cat([head.bias for head in old]).mean())
+    _copy_body(old[-1], new)
+
+
+@torch.no_grad()
+def _copy_first(source: ConvLayer, new: ConvLayer) -> None:
+    """Every new class is what the first channel of `source` is."""
+    out_dim = 1 if isinstance(source, nn.ConvTranspose2d) else 0  # these are stored input first
+    new.weight.copy_(source.weight.narrow(out_dim, 0, 1).expand_as(new.weight))
+    new.bias.copy_(source.bias[:1].expand_as(new.bias))
+    _copy_body(source, new)
+
+
+def _copy_body(source: ConvLayer, new: ConvLayer) -> None:
+    """What a layer has before its last convolution, statistics included."""
+    if isinstance(new, BlockLayer):
+        for ours, theirs in zip(list(new)[:-1], list(source)[:-1], strict=True):
+            ours.load_state_dict(theirs.state_dict())
 
 
 @torch.no_grad()
@@ -120,8 +208,7 @@ def _share_background(first: ConvLayer, new: ConvLayer) -> None:
     b - log(N + 1), so that exp(background) + sum of exp(new) equals the old exp(background). The logarithm is taken
     in float32, as in MiB.
     """
-    out_dim = 1 if isinstance(first, nn.ConvTranspose2d) else 0  # transposed convolutions are stored input first
     bias = first.bias[0] - torch.log(torch.tensor(new.out_channels + 1.0, device=first.bias.device))
-    new.weight.copy_(first.weight.narrow(out_dim, 0, 1).expand_as(new.weight))
+    _copy_first(first, new)
     new.bias.fill_(bias)
     first.bias[0] = bias

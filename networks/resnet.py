@@ -119,11 +119,13 @@ class ResNet(TorchvisionResNet):
         out_channels: channels of the last stage.
     """
 
-    def __init__(self, name: str, norm: Norm, output_stride: int = 16) -> None:
+    def __init__(self, name: str, norm: Norm, output_stride: int = 16, dilate_first: bool = True) -> None:
         """Args:
         name: one of `BACKBONES`.
         norm: makes the normalisation layers.
         output_stride: 8, 16 or 32, of the last stage.
+        dilate_first: the first block of a dilated stage is dilated as the others; false: as the stage before, as in
+            torchvision, SSUL and DKD.
 
         Raises:
             ConfigError: unknown name or output stride.
@@ -139,8 +141,9 @@ class ResNet(TorchvisionResNet):
         self.out_channels = self.fc.in_features
         self.bn1 = norm.activated(64)
         del self.relu, self.avgpool, self.fc
-        for stage in (self.layer2, self.layer3, self.layer4):
-            _dilate_first_block(stage)
+        if dilate_first:
+            for stage in (self.layer2, self.layer3, self.layer4):
+                _dilate_first_block(stage)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs of the stages and, of each stage's last block, the residual sum before the activation."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.classifier import check_growth
+from networks.classifier import EARLIER, check_growth
 
 EPS = 1e-5
 
@@ -48,6 +48,11 @@ class TokenClassifier(nn.Module):
         """All classes, background included."""
         return sum(self.sizes)
 
+    @property
+    def num_tasks(self) -> int:
+        """How often it has grown."""
+        return len(self.tokens)
+
     def class_vectors(self) -> Tensor:
         """The tokens, C x d."""
         if not self.tokens:
@@ -60,7 +65,8 @@ class TokenClassifier(nn.Module):
 
         Args:
             n: number of classes, background included in the first task.
-            init: "random", "zero", "mean" (of all classes so far) or "background" (a copy of what is inherited).
+            init: "random", "zero", "mean" (of all classes so far), "background" or "copy" (of what is inherited of
+                background).
 
         Raises:
             ValueError: see `check_growth`.
@@ -70,7 +76,7 @@ class TokenClassifier(nn.Module):
         new = {"tokens": like.new_zeros(n, self.channels), "weights": like.new_ones(n), "biases": like.new_zeros(n)}
         if init == "random":
             nn.init.trunc_normal_(new["tokens"], std=0.02)
-        elif init in ("mean", "background"):
+        elif init in EARLIER:
             for name in self.inherited:
                 every = torch.cat(list(getattr(self, name)))
                 new[name].copy_(every.mean(0) if init == "mean" else every[0])
