@@ -149,6 +149,9 @@ class Experiment:
             scheduler_interval=self.training["scheduler_interval"],
             scheduler_frequency=self.training["scheduler_frequency"],
             freeze=self.training["freeze"],
+            lr_factors=self.training["lr_factors"],
+            lr_factors_next=self.training["lr_factors_next"],
+            decay_next=self.training["decay_next"],
             seed=self.training["seed"],
         )
         learner.check_optimizer()

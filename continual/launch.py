@@ -29,6 +29,7 @@ QUIET = (
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*Trying to infer the `batch_size`.*",
     ".*LeafSpec.*",
+    ".*in eval mode at the start of training.*",
     ".*You have overridden `on_after_batch_transfer`.*",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from continual.errors import ConfigError
 from continual.metrics import SegmentationMetrics
+from continual.parameter_groups import check_factors, parameter_groups
 from continual.tasks import Task
 from loss.base import ContinualLoss, Replayed, Step
 from loss.functional import cross_entropy
@@ -45,6 +46,9 @@ class ContinualLearner(pl.LightningModule):
         scheduler_interval: str = "step",
         scheduler_frequency: int = 1,
         freeze: str | Sequence[str] = (),
+        lr_factors: Mapping[str, float] | None = None,
+        lr_factors_next: Mapping[str, float] | None = None,
+        decay_next: str = "all",
         seed: int = 0,
     ) -> None:
         """Args:
@@ -57,6 +61,9 @@ class ContinualLearner(pl.LightningModule):
         scheduler_interval: "step" or "epoch", the unit in which the scheduler steps.
         scheduler_frequency: units per step of the scheduler.
         freeze: parts of the network that learn in the first task only.
+        lr_factors: factors of the learning rate by part, see `parameter_groups`.
+        lr_factors_next: the same in the tasks after the first; None keeps the first one's.
+        decay_next: "all" or "new": what the weight decay is for after the first task, the new classifier alone (DKD).
         seed: the run's seed; each epoch's random stream is a function of (seed, task, epoch, rank).
         """
         super().__init__()
@@ -70,6 +77,13 @@ class ContinualLearner(pl.LightningModule):
         self.freeze_parts = (freeze,) if isinstance(freeze, str) else tuple(freeze)
         network.check_parts(self.freeze_parts)
         network.arrange_classifier(loss.layout)
+        self.lr_factors = lr_factors or {}
+        self.lr_factors_next = self.lr_factors if lr_factors_next is None else lr_factors_next
+        check_factors(network, self.lr_factors, "training.lr_factors")
+        check_factors(network, self.lr_factors_next, "training.lr_factors_next")
+        if decay_next not in ("all", "new"):
+            raise ConfigError(f"training.decay_next={decay_next} is neither all nor new")
+        self.decay_next = decay_next
         self.seed = seed
         self.auxiliaries = nn.ModuleDict()
         self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
@@ -112,7 +126,7 @@ class ContinualLearner(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule of this task, both fresh."""
         changed = {"lr": self.lr_next} if self.task.index and self.lr_next is not None else {}
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad], **changed)
+        optimizer = self.make_optimizer(self._what_learns(**changed), **changed)
         scheduler = self.make_scheduler(optimizer, total_steps=self._scheduler_steps())
         return {
             "optimizer": optimizer,
@@ -122,6 +136,17 @@ class ContinualLearner(pl.LightningModule):
                 "frequency": self.scheduler_frequency,
             },
         }
+
+    def _what_learns(self, lr: float | None = None) -> list[Any]:
+        """What learns in this task, in groups where the settings ask for some."""
+        factors = self.lr_factors_next if self.task.index else self.lr_factors
+        only_new = bool(self.task.index) and self.decay_next == "new"
+        if not factors and not only_new:
+            return [p for p in self.parameters() if p.requires_grad]
+        lr = self.make_optimizer.keywords["lr"] if lr is None else lr
+        groups = parameter_groups(self.network, lr, factors, self.network.newest_layer() if only_new else None)
+        beside = [p for p in self.auxiliaries.parameters() if p.requires_grad]
+        return [*groups, *([{"params": beside, "name": "auxiliaries"}] if beside else [])]
 
     def _scheduler_steps(self) -> int:
         """Number of times the scheduler steps in this task."""

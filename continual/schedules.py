@@ -8,14 +8,40 @@ that is continued gets the very rates of one that never stopped, and after N ste
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:
-    """lr (1 - k/N)^power (MiB, section 4; DeepLab); 0 from step N on."""
-    return LambdaLR(optimizer, lambda k: (1 - _progress(k, total_steps)) ** power)
+def poly(
+    optimizer: Optimizer,
+    total_steps: int,
+    power: float = 0.9,
+    floor: float = 0.0,
+    warmup: float = 0.0,
+    warmup_factor: float = 0.001,
+) -> LambdaLR:
+    """max(lr w (1 - k/N)^power, `floor`) (MiB, section 4; DeepLab); 0, or the floor, from step N on.
+
+    w = f (1 - k/W) + k/W while k < W, f = `warmup_factor`; 1 afterwards.
+
+    Args:
+        optimizer: each of its groups keeps its own learning rate above the floor.
+        total_steps: N.
+        power: exponent.
+        floor: least learning rate.
+        warmup: W; a fraction of N below 1, else steps.
+        warmup_factor: f.
+    """
+    steps = warmup * total_steps if warmup < 1 else warmup
+
+    def factor(k: int, lowest: float) -> float:
+        rise = min(k / steps, 1.0) if steps else 1.0
+        return max((warmup_factor * (1 - rise) + rise) * (1 - _progress(k, total_steps)) ** power, lowest)
+
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [partial(factor, lowest=floor / lr) for lr in rates])
 
 
 def cosine(optimizer: Optimizer, total_steps: int, final_factor: float = 0.0) -> LambdaLR:

@@ -16,6 +16,8 @@ from continual.errors import ConfigError
 from networks.classifier import ConvLayer, IncrementalClassifier, Layout, pointwise
 from networks.norm import is_norm
 
+NORM, OLD_CLASSES = "norm", "old_classes"
+
 
 @dataclass
 class NetworkOutput:
@@ -61,13 +63,14 @@ class SegmentationNetwork(nn.Module, ABC):
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
         classifier: instead of convolutions of the embedding; with `sizes`,
-            `num_classes`, `num_tasks`, `class_vectors` and `add_task`.
+            `num_classes`, `num_tasks`, `class_vectors`, `add_task`, `newest` and `freeze_old`.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
         self.multiple = multiple
         self.freeze_norm = freeze_norm
         self.frozen_parts: tuple[str, ...] = ()
+        self.freeze_old_classes = False
         self.classifier = classifier or IncrementalClassifier(embedding_channels, layer)
 
     @abstractmethod
@@ -100,20 +103,29 @@ class SegmentationNetwork(nn.Module, ABC):
         self.classifier.to(body)  # the first layer is made where the network already is
         self.train(self.training)  # before the optimizer is made, it must know what is frozen
 
+    def newest_layer(self) -> nn.Module:
+        """The last task's part of the classifier."""
+        return self.classifier.newest()
+
     def check_parts(self, parts: Sequence[str]) -> None:
         """See whether parts can be frozen.
 
         Raises:
             ConfigError: the network has no part of that name beside the classifier.
         """
-        names = [name for name, _ in self.named_children() if name != "classifier"]
+        names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, OLD_CLASSES]
         unknown = [part for part in parts if part not in names]
         if unknown:
             raise ConfigError(f"training.freeze={list(parts)}: {unknown[0]} is none of {', '.join(names)}")
 
     def freeze(self, parts: Sequence[str]) -> None:
-        """Let parts of the network learn no more, statistics of their normalisation included."""
-        self.frozen_parts = tuple(parts)
+        """Let parts of the network learn no more, statistics of their normalisation included.
+
+        Args: `parts`: names of parts, "norm" (normalisation everywhere), "old_classes" (classifiers of earlier tasks).
+        """
+        self.frozen_parts = tuple(part for part in parts if part not in (NORM, OLD_CLASSES))
+        self.freeze_norm = self.freeze_norm or NORM in parts
+        self.freeze_old_classes = OLD_CLASSES in parts
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SegmentationNetwork:
@@ -121,6 +133,8 @@ class SegmentationNetwork(nn.Module, ABC):
         super().train(mode)
         for part in self.frozen_parts:
             self.get_submodule(part).eval().requires_grad_(False)
+        if self.freeze_old_classes:
+            self.classifier.freeze_old()
         if self.freeze_norm:
             for module in filter(is_norm, self.modules()):
                 module.eval().requires_grad_(False)

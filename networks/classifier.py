@@ -149,6 +149,15 @@ class IncrementalClassifier(nn.Module):
         self._append(head)
         self.num_tasks += 1
 
+    def newest(self) -> nn.Module:
+        """The last task's layer."""
+        return self.heads[-1]
+
+    def freeze_old(self) -> None:
+        """Let the layers of earlier tasks learn no more, except background's own."""
+        for head in self.heads[int(self.layout.own_background) : -1]:
+            head.eval().requires_grad_(False)
+
     def _append(self, head: ConvLayer) -> None:
         self.heads.append(head.train(self.training))
 

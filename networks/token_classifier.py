@@ -83,6 +83,16 @@ class TokenClassifier(nn.Module):
         for name, values in new.items():
             getattr(self, name).append(nn.Parameter(values))
 
+    def newest(self) -> nn.Module:
+        """Tokens and entries of the norm of the last task."""
+        return nn.ParameterList([self.tokens[-1], self.weights[-1], self.biases[-1]])
+
+    def freeze_old(self) -> None:
+        """Let those of earlier tasks learn no more; background's, in the first task, included."""
+        for values in (self.tokens, self.weights, self.biases):
+            for parameter in values[:-1]:
+                parameter.requires_grad_(False)
+
     def project(self, patches: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Patches B x d x h x w times A, transformed class tokens B x C x d times B."""
         height, width = patches.shape[-2:]

@@ -107,3 +107,28 @@ def test_a_continued_schedule_gives_the_same_rates_to_the_bit(make, tmp_path):
         scheduler.step()
         got.append(optimizer.param_groups[0]["lr"])
     assert got == expected[4:]
+
+
+@pytest.mark.parametrize("case", range(2))
+@pytest.mark.parametrize(
+    ("name", "key", "factors", "floor", "warmup"),
+    [
+        ("ssul_lr", "poly", (1, 1e-4), 1e-6, 0.0),
+        ("ssul_lr", "warm_poly", (1, 1e-4), 0.0, 0.1),
+        ("dkd_lr", "poly", (1, 10), 0.0, 0.0),
+        ("dkd_lr", "warm", (1, 10), 0.0, 0.2),
+    ],
+)
+def test_golden_rates_of_two_groups(golden, case, name, key, factors, floor, warmup):
+    """SSUL's warm-up takes a whole number of steps, DKD's a fraction of one more."""
+    data = {k.removeprefix(f"c{case}_"): v for k, v in golden(name).items()}
+    total, base = int(data["total_iters"]), float(data["base_lr"])
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": base * factor} for factor in factors]
+    optimizer = torch.optim.SGD(groups, lr=base)
+    if name == "ssul_lr" and warmup:
+        warmup = int(warmup * total)
+    scheduler = schedules.poly(optimizer, total, floor=floor, warmup=warmup)
+    for want in data[key]:
+        np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], want, rtol=1e-12, atol=1e-18)
+        optimizer.step()
+        scheduler.step()
