@@ -12,6 +12,8 @@ the greatest sigmoid of the scores is above 1/2, and on the test set that is com
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,34 +21,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from callbacks.prototypes import Prototypes
+from continual.errors import ConfigError
+
 NAME = "background_detector"
 
 
 class Detector(nn.Module):
     """Embedding and one head per task."""
 
-    def __init__(self, in_channels: int, channels: int = 512, dropout: float = 0.1, seen_alpha: float | None = None):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 512,
+        dropout: float = 0.1,
+        seen_alpha: float | None = None,
+        seed: int = 0,
+    ) -> None:
         """Args:
         in_channels: of the encoder's output.
         channels: D.
         dropout: probability in training.
         seen_alpha: weight of classes in the focal loss; None: as background.
+        seed: of the weights. Each head's are a function of it and of the head's number: a run that is continued makes
+            them all at once.
         """
         super().__init__()
-        self.embedding = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-        )
+        with _random_numbers(seed, -1):
+            self.embedding = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+            )
         self.channels = channels
+        self.seed = seed
         self.seen_alpha = seen_alpha
         self.heads = nn.ModuleList()
 
     def grow(self, heads: int) -> None:
         """Heads up to a number; all but the last one, and later the embedding, learn no more."""
         while len(self.heads) < heads:
-            self.heads.append(nn.Conv2d(self.channels, 1, 1).to(self.embedding[0].weight))
+            with _random_numbers(self.seed, len(self.heads)):
+                self.heads.append(nn.Conv2d(self.channels, 1, 1).to(self.embedding[0].weight))
         self.requires_grad_(False)
         self.embedding.requires_grad_(heads == 1)
         self.heads[-1].requires_grad_(True)
@@ -80,15 +97,21 @@ class BackgroundDetector(pl.Callback):
         """Before the optimizer is made: a head for the task."""
         if not self.active:
             return
+        prototypes = next((c for c in trainer.callbacks if isinstance(c, Prototypes)), None)
+        if prototypes is None or prototypes.groups != "task":
+            raise ConfigError(
+                "the background detector measures distances to prototypes of tasks: callbacks.prototypes.groups=task"
+            )
         if self.detector is None:
-            self.detector = Detector(_encoder_channels(pl_module.network), **self.settings).to(pl_module.device)
+            channels = _encoder_channels(pl_module.network)
+            self.detector = Detector(channels, **self.settings, seed=pl_module.seed).to(pl_module.device)
             if self.saved:
                 self._restore()
         self.detector.grow(pl_module.task.index + 1)
         pl_module.auxiliaries[NAME] = self.detector
         pl_module.memory[NAME] = self.detector
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Weight of the detector's loss: 1 - exp(epoch - epochs), or the same with steps."""
         now, end = trainer.current_epoch, trainer.max_epochs
         if trainer.max_steps > 0:
@@ -98,6 +121,8 @@ class BackgroundDetector(pl.Callback):
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from zero."""
         self.confusion = torch.zeros(2, 2, dtype=torch.int64, device=pl_module.device)
+
+    on_validation_epoch_start = on_test_epoch_start
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Tensor], *_: Any
@@ -112,15 +137,20 @@ class BackgroundDetector(pl.Callback):
         cell = (labels > 0).long() * 2 + (scores.amax(dim=1) > 0)
         self.confusion += torch.bincount(cell[labels != 255], minlength=4).view(2, 2)
 
+    on_validation_batch_end = on_test_batch_end
+
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log intersection over union of background and classes, and the share of pixels that are told right."""
         if self.detector is None:
             return
+        stage = "test" if trainer.testing else "val"
         counts = trainer.strategy.reduce(self.confusion, reduce_op="sum").double()
         hits = counts.diagonal()
         iou = hits / (counts.sum(0) + counts.sum(1) - hits).clamp(min=1)
         scores = {"iou_background": iou[0], "iou_seen": iou[1], "accuracy": hits.sum() / counts.sum().clamp(min=1)}
-        pl_module.log_dict({f"test/detector/{name}": value.float() for name, value in scores.items()})
+        pl_module.log_dict({f"{stage}/detector/{name}": value.float() for name, value in scores.items()})
+
+    on_validation_epoch_end = on_test_epoch_end
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint of the task."""
@@ -140,6 +170,14 @@ class BackgroundDetector(pl.Callback):
 def epoch_weight(now: int, end: int) -> float:
     """max(0, 1 - exp(now - end)): 1 until shortly before the end."""
     return max(0.0, 1 - math.exp(min(now - end, 0)))
+
+
+@contextmanager
+def _random_numbers(seed: int, part: int) -> Iterator[None]:
+    """A stream of their own, which leaves the others alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash((seed, part)) & 0x7FFFFFFF)
+        yield
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from continual.tasks import IGNORE, Task
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
+OPACITY = 0.7  # of classes over images
 
 
 def palette(task: Task) -> np.ndarray:
@@ -73,6 +74,11 @@ class PredictionImages(pl.Callback):
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
+def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Classes' colours over the image, which shows through; all H x W x 3 uint8."""
+    return (OPACITY * colours + (1 - OPACITY) * image).astype(np.uint8)
+
+
 def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
     """One row per sample: image, label, prediction, wrong pixels in red."""
     height, width = rows[0][0].shape[:2]
@@ -83,7 +89,8 @@ def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np
         wrong = (prediction != label) & (label != IGNORE)
         errors = (image // 3 + 120).astype(np.uint8)
         errors[wrong] = (np.array(to_rgb("#D00000")) * 255).astype(np.uint8)
-        for axis, picture in zip(line, (image, colours[label], colours[prediction], errors), strict=True):
+        overlays = (overlay(image, colours[classes]) for classes in (label, prediction))
+        for axis, picture in zip(line, (image, *overlays, errors), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
         shown |= set(np.unique(label)) | set(np.unique(prediction))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import pytorch_lightning as pl
 import torch
@@ -17,13 +18,18 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """A loader's batches on the learner's device, normalised, without gradients and in the run's precision.
 
+    No more of them than training takes (`training.debug`).
+
     Args:
         trainer: of the task.
         learner: whose transfer hooks make the batches.
         loader: of this process's images.
         what: said by the progress bar, which is drawn where somebody watches.
     """
+    most = trainer.limit_train_batches if isinstance(trainer.limit_train_batches, int) else None
     silent = not (trainer.is_global_zero and sys.stdout.isatty())
-    for batch in track(loader, description=what, transient=True, disable=silent):
+    for batch in track(
+        islice(loader, most), total=most or len(loader), description=what, transient=True, disable=silent
+    ):
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield trainer.strategy.batch_to_device(batch, learner.device)

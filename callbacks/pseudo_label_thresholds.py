@@ -20,6 +20,8 @@ from loss.plop import UNCERTAINTIES, uncertainty
 
 log = logging.getLogger(__name__)
 
+AUTHORS = {"entropy": (0.001, 100), "probability": (0.9, 20)}  # base and bins
+
 
 class PseudoLabelThresholds(pl.Callback):
     """Publishes `memory["pseudo_label_thresholds"]`, a tensor over classes."""
@@ -27,23 +29,24 @@ class PseudoLabelThresholds(pl.Callback):
     def __init__(
         self,
         kind: str | None = "entropy",
-        base: float = 0.001,
-        bins: int = 100,
+        base: float | None = None,
+        bins: int | None = None,
         normalized: bool = False,
         exact_median: bool = False,
     ) -> None:
         """Args:
         kind: "entropy", "probability", or None: nothing is measured.
-        base: least threshold of an entropy, greatest of a probability.
-        bins: of a histogram.
+        base: least threshold of an entropy, greatest of a probability; None: the authors', 0.001 or 0.9.
+        bins: of a histogram; None: the authors', 100 or 20.
         normalized: as in `loss.plop.PLOP`.
         exact_median: false = the authors' median, which adds up bins' indices.
         """
         if kind not in (None, *UNCERTAINTIES):
             raise ValueError(f"callbacks.thresholds.kind={kind} is none of {', '.join(UNCERTAINTIES)}, null")
         self.kind = kind
-        self.base = base
-        self.bins = bins
+        base_of_kind, bins_of_kind = AUTHORS[kind or "entropy"]
+        self.base = base_of_kind if base is None else base
+        self.bins = bins_of_kind if bins is None else bins
         self.normalized = normalized
         self.exact_median = exact_median
         self.thresholds: Tensor | None = None

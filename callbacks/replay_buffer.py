@@ -14,8 +14,8 @@ first one fills and writes, all read.
 What the batch gets:
     batch["replay"] = {"labels": {"image", "label", "task"}, "logits": {"image", "logits", "channels", "task"}}
 with normalised images, labels int64, and logits with zeros for channels above `channels`, those of their time. The
-learner runs the network on each. Or, with `merge`, the images are appended to the batch, for any loss at all. Which
-slots come at a step is a function of (seed, task, step, process).
+learner runs the network on each, and the loss has terms for them, or the one that every loss has. Or (`use=append`) the
+images become a part of the batch. Which slots come at a step is a function of (seed, task, step, process).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from torch.utils.data import Dataset, Sampler
 from callbacks.passes import batches
 from continual.errors import ConfigError, RunError
 from continual.tasks import Task
+from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.sampler import seed_sequence
 
@@ -48,6 +49,7 @@ ARRAYS = ("image", "label", "logits")
 SELECTIONS = ("reservoir", "balanced")
 LABELS = ("stored", "fresh")
 STORAGES = ("ram", "disk")
+USES = ("term", "append", "loss")
 
 
 class ReplayBuffer(pl.Callback):
@@ -67,7 +69,9 @@ class ReplayBuffer(pl.Callback):
         loss_share: float = 0.3,
         labels: str | None = "stored",
         logits: bool = False,
-        merge: bool = False,
+        use: str = "term",
+        weight: float = 1.0,
+        background: bool = False,
         flip: bool = True,
         storage: str = "ram",
     ) -> None:
@@ -81,7 +85,10 @@ class ReplayBuffer(pl.Callback):
             needs no pass of the network.
         labels: which images with labels come: "stored", "fresh" (read and augmented again), None: none.
         logits: whether stored images with their logits come.
-        merge: append the images with labels to the batch.
+        use: "term": images with labels get a term of their own, see `ContinualLoss.replayed`; "append": they are
+            appended to the batch; "loss": the loss has terms for what comes.
+        weight: of that term.
+        background: whether background counts in it.
         flip: mirror stored images at random, with label and logits.
         storage: "ram" or "disk".
 
@@ -90,7 +97,8 @@ class ReplayBuffer(pl.Callback):
         """
         self.capacity, self.capacity_bytes, self.batch_size = capacity, capacity_bytes, batch_size
         self.selection, self.loss_share = selection, loss_share
-        self.labels, self.logits, self.merge, self.flip, self.storage = labels, logits, merge, flip, storage
+        self.labels, self.logits, self.flip, self.storage = labels, logits, flip, storage
+        self.use, self.weight, self.background = use, weight, background
         self._check()
         self.slots = Slots()
         self.arrays: dict[str, np.ndarray] | None = None
@@ -102,17 +110,50 @@ class ReplayBuffer(pl.Callback):
     def _check(self) -> None:
         for key, value, choices in (
             ("selection", self.selection, SELECTIONS), ("labels", self.labels, (*LABELS, None)),
-            ("storage", self.storage, STORAGES),
+            ("storage", self.storage, STORAGES), ("use", self.use, USES),
         ):  # fmt: skip
             if value not in choices:
                 raise ConfigError(f"callbacks.replay.{key}={value} is none of {', '.join(map(str, choices))}")
-        for key, value in (("capacity", self.capacity), ("batch_size", self.batch_size)):
+        limit = {} if self.capacity_bytes is None else {"capacity_bytes": self.capacity_bytes}
+        for key, value in {"capacity": self.capacity, "batch_size": self.batch_size, **limit}.items():
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
+        if not isinstance(self.weight, int | float) or self.weight <= 0:
+            raise ConfigError(f"callbacks.replay.weight={self.weight} must be a number above 0")
         if not 0 <= self.loss_share <= 1:
             raise ConfigError(f"callbacks.replay.loss_share={self.loss_share} must be between 0 and 1")
-        if self.labels is None and (self.merge or not self.logits):
-            raise ConfigError("callbacks.replay.labels=null needs callbacks.replay.logits=true and merge=false")
+        if self.labels is None and (self.use != "loss" or not self.logits):
+            raise ConfigError("callbacks.replay.labels=null needs callbacks.replay.logits=true and use=loss")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """See whether what comes is what the loss reads, and publish the settings of its own term.
+
+        Raises:
+            ConfigError: something would be replayed for nobody, or the loss would wait for it in vain.
+        """
+        pl_module.memory["replay"] = {"weight": self.weight, "background": self.background}
+        read, name = pl_module.loss.reads_replay, type(pl_module.loss).__name__
+        given = {"labels": self.labels is not None, "logits": self.logits}
+        if self.use != "loss":
+            if read or self.logits:
+                what = f"{name} has terms of its own for it" if read else f"{name} does not read logits"
+                raise ConfigError(
+                    f"callbacks.replay.use={self.use} does not go with this loss: {what}; set "
+                    f"callbacks.replay.{'use=loss' if read else 'logits=false'}"
+                )
+            return
+        for entry, comes in given.items():
+            if comes and entry not in read:
+                raise ConfigError(
+                    f"callbacks.replay would replay {entry} that {name} does not read: set "
+                    f"callbacks.replay.{entry}={'null' if entry == 'labels' else 'false'}, give it a weight "
+                    "(loss.der, loss.bacs), or callbacks.replay.use=term"
+                )
+            if entry in read and not comes:
+                raise ConfigError(
+                    f"{name} reads replayed {entry} and callbacks.replay gives none: set callbacks.replay."
+                    f"{'labels=stored' if entry == 'labels' else 'logits=true'} or loss.{entry}_weight=0"
+                )
 
     def begin_task(self, task: Task) -> None:
         """Draw from the start."""
@@ -124,6 +165,28 @@ class ReplayBuffer(pl.Callback):
         self.trainer, self.learner = trainer, pl_module
         if self.slots.filled and self.arrays is None:
             self.arrays = self._read(self._folder(self.slots.task))
+        if not self.slots.filled:
+            self._check_crops(trainer.datamodule, pl_module)
+
+    @torch.no_grad()
+    def _check_crops(self, data: Any, learner: pl.LightningModule) -> None:
+        """See before the first task whether its images could be stored.
+
+        Raises:
+            DataError: they are of different size.
+            ConfigError: not one fits into `capacity_bytes`.
+        """
+        samples = data.training_samples(8)
+        check_stored_size({tuple(sample["label"].shape[-2:]) for sample in samples})
+        if self.capacity_bytes is None:
+            return
+        crops = {name: samples[0][name].numpy() for name in ("image", "label")}
+        if self.logits:
+            was_training = learner.network.training
+            image = learner.normalise(samples[0]["image"].to(learner.device))
+            crops["logits"] = learner.network.eval()(image).scores.half().cpu().numpy()
+            learner.network.train(was_training)
+        self._size(crops, learner.task)
 
     def _folder(self, task: int) -> Path:
         return Path(self.trainer.checkpoint_callback.dirpath).parent / f"task_{task:02d}" / FOLDER
@@ -150,8 +213,9 @@ class ReplayBuffer(pl.Callback):
         drawn = Draws(self._which, self.batch_size, self.draws)
         self._fresh = iter(
             Loader(
-                dataset, self.batch_size, sampler=drawn, num_workers=min(data.workers() // 2, 2), collate_fn=collate,
+                dataset, self.batch_size, sampler=drawn, num_workers=min(-(-data.workers() // 2), 2), collate_fn=collate,
                 worker_init_fn=begin_worker, generator=torch.Generator().manual_seed(data.seed),
+                pin_memory=pl_module.device.type == "cuda",
             )
         )  # fmt: skip
 
@@ -182,42 +246,41 @@ class ReplayBuffer(pl.Callback):
         elif self.labels == "fresh":
             entries["labels"] = self._again(next(self._fresh), pl_module)
         if self.logits:
-            # another order than that of the labels, so that the two are different images
+            # in an order of its own: the same image rarely comes with its label and its logits in one step
             entries["logits"] = self._stored(self._which(self.draws, FILL), ("image", "logits"), pl_module)
         self.draws += 1
-        if self.merge:
+        if self.use == "append":
             append(batch, entries.pop("labels"))
         if entries:
             batch["replay"] = entries
 
     def _stored(self, slots: np.ndarray, names: tuple[str, ...], learner: pl.LightningModule) -> dict[str, Tensor]:
-        """Stored images on the device, some mirrored."""
-        device = learner.device
-        entry = {name: torch.from_numpy(self.arrays[name][slots]).to(device, non_blocking=True) for name in names}
+        """Stored images on the device, some mirrored; nothing waits for it."""
+        entry = {name: self.arrays[name][slots] for name in names}
         if self.flip:
             chance = np.random.default_rng(
                 seed_sequence(FLIP, learner.seed, learner.task.index, self.draws, learner.global_rank, len(names[1]))
             )
-            mirrored = torch.from_numpy(chance.random(len(slots)) < 0.5).to(device)
-            entry = {k: torch.where(mirrored.view(-1, *[1] * (v.ndim - 1)), v.flip(-1), v) for k, v in entry.items()}
-        channels = torch.tensor(self.slots.channels[slots], device=device)
-        return self._finish(entry, torch.tensor(self.slots.tasks[slots], device=device), channels, learner)
+            mirrored = chance.random(len(slots)) < 0.5
+            for values in entry.values():
+                values[mirrored] = values[mirrored, ..., ::-1]
+        entry |= {"task": self.slots.tasks[slots], "channels": self.slots.channels[slots]}
+        on_device = {name: _send(torch.from_numpy(values), learner.device) for name, values in entry.items()}
+        return self._finish(on_device, learner)
 
     def _again(self, batch: Sample, learner: pl.LightningModule) -> dict[str, Tensor]:
-        entry = {name: batch[name].to(learner.device, non_blocking=True) for name in ("image", "label", "task")}
-        return self._finish(entry, entry.pop("task"), None, learner)
+        return self._finish({name: _send(batch[name], learner.device) for name in ("image", "label", "task")}, learner)
 
     @staticmethod
-    def _finish(
-        entry: dict[str, Tensor], task: Tensor, channels: Tensor | None, learner: pl.LightningModule
-    ) -> dict[str, Tensor]:
-        entry = {**entry, "image": learner.normalise(entry["image"]), "task": task}
+    def _finish(entry: dict[str, Tensor], learner: pl.LightningModule) -> dict[str, Tensor]:
+        entry = {**entry, "image": learner.normalise(entry["image"])}
         if "label" in entry:
             entry["label"] = entry["label"].long()
         if "logits" in entry:
             missing = learner.task.n_seen - entry["logits"].shape[1]
             entry["logits"] = F.pad(entry["logits"].float(), (0, 0, 0, 0, 0, missing))
-            entry["channels"] = channels
+        else:
+            entry.pop("channels", None)
         return entry
 
     def end_task(self, task: Task) -> None:
@@ -255,7 +318,7 @@ class ReplayBuffer(pl.Callback):
             crops = {"image": learner.raw(batch["image"]).cpu().numpy(), "label": batch["label"].byte().cpu().numpy()}
             if self.logits:
                 crops["logits"] = output.scores.half().cpu().numpy()
-            size = self._size(crops)
+            size = self._size(crops, task)
             for i, (index, value) in enumerate(zip(batch["index"].tolist(), loss.tolist(), strict=True)):
                 crop = {name: array[i] for name, array in crops.items()}
                 shown = set(np.unique(crop["label"]).tolist()) - {0, 255}
@@ -279,11 +342,12 @@ class ReplayBuffer(pl.Callback):
     def _needs_loss(self) -> bool:
         return self.selection == "balanced" and self.loss_share > 0
 
-    def _size(self, crops: dict[str, np.ndarray]) -> int:
-        """Images that fit."""
+    def _size(self, crops: dict[str, np.ndarray], task: Task) -> int:
+        """Images that fit, logits of all classes that will ever be learned included."""
         if self.capacity_bytes is None:
             return self.capacity
-        each = sum(array[0].nbytes for array in crops.values())
+        last = task.n_seen + len(task.future)
+        each = sum(a[0].nbytes * last // task.n_seen if n == "logits" else a[0].nbytes for n, a in crops.items())
         if self.capacity_bytes < each:
             raise ConfigError(f"callbacks.replay.capacity_bytes={self.capacity_bytes} holds no image of {each} bytes")
         return self.capacity_bytes // each
@@ -395,11 +459,31 @@ def foreground_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (pixels * foreground).mean((1, 2))
 
 
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for it; what waits on a GPU is memory that is not pinned."""
+    if device.type == "cuda" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def append(batch: dict[str, Any], entry: dict[str, Tensor]) -> None:
     """Append replayed images and labels to a batch; their index is -1."""
     batch["image"] = torch.cat([batch["image"], entry["image"]])
     batch["label"] = torch.cat([batch["label"], entry["label"]])
     batch["index"] = torch.cat([batch["index"], torch.full_like(entry["task"], -1)])
+
+
+def check_stored_size(sizes: set[tuple[int, int]]) -> None:
+    """Arrays have one size (height, width).
+
+    Raises:
+        DataError: the images do not.
+    """
+    if len(sizes) > 1:
+        shown = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
+        raise DataError(
+            f"the replay buffer stores crops of one size, and there are {shown}: choose a dataset/augmentation that crops"
+        )
 
 
 class Writer:
@@ -409,9 +493,12 @@ class Writer:
         """Args: `folder`: is replaced at the end; `old`: arrays of the previous task."""
         self.folder, self.old = folder, old or {}
         self.new: dict[int, dict[str, np.ndarray]] = {}
+        self.shapes = {name: array.shape[-2:] for name, array in self.old.items()}
 
     def put(self, slot: int, crop: dict[str, np.ndarray]) -> None:
         """New content of a slot."""
+        for name, array in crop.items():
+            check_stored_size({self.shapes.setdefault(name, array.shape[-2:]), array.shape[-2:]})
         self.new[slot] = {name: array.copy() for name, array in crop.items()}
 
     def finish(self, slots: int, channels: int) -> None:

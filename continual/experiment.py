@@ -78,6 +78,11 @@ class Experiment:
         for task, images in zip(self.tasks, self.split.images, strict=True):
             self.data.check_task(task, images.train, trainer.world_size)
             self.learner.loss.check_task(task)
+            if self.training["steps_per_class"] and not task.new:
+                raise ConfigError(
+                    f"task {task.index} has no new classes, so that training.steps_per_class gives it no steps: set "
+                    "training.epochs instead"
+                )
         self.data.check_sizes(self.split.images[-1].val, self.split.images[-1].test)
         self.environment = describe_environment(trainer, self.training["batch_size"])
         self.loggers = self._build_loggers(config)
@@ -154,6 +159,8 @@ class Experiment:
             decay_next=self.training["decay_next"],
             seed=self.training["seed"],
         )
+        if self.training["single_head"]:
+            learner.network.use_single_head(self.tasks[-1].n_seen)
         learner.check_optimizer()
         if self.training["channels_last"]:
             learner.network.to(memory_format=torch.channels_last)

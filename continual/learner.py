@@ -193,6 +193,8 @@ class ContinualLearner(pl.LightningModule):
         }
         step = Step(self.task, batch, student, teacher, self.memory, replay)
         terms = self.loss(step)
+        if replay and not self.loss.reads_replay:
+            terms |= self.loss.replayed(step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         self._watch(terms)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
@@ -232,12 +234,13 @@ class ContinualLearner(pl.LightningModule):
         """Each evaluation counts from zero."""
         self.metrics.reset()
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Confusion matrix and plain cross entropy."""
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
+        """Confusion matrix and plain cross entropy; callbacks read the output."""
         output = self._evaluate(batch)
         self.log(
             "val/loss", cross_entropy(output.logits, batch["label"]), batch_size=len(batch["image"]), sync_dist=True
         )
+        return output
 
     def on_validation_epoch_end(self) -> None:
         """Mean IoU over what validation labels show."""

@@ -165,10 +165,17 @@ class ContinualDataModule(pl.LightningDataModule):
 
     def fixed_samples(self, count: int) -> list[Sample]:
         """Up to `count` validation images as batches of one; the same in every epoch, spread over the task's list."""
-        dataset = self._dataset(self._val_split, self.task.val_lut, self.evaluation)
-        last = len(self.val_indices) - 1
+        return self._some(self._dataset(self._val_split, self.task.val_lut, self.evaluation), self.val_indices, count)
+
+    def training_samples(self, count: int) -> list[Sample]:
+        """Up to `count` augmented training images as batches of one, spread over the task's list."""
+        return self._some(self._dataset("train", self.task.train_lut, self.augmentation), self.train_indices, count)
+
+    @staticmethod
+    def _some(dataset: TaskDataset, indices: np.ndarray, count: int) -> list[Sample]:
+        last = len(indices) - 1
         places = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int))
-        return [collate([dataset[(0, int(index))]]) for index in self.val_indices[places]]
+        return [collate([dataset[(0, int(index))]]) for index in indices[places]]
 
     def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int = 0) -> Sample:
         """The batch on the device, its label B x H x W int64."""

@@ -17,7 +17,8 @@ pixels:
             with "is a class"; w = 1 - exp(epoch - epochs)
 
 Unlabelled pixels count in the means over all pixels, with 0. The detector learns from all of the network in task 0;
-later its embedding is fixed and each task trains its own head alone. It never changes predictions.
+later its embedding's weights are fixed (its batch normalisation goes on, as in the authors' code) and each task trains
+its own head alone. It never changes predictions.
 
 Mended, where the authors' code goes wrong: which task a class belongs to, prototypes of batches (its code mixes
 channels), logits of old images (see `dark_logits`), replay without an old class. Without the detector
@@ -31,6 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from continual.errors import ConfigError
+from continual.tasks import Task
 from loss.base import Step
 from loss.der import DER
 from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, downsample_labels
@@ -72,6 +75,11 @@ class BACS(DER):
         self.old_as_one = old_as_one
         self.detector = detector
 
+    def check_task(self, task: Task) -> None:
+        """A task without new classes (another domain) has nothing that its cross entropy would learn."""
+        if task.index and not task.n_new:
+            raise ConfigError(f"BACS needs new classes, and task {task.index} has none: choose another loss")
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"}, with a detector {"detector"}, with a teacher {"distill"}, and DER's terms."""
         logits, labels = step.student.logits, step.batch["label"]
@@ -93,12 +101,17 @@ class BACS(DER):
 
     def _detect(self, step: Step) -> tuple[Tensor, Tensor]:
         """The detector's loss, and m, B x H x W without gradient; prototypes learn from batch and replay."""
+        if not {"background_detector", "prototypes"} <= set(step.memory):
+            raise ConfigError(
+                "BACS needs callbacks.background_detector and callbacks.prototypes; without them set "
+                "training.bg_detector=false"
+            )
         detector, prototypes = step.memory["background_detector"], step.memory["prototypes"]
         labels = step.batch["label"]
         embedding = detector.embed(step.student.stages[-1])
         prototypes.update(embedding.detach(), downsample_labels(labels, embedding.shape[-2:]))
         scores = detector(embedding, prototypes.vectors, labels.shape[-2:])
-        ready = (prototypes.counts > 0).all() & (labels == 0).any()
+        ready = (prototypes.counts[-1] > 0) & (labels == 0).any()
         loss = step.memory["detector_weight"] * ready * seen_focal_loss(scores[:, -1], labels, detector.seen_alpha)
         if "labels" in step.replay:
             replayed = detector.embed(step.replay["labels"].student.stages[-1]).detach()

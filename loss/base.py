@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from continual.tasks import Task
+from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 
@@ -55,12 +57,14 @@ class ContinualLoss(nn.Module, ABC):
 
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
+        label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
             (of background) or "unknown" (SSUL).
     """
 
     needs_teacher: bool = False
+    label_loss = staticmethod(cross_entropy)
     layout: Layout = Layout()
 
     def __init__(self, classifier_init: str = "random") -> None:
@@ -75,6 +79,27 @@ class ContinualLoss(nn.Module, ABC):
         Raises:
             ConfigError: it cannot.
         """
+
+    @property
+    def reads_replay(self) -> tuple[str, ...]:
+        """Entries of the replay buffer that it has terms for; without any they get the one of `replayed`."""
+        return ()
+
+    def replayed(self, step: Step) -> dict[str, Tensor]:
+        """{"replay"}: `label_loss` of the replayed images' old classes, mean over their pixels.
+
+        Their labels are of another task than the batch's, so they do not go through the method's own rules: MiB, for
+        one, takes every old label for background.
+        """
+        if "labels" not in step.replay:
+            return {}
+        entry, settings = step.replay["labels"], step.memory["replay"]
+        labels = entry.batch["label"]
+        is_old = (labels < step.task.n_old) & (labels >= (0 if settings["background"] else 1))
+        return {
+            "replay": settings["weight"]
+            * self.label_loss(entry.student.logits, torch.where(is_old, labels, IGNORE_INDEX))
+        }
 
     def predict(self, output: NetworkOutput) -> Tensor:
         """Class of each pixel, B x H x W int64: that of the greatest logit."""

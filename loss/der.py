@@ -40,6 +40,12 @@ class DER(ContinualLoss):
         self.labels_weight = labels_weight
         self.background = background
 
+    @property
+    def reads_replay(self) -> tuple[str, ...]:
+        """What has a weight."""
+        weights = {"labels": self.labels_weight, "logits": self.logits_weight}
+        return tuple(name for name, weight in weights.items() if weight)
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, for what is replayed, {"dark_logits", "dark_labels"}."""
         terms = {"ce": cross_entropy(step.student.logits, step.batch["label"])}

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import at_least_float32
+from loss.functional import at_least_float32, binary_cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import Layout
 
@@ -32,6 +32,7 @@ class DKD(ContinualLoss):
     """Binary cross entropy of the new classes, distillation of logits and of their two parts."""
 
     needs_teacher = True
+    label_loss = staticmethod(binary_cross_entropy)
     layout = Layout(own_background=True, detached_background=True)
 
     def __init__(

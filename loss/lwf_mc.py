@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from continual.errors import ConfigError
+from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
     IGNORE_INDEX,
@@ -33,6 +35,7 @@ class LwFMC(ContinualLoss):
     """Binary cross entropy per channel, with the labels and with the teacher's sigmoids."""
 
     needs_teacher = True
+    label_loss = staticmethod(binary_cross_entropy)
 
     def __init__(
         self,
@@ -54,6 +57,14 @@ class LwFMC(ContinualLoss):
         self.disjoint = disjoint
         self.label_background = label_background
         self.only_labelled = only_labelled
+
+    def check_task(self, task: Task) -> None:
+        """With `disjoint` labels say something about new classes alone."""
+        if self.disjoint and task.index and not task.n_new:
+            raise ConfigError(
+                f"task {task.index} has no new classes, and loss.disjoint=true learns no others from labels: "
+                "choose another loss"
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"bce"} and, with a teacher and unless `disjoint`, {"kd"}."""

@@ -93,7 +93,7 @@ class SDR(ContinualLoss):
         return {
             "ce": unbiased_cross_entropy(logits, labels, step.task.n_old, reduction="none").mean(),
             "kd": self.kd_weight * unbiased_distillation(logits, step.teacher.logits),
-            "match": self.match_weight * matching(to_match, old, prototypes.vectors),
+            "match": self.match_weight * matching(to_match, old, prototypes.vectors, known),
             "attract": self.attract_weight
             * attraction(by_class, cells, prototypes.vectors, present & known, self.nested_attraction),
             "repulse": self.repulse_weight * repulsion(by_class, cells, present),
@@ -109,14 +109,14 @@ class SDR(ContinualLoss):
         return torch.where(cells == 0, predicted, 0)
 
 
-def matching(features: Tensor, classes: Tensor, prototypes: Tensor) -> Tensor:
+def matching(features: Tensor, classes: Tensor, prototypes: Tensor, known: Tensor | None = None) -> Tensor:
     """Mean over the classes above 0 that are present of 1/D |mu_c - P_c|^2; 0 where there is none.
 
-    Args: `features` B x D x h x w; `classes` B x h x w int64; `prototypes` K x D.
+    Args: `features` B x D x h x w; `classes` B x h x w int64; `prototypes` K x D; `known` K bool, which have one.
     """
     sums, counts = class_sums(features, classes, len(prototypes))
     means = sums / counts.clamp(min=1).unsqueeze(1)
-    present = counts > 0
+    present = counts > 0 if known is None else (counts > 0) & known
     present[0] = False
     distances = (means - prototypes).square().mean(dim=1)
     return (distances * present).sum() / present.sum().clamp(min=1)

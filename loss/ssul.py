@@ -11,8 +11,8 @@ pixel of no class. With z all channels, u first, z' the teacher's, the mean over
     prediction: background's probability is the sum of its own and that of "unknown"
 
 New classes start from the "unknown" layer. Encoder and old layers are frozen after the first task by the presets
-(training.freeze), all that learns then are the layers of background, unknown and the new classes. Published (mIoU in %),
-VOC overlap 15-1: SSUL 67.6, SSUL-M with 100 images 71.4 all.
+(training.freeze): all that learns then are the layers of background, unknown and the new classes. Published, VOC
+overlap 15-1 (mIoU in %): SSUL 67.6, SSUL-M with 100 images 71.4 all.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class SSUL(ContinualLoss):
     """Binary cross entropy with unknown objects and pseudo-labels."""
 
     needs_teacher = True
+    label_loss = staticmethod(binary_cross_entropy)
 
     def __init__(
         self,

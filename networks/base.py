@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continual.errors import ConfigError
-from networks.classifier import ConvLayer, IncrementalClassifier, Layout, pointwise
+from networks.classifier import ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
 from networks.norm import is_norm
 
 NORM, OLD_CLASSES = "norm", "old_classes"
@@ -95,6 +95,20 @@ class SegmentationNetwork(nn.Module, ABC):
                 "choose another network"
             )
         self.classifier.arrange(layout)
+
+    def use_single_head(self, total: int) -> None:
+        """One layer for all `total` classes from the start instead of one per task, before the first task.
+
+        Raises:
+            ConfigError: the classifier is of another kind, or the loss asks for layers of its own.
+        """
+        classifier = self.classifier
+        if not isinstance(classifier, IncrementalClassifier) or classifier.layout != Layout():
+            raise ConfigError(
+                "training.single_head=true needs a classifier of convolutions, and a loss that asks for no layers of "
+                f"its own; {type(self).__name__} and the loss have {type(classifier).__name__}"
+            )
+        self.classifier = SingleHead(classifier.in_channels, classifier.layer, total)
 
     def add_classes(self, n: int, init: str = "random") -> None:
         """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from continual.errors import ConfigError
 
 INITS = ("random", "zero", "mean", "background", "copy", "unknown")
 EARLIER = ("mean", "background", "copy")  # those that need classes of an earlier task
@@ -181,6 +184,65 @@ class IncrementalClassifier(nn.Module):
             raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
         first = embedding.detach() if self.layout.detached_background else embedding
         return torch.cat([head(embedding if i else first) for i, head in enumerate(self.heads)], dim=1)
+
+
+class SingleHead(IncrementalClassifier):
+    """One convolution with a channel for every class there will ever be; those of classes to come are not given out."""
+
+    def __init__(self, in_channels: int, layer: Callable[[int, int], ConvLayer], total: int) -> None:
+        """Args:
+        in_channels, layer: see `IncrementalClassifier`.
+        total: number of all classes, background included.
+        """
+        super().__init__(in_channels, layer)
+        self.total = total
+        self.heads.append(layer(in_channels, total))
+        self.given: list[int] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """Channels of each task."""
+        return self.given
+
+    def class_vectors(self) -> Tensor:
+        """Weights of each class in one row, C x D'."""
+        return super().class_vectors()[: self.num_classes]
+
+    @torch.no_grad()
+    def add_task(self, n: int, init: str = "random") -> None:
+        """Give out the channels of `n` classes; see `IncrementalClassifier.add_task`, "random" leaves them as they are.
+
+        Raises:
+            ValueError: see `check_growth`; or there are not so many.
+        """
+        check_growth(n, init, first=not self.given)
+        first, last = self.num_classes, self.num_classes + n
+        if last > self.total:
+            raise ValueError(f"the single head has {self.total} channels, and {last} classes need one each")
+        weight, bias = self.heads[0].weight, self.heads[0].bias
+        weight = weight.transpose(0, 1) if isinstance(self.heads[0], nn.ConvTranspose2d) else weight
+        if init == "zero":
+            weight[first:last], bias[first:last] = 0, 0
+        elif init == "mean":
+            weight[first:last], bias[first:last] = weight[:first].mean(0), bias[:first].mean()
+        elif init in ("background", "copy"):
+            if init == "background":
+                bias[0] -= math.log(n + 1)
+            weight[first:last], bias[first:last] = weight[0], bias[0]
+        self.given.append(n)
+        self.num_tasks += 1
+
+    def freeze_old(self) -> None:
+        """It has no parts."""
+        raise ConfigError(
+            "training.freeze=[old_classes] needs a classifier of several layers: training.single_head=false"
+        )
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Scores of the classes so far."""
+        if not self.given:
+            raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
+        return self.heads[0](embedding)[:, : self.num_classes]
 
 
 @torch.no_grad()

@@ -59,6 +59,37 @@ def test_frozen_part_that_the_network_has_not(cli, tmp_path):
     assert "training.freeze=['encoder']: encoder is none of stem, down, up" in text
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.lr_factors={body: 0.1}"], "training.lr_factors: body is none of the network's parts"),
+        (
+            ["training.lr_factors_next={classifier: 0}"],
+            "training.lr_factors_next.classifier=0 must be a number above 0",
+        ),
+        (["training.decay_next=none"], "training.decay_next=none is neither all nor new"),
+        (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a classifier of convolutions"),
+        (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append does not go with this loss"),
+        (["loss=der", "callbacks.replay.capacity_bytes=1000"], "capacity_bytes=1000 holds no image"),
+        (["loss=bacs", "~callbacks.background_detector"], "BACS needs callbacks.background_detector"),
+        (["loss=bacs", "callbacks.prototypes.groups=class"], "callbacks.prototypes.groups=task"),
+    ],
+)
+def test_settings_that_do_not_go_together(cli, tmp_path, overrides, message):
+    text = error_of(cli, make_folder(tmp_path / "data"), *overrides)
+    assert message in text
+    assert not list((tmp_path / "run").glob("task_*/*.ckpt"))
+
+
+def test_a_buffer_of_images_of_different_size(cli, tmp_path):
+    root = make_folder(tmp_path / "data")
+    for name in ("images/1.jpg", "masks/1.png"):
+        image = Image.open(root / "train" / name)
+        image.resize((32, 40), Image.Resampling.NEAREST).save(root / "train" / name)
+    text = error_of(cli, root, "loss=der", "training.batch_size=1", "dataset/augmentation=none")
+    assert "the replay buffer stores crops of one size, and there are" in text
+
+
 def test_root_not_given(cli):
     result = cli("dataset=folder", check=False)
     assert result.returncode == 1

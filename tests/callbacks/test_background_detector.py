@@ -76,6 +76,7 @@ def test_a_whole_run_measures_it_and_can_be_tested_again(cli, tmp_path):
     with (tmp_path / "run/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["task"] for row in rows if row["name"] == "test/detector/iou_background"} == {"0", "1", "2"}
+    assert "val/detector/accuracy" in {row["name"] for row in rows}
     terms = {row["name"] for row in rows if row["name"].startswith("train/")}
     assert {f"train/{n}" for n in ("ce", "detector", "distill", "dark_labels", "dark_logits")} <= terms
     heads = torch.load(tmp_path / "run/task_02/model.ckpt", weights_only=True)["callbacks"]["BackgroundDetector"]

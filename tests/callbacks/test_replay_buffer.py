@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,18 @@ from callbacks.replay_buffer import (
 )
 from continual.errors import ConfigError
 from continual.tasks import LabelSpace, Task
+from datamodules.base import DataError
+from loss.bacs import BACS
+from loss.base import Replayed
+from loss.crossentropy import CrossEntropy
+from loss.der import DER
+from loss.dkd import DKD
+from loss.lwf_mc import LwFMC
+from loss.mib import MiB
+from loss.plop import PLOP
+from loss.ssul import SSUL
 from tests.conftest import TINY
+from tests.loss.steps import make_step
 
 TASK = Task(0, 2, (1, 2), (), (3,), (1, 2), LabelSpace({1: "a", 2: "b", 3: "c"}))
 
@@ -127,13 +139,78 @@ def test_merged_images_follow_the_batch():
         ({"capacity": 0}, r"callbacks\.replay\.capacity=0 must be a whole number"),
         ({"selection": "x"}, r"callbacks\.replay\.selection=x is none of reservoir, balanced"),
         ({"loss_share": 2}, r"loss_share=2 must be between 0 and 1"),
-        ({"labels": None}, r"callbacks\.replay\.labels=null needs callbacks\.replay\.logits=true"),
+        ({"labels": None}, r"callbacks\.replay\.labels=null needs callbacks\.replay\.logits=true and use=loss"),
         ({"storage": "tape"}, r"storage=tape is none of ram, disk"),
+        ({"use": "x"}, r"use=x is none of term, append, loss"),
+        ({"capacity_bytes": "abc"}, r"callbacks\.replay\.capacity_bytes=abc must be a whole number"),
+        ({"weight": 0}, r"callbacks\.replay\.weight=0 must be a number above 0"),
     ],
 )
 def test_bad_settings_name_their_key(settings, words):
     with pytest.raises(ConfigError, match=words):
         ReplayBuffer(**settings)
+
+
+def started(loss, **settings):
+    """Setup of a buffer beside a loss."""
+    learner = SimpleNamespace(loss=loss, memory={})
+    ReplayBuffer(**settings).setup(None, learner, "fit")
+    return learner.memory["replay"]
+
+
+def test_what_is_replayed_must_be_what_the_loss_reads():
+    assert started(MiB(), weight=0.5) == {"weight": 0.5, "background": False}
+    started(LwFMC(disjoint=True), use="append")
+    started(DER(), use="loss", logits=True)
+    started(DER(labels_weight=0), use="loss", labels=None, logits=True)
+    started(BACS(logits_weight=0), use="loss", labels="fresh")
+    for loss, settings, words in (
+        (DER(), {}, r"use=term does not go with this loss: DER has terms of its own for it; set .*use=loss"),
+        (DER(), {"use": "append"}, r"use=append does not go with this loss"),
+        (MiB(), {"logits": True}, r"MiB does not read logits; set callbacks\.replay\.logits=false"),
+        (MiB(), {"use": "loss"}, r"would replay labels that MiB does not read: .*use=term"),
+        (DER(), {"use": "loss"}, r"DER reads replayed logits and .*logits=true or loss\.logits_weight=0"),
+        (
+            DER(logits_weight=0),
+            {"use": "loss", "logits": True},
+            r"replay logits that DER does not read: .*logits=false",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            started(loss, **settings)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), MiB(), LwFMC(disjoint=True), PLOP(pseudo_labels=None), SSUL(), DKD()])
+def test_old_labels_teach_any_loss(loss):
+    """And new classes and background of their time do not."""
+    step = make_step(torch.randn(2, 5, 4, 4), torch.randint(0, 5, (2, 4, 4)), torch.randn(2, 3, 4, 4))
+    step.memory = {"replay": {"weight": 0.5, "background": False}}
+    values = {}
+    for name, label in (("one", 1), ("two", 2), ("background", 0), ("new", 4)):
+        batch = {"label": torch.full((2, 4, 4), label)}
+        step.replay = {"labels": Replayed(batch, step.student)}
+        (values[name],) = loss.replayed(step).values()
+    assert values["one"] != values["two"]
+    assert values["background"] == values["new"] == 0
+    step.memory["replay"]["background"] = True
+    step.replay["labels"].batch["label"].fill_(0)
+    assert loss.replayed(step)["replay"] > 0
+
+
+def test_bytes_hold_the_logits_of_all_classes_to_come(tmp_path):
+    """Two classes and background now, three later."""
+    crops = {"image": np.zeros((1, 3, 8, 8), np.uint8), "logits": np.zeros((1, 3, 4, 4), np.float16)}
+    buffer = ReplayBuffer(capacity_bytes=3 * (192 + 128), logits=True, use="loss")
+    assert buffer._size(crops, TASK) == 3
+    with pytest.raises(ConfigError, match=r"capacity_bytes=319 holds no image of 320 bytes"):
+        ReplayBuffer(capacity_bytes=319, logits=True, use="loss")._size(crops, TASK)
+
+
+def test_crops_of_different_size_are_refused(tmp_path):
+    writer = Writer(tmp_path / "a", None)
+    writer.put(0, {"image": np.zeros((3, 4, 5), np.uint8)})
+    with pytest.raises(DataError, match=r"stores crops of one size, and there are 5x4 and 4x5: .*augmentation"):
+        writer.put(1, {"image": np.zeros((3, 5, 4), np.uint8)})
 
 
 RUN = (*TINY, "training.task=4-2", "training.epochs=1", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4")
@@ -151,6 +228,7 @@ def last_model(folder):
         ("loss=der", "callbacks.replay.labels=fresh", "callbacks.replay.storage=disk", "training.num_workers=2"),
         ("loss=icarl", "callbacks.replay.selection=reservoir"),
         ("loss=mib", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
+        ("loss=bacs", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
     ],
 )
 def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
@@ -168,10 +246,13 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
     whole, again = last_model(tmp_path / "whole"), last_model(parts)
     assert all(torch.equal(again["network"][k], v) for k, v in whole["network"].items())
     assert again["callbacks"]["ReplayBuffer"] == whole["callbacks"]["ReplayBuffer"]
-    for name in ("image", "label"):
+    size = 0
+    for name in ("image", "label", *(["logits"] if "loss=bacs" in method or "loss=der" in method else [])):
+        size += np.load(tmp_path / f"whole/task_01/replay/{name}.npy").nbytes
         arrays = [np.load(tmp_path / f"{n}/task_01/replay/{name}.npy") for n in ("whole", "parts")]
         assert np.array_equal(*arrays)
     assert len(arrays[0]) == len(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
+    assert size <= 100000 or "capacity_bytes" not in str(method)
     assert {0, 1} == set(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
 
 

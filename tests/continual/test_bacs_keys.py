@@ -15,6 +15,11 @@ from tests.conftest import TINY
         (["training.n_gpus=1,2"], ["training.devices=1,2"]),
         (["network.atrous_encoder=True", "-m"], ["network=deeplabv3_atrous", "-m"]),
         (["training.sweep=false", "training.apex=false"], []),
+        (
+            ["loss=bacs", "loss.alpha=1", "loss.ignore_rep_bg=true"],
+            ["loss=bacs", "loss.logits_weight=1", "loss.background=false"],
+        ),
+        (["loss=mib", "loss.alpha=1"], ["loss=mib", "loss.alpha=1"]),
         (["training.log_images=3", "+x.y=1", "loss=bacs"], ["training.log_images=3", "+x.y=1", "loss=bacs"]),
     ],
 )
@@ -27,6 +32,11 @@ def test_a_command_line_of_bacs_runs(cli, tmp_path):
     theirs = [
         "+training.exp_name=mine", "training.n_gpus=1", "training.val_on_train=true", "training.sweep=false",
         "training.log_images=true", "training.apex=false", "training.new_token_init=background",
+    ]  # fmt: skip
+    theirs += [
+        "loss=bacs", "loss.alpha=0.5", "loss.beta=0.2", "loss.buffer_size=5", "loss.replay_minibatch_size=2",
+        "loss.bg_weighted_ce=true", "loss.lkd=0.1", "loss.lkd_threshold=0.4", "loss.seen_ukd=true",
+        "training.learner._target_=learner.MultiHeadLearner", "training.log_drift=true",
     ]  # fmt: skip
     result = cli(*TINY, *theirs, "training.debug=true", "training.task=6-2")
     assert "training.n_gpus=1 of BACS: training.devices=1" in result.stderr

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from networks.classifier import IncrementalClassifier
+from continual.errors import ConfigError
+from networks.classifier import BlockLayer, IncrementalClassifier, Layout, SingleHead
+from networks.unet import UNet
 
 LAYERS = {"conv": partial(nn.Conv2d, kernel_size=1), "transposed": partial(nn.ConvTranspose2d, kernel_size=2, stride=2)}
 
@@ -26,6 +28,62 @@ def fill(head: nn.Conv2d, weight: np.ndarray, bias: np.ndarray) -> None:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("init", ["random", "zero", "mean", "background", "copy"])
+def test_a_single_head_gives_out_what_growing_layers_have(layer, init):
+    """With the same numbers in its channels, every start of new classes is the same; old logits stay to the bit."""
+    growing, single = grown([3], layer=layer), SingleHead(5, LAYERS[layer], 7)
+    single.add_task(3)
+    axis = 1 if layer == "transposed" else 0
+    with torch.no_grad():
+        single.heads[0].weight.narrow(axis, 0, 3).copy_(growing.heads[0].weight)
+        single.heads[0].bias[:3] = growing.heads[0].bias
+    x = torch.randn(2, 5, 4, 4)
+    before = single(x)
+    growing.add_task(2, init)
+    single.add_task(2, init)
+    assert single.sizes == [3, 2]
+    assert single(x).shape[1] == 5
+    if init == "random":
+        assert torch.equal(single(x)[:, :3], before)
+    else:
+        torch.testing.assert_close(single(x), growing(x))
+    assert single.class_vectors().shape == growing.class_vectors().shape
+    with pytest.raises(ValueError, match="has 7 channels, and 8 classes"):
+        single.add_task(3)
+
+
+def test_what_a_single_head_cannot_do():
+    network = UNet(width=4, num_layers=2)
+    network.arrange_classifier(Layout(unknown=True))
+    with pytest.raises(ConfigError, match=r"training\.single_head=true needs"):
+        network.use_single_head(5)
+    network = UNet(width=4, num_layers=2)
+    network.use_single_head(5)
+    network.add_classes(3)
+    with pytest.raises(ConfigError, match=r"training\.single_head=false"):
+        network.freeze(["old_classes"])
+
+
+def test_an_unknown_layer_and_backgrounds_own():
+    classifier = IncrementalClassifier(5, BlockLayer)
+    classifier.arrange(Layout(own_background=True, unknown=True))
+    classifier.add_task(4)
+    assert classifier.sizes == [1, 3]
+    classifier.add_task(2, "unknown")
+    assert classifier.num_tasks == 2
+    x = torch.randn(2, 5, 4, 4)
+    for module in (classifier, classifier.unknown):
+        module.eval()
+    new = classifier(x)[:, 4:]
+    torch.testing.assert_close(new, classifier.unknown(x).expand_as(new))
+    classifier.freeze_old()
+    assert [all(p.requires_grad for p in head.parameters()) for head in classifier.heads] == [True, False, True]
+    plain = grown([3])
+    with pytest.raises(ValueError, match="copies the layer of unknown objects, and there is none"):
+        plain.add_task(1, "unknown")
 
 
 def test_background_init_of_mib(golden):
