@@ -213,9 +213,9 @@ class ReplayBuffer(pl.Callback):
         drawn = Draws(self._which, self.batch_size, self.draws)
         self._fresh = iter(
             Loader(
-                dataset, self.batch_size, sampler=drawn, num_workers=min(-(-data.workers() // 2), 2), collate_fn=collate,
-                worker_init_fn=begin_worker, generator=torch.Generator().manual_seed(data.seed),
-                pin_memory=pl_module.device.type == "cuda",
+                dataset, self.batch_size, sampler=drawn, num_workers=min(-(-data.workers() // 2), 2),
+                collate_fn=collate, worker_init_fn=begin_worker, pin_memory=pl_module.device.type == "cuda",
+                generator=torch.Generator().manual_seed(data.seed),
             )
         )  # fmt: skip
 
@@ -482,7 +482,8 @@ def check_stored_size(sizes: set[tuple[int, int]]) -> None:
     if len(sizes) > 1:
         shown = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
         raise DataError(
-            f"the replay buffer stores crops of one size, and there are {shown}: choose a dataset/augmentation that crops"
+            f"the replay buffer stores crops of one size, and there are {shown}: choose a dataset/augmentation that "
+            "crops"
         )
 
 

@@ -173,7 +173,7 @@ def test_what_is_replayed_must_be_what_the_loss_reads():
         (
             DER(logits_weight=0),
             {"use": "loss", "logits": True},
-            r"replay logits that DER does not read: .*logits=false",
+            r"logits that DER does not read: .*logits=false",
         ),
     ):
         with pytest.raises(ConfigError, match=words):
