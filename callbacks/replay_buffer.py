@@ -38,6 +38,7 @@ from continual.errors import ConfigError, RunError
 from continual.tasks import Task
 from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
+from datamodules.saliency import SALIENT
 from datamodules.sampler import seed_sequence
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,11 @@ FILL, DRAW, FLIP = range(10, 13)  # streams of random numbers, apart from those 
 FRESH_EPOCH = 1_000_000  # of images that are read again, apart from the epochs of their own task
 FOLDER = "replay"
 ARRAYS = ("image", "label", "logits")
-SELECTIONS = ("reservoir", "balanced")
-LABELS = ("stored", "fresh")
+SELECTIONS = ("reservoir", "balanced", "classes")
+AGAIN = ("fresh", "seen", "new")  # labels of images that are read again
+LABELS = ("stored", *AGAIN)
 STORAGES = ("ram", "disk")
-USES = ("term", "append", "loss")
+USES = ("term", "append", "replace", "loss")
 
 
 class ReplayBuffer(pl.Callback):
@@ -67,6 +69,7 @@ class ReplayBuffer(pl.Callback):
         batch_size: int = 12,
         selection: str = "balanced",
         loss_share: float = 0.3,
+        confidence: float = 0.7,
         labels: str | None = "stored",
         logits: bool = False,
         use: str = "term",
@@ -80,13 +83,19 @@ class ReplayBuffer(pl.Callback):
         capacity_bytes: limit of what the arrays take, instead of `capacity`.
         batch_size: images per process and step, of "labels" and of "logits" each.
         selection: "reservoir": each image of all tasks is kept with the same probability; "balanced": images whose
-            rarest class is frequent in the buffer go first (BACS).
+            rarest class is frequent in the buffer go first (BACS); "classes": all classes in turn take an image that
+            shows them, old ones and the task's in a random order (SSUL-M, DKD-M); no crops are stored then.
         loss_share: with "balanced", how much a low loss counts beside frequent classes when one must go, in [0, 1]; 0
             needs no pass of the network.
-        labels: which images with labels come: "stored", "fresh" (read and augmented again), None: none.
+        confidence: with "classes", probability from which the network's prediction on background is a class that an
+            image shows, after the first task.
+        labels: which images with labels come: "stored", or those that are read and augmented again: "fresh", labelled
+            as in their task, "seen", with all classes so far (SSUL-M), "new", as in the current task (DKD-M); None:
+            none.
         logits: whether stored images with their logits come.
         use: "term": images with labels get a term of their own, see `ContinualLoss.replayed`; "append": they are
-            appended to the batch; "loss": the loss has terms for what comes.
+            appended to the batch; "replace": they take the place of as many of its images (SSUL-M); "loss": the loss
+            has terms for what comes.
         weight: of that term.
         background: whether background counts in it.
         flip: mirror stored images at random, with label and logits.
@@ -96,7 +105,7 @@ class ReplayBuffer(pl.Callback):
             ConfigError: a value is out of its range, or nothing would be replayed.
         """
         self.capacity, self.capacity_bytes, self.batch_size = capacity, capacity_bytes, batch_size
-        self.selection, self.loss_share = selection, loss_share
+        self.selection, self.loss_share, self.confidence = selection, loss_share, confidence
         self.labels, self.logits, self.flip, self.storage = labels, logits, flip, storage
         self.use, self.weight, self.background = use, weight, background
         self._check()
@@ -120,6 +129,11 @@ class ReplayBuffer(pl.Callback):
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
         if not isinstance(self.weight, int | float) or self.weight <= 0:
             raise ConfigError(f"callbacks.replay.weight={self.weight} must be a number above 0")
+        if self.selection == "classes" and (self.labels not in AGAIN or self.logits):
+            raise ConfigError(
+                "callbacks.replay.selection=classes keeps a list of images, which are read again: set "
+                f"callbacks.replay.labels={' or '.join(AGAIN)} and logits=false"
+            )
         if not 0 <= self.loss_share <= 1:
             raise ConfigError(f"callbacks.replay.loss_share={self.loss_share} must be between 0 and 1")
         if self.labels is None and (self.use != "loss" or not self.logits):
@@ -160,12 +174,17 @@ class ReplayBuffer(pl.Callback):
         self.luts = [*self.luts[: task.index], task.train_lut.tolist()]
         self.draws = 0
 
+    @property
+    def stores(self) -> bool:
+        """Whether crops are stored, and not a list of images alone."""
+        return self.labels not in AGAIN or self.logits
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the arrays that the previous task wrote."""
         self.trainer, self.learner = trainer, pl_module
         if self.slots.filled and self.arrays is None:
             self.arrays = self._read(self._folder(self.slots.task))
-        if not self.slots.filled:
+        if not self.slots.filled and self.stores:
             self._check_crops(trainer.datamodule, pl_module)
 
     @torch.no_grad()
@@ -192,7 +211,9 @@ class ReplayBuffer(pl.Callback):
         return Path(self.trainer.checkpoint_callback.dirpath).parent / f"task_{task:02d}" / FOLDER
 
     def _read(self, folder: Path) -> dict[str, np.ndarray]:
-        found = {}
+        found: dict[str, np.ndarray] = {}
+        if not self.stores:
+            return found
         for name in ARRAYS if self.logits else ARRAYS[:2]:
             path = folder / f"{name}.npy"
             try:
@@ -206,10 +227,12 @@ class ReplayBuffer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to read images again, where the interrupted task was."""
-        if self.arrays is None or self.labels != "fresh":
+        if self.arrays is None or self.labels not in AGAIN:
             return
-        data = trainer.datamodule
-        dataset = FreshImages(data, self.slots, self.luts)
+        data, task = trainer.datamodule, pl_module.task
+        whole = {"seen": task.seen_lut, "new": task.train_lut}.get(self.labels)
+        luts = self.luts if whole is None else [whole.tolist()] * len(self.luts)
+        dataset = FreshImages(data, self.slots, luts)
         drawn = Draws(self._which, self.batch_size, self.draws)
         self._fresh = iter(
             Loader(
@@ -243,14 +266,14 @@ class ReplayBuffer(pl.Callback):
         entries = {}
         if self.labels == "stored":
             entries["labels"] = self._stored(self._which(self.draws), ("image", "label"), pl_module)
-        elif self.labels == "fresh":
+        elif self.labels in AGAIN:
             entries["labels"] = self._again(next(self._fresh), pl_module)
         if self.logits:
             # in an order of its own: the same image rarely comes with its label and its logits in one step
             entries["logits"] = self._stored(self._which(self.draws, FILL), ("image", "logits"), pl_module)
         self.draws += 1
-        if self.use == "append":
-            append(batch, entries.pop("labels"))
+        if self.use in ("append", "replace"):
+            put(batch, entries.pop("labels"), instead=self.use == "replace")
         if entries:
             batch["replay"] = entries
 
@@ -269,7 +292,10 @@ class ReplayBuffer(pl.Callback):
         return self._finish(on_device, learner)
 
     def _again(self, batch: Sample, learner: pl.LightningModule) -> dict[str, Tensor]:
-        return self._finish({name: _send(batch[name], learner.device) for name in ("image", "label", "task")}, learner)
+        entry = {name: _send(batch[name], learner.device) for name in ("image", "label", "task")}
+        salient = entry["label"] == SALIENT
+        entry |= {"label": torch.where(salient, 0, entry["label"]), "salient": salient}
+        return self._finish(entry, learner)
 
     @staticmethod
     def _finish(entry: dict[str, Tensor], learner: pl.LightningModule) -> dict[str, Tensor]:
@@ -298,7 +324,8 @@ class ReplayBuffer(pl.Callback):
         if self.trainer.is_global_zero:
             shutil.rmtree(self._folder(task.index - 2), ignore_errors=True)
         size = sum(array.nbytes for array in self.arrays.values())
-        log.info(f"replay buffer: {self.slots.filled} images, {size / 2**20:.1f} MiB in {self.storage}")
+        where = f"{size / 2**20:.1f} MiB in {self.storage}" if self.stores else "read again when they are needed"
+        log.info(f"replay buffer: {self.slots.filled} images, {where}")
         self.trainer = None
 
     @torch.no_grad()
@@ -308,6 +335,10 @@ class ReplayBuffer(pl.Callback):
         learner.to(self.trainer.strategy.root_device)
         was_training = learner.network.training
         learner.network.eval()
+        if self.selection == "classes":
+            self._take_turns(task)
+            learner.network.train(was_training)
+            return
         writer = Writer(folder, self.arrays)
         random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
         for batch in batches(self.trainer, learner, data.fill_dataloader(FRESH_EPOCH), "filling the replay buffer"):
@@ -337,6 +368,32 @@ class ReplayBuffer(pl.Callback):
         self.slots.task = task.index
         writer.finish(self.slots.filled, task.n_seen)
         learner.network.train(was_training)
+
+    def _take_turns(self, task: Task) -> None:
+        """Choose anew among the images so far and the task's, by the classes that each shows."""
+        learner, data = self.learner, self.trainer.datamodule
+        slots = self.slots
+        entries = [
+            (int(t), int(i), int(c), shown)
+            for t, i, c, shown in zip(slots.tasks, slots.indices, slots.channels, slots.shown, strict=True)
+        ]
+        for batch in batches(self.trainer, learner, data.plain_train_dataloader(), "choosing images to keep"):
+            labels = batch["label"]
+            if task.index:
+                sure = learner.loss.sure_classes(learner.network(batch["image"]), self.confidence)
+                labels = torch.where(labels == 0, sure, labels)
+            for index, label in zip(batch["index"].tolist(), labels.cpu().numpy(), strict=True):
+                shown = sorted(set(np.unique(label).tolist()) - {0, 255})
+                entries.append((task.index, index, task.n_seen, shown))
+        random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
+        entries = [entries[i] for i in random.permutation(len(entries))]
+        order = (random.permutation(task.n_seen - 1) + 1).tolist()
+        chosen = [entries[i] for i in take_turns([entry[3] for entry in entries], order, self.capacity)]
+        slots.tasks, slots.indices, slots.channels = (
+            np.array([entry[k] for entry in chosen], np.int64) for k in range(3)
+        )
+        slots.shown, slots.importance = [entry[3] for entry in chosen], np.zeros(len(chosen))
+        slots.offered, slots.task = slots.offered + len(entries), task.index
 
     @property
     def _needs_loss(self) -> bool:
@@ -466,8 +523,34 @@ def _send(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-def append(batch: dict[str, Any], entry: dict[str, Tensor]) -> None:
-    """Append replayed images and labels to a batch; their index is -1."""
+def take_turns(shown: list[list[int]], order: list[int], size: int) -> list[int]:
+    """Positions of at most `size` images: each class in `order` takes the first one left that shows it, in turns.
+
+    Ends where no class finds one any more (SSUL's code then never ends).
+    """
+    left, chosen = list(range(len(shown))), []
+    while len(chosen) < size:
+        before = len(chosen)
+        for c in order:
+            found = next((i for i in left if c in shown[i]), None)
+            if found is not None and len(chosen) < size:
+                left.remove(found)
+                chosen.append(found)
+        if len(chosen) == before:
+            break
+    return chosen
+
+
+def put(batch: dict[str, Any], entry: dict[str, Tensor], instead: bool = False) -> None:
+    """Add replayed images and labels at the end of a batch, or (`instead`) in place of its last; their index is -1."""
+    kept = len(batch["index"]) - len(entry["label"]) if instead else len(batch["index"])
+    if kept < 0:
+        raise ConfigError("callbacks.replay.use=replace: callbacks.replay.batch_size is more than a batch")
+    for name in [name for name in ("image", "label", "index", "salient") if name in batch]:
+        batch[name] = batch[name][:kept]
+    if "salient" in batch:
+        salient = entry.get("salient", torch.zeros_like(entry["label"], dtype=torch.bool))
+        batch["salient"] = torch.cat([batch["salient"], salient])
     batch["image"] = torch.cat([batch["image"], entry["image"]])
     batch["label"] = torch.cat([batch["label"], entry["label"]])
     batch["index"] = torch.cat([batch["index"], torch.full_like(entry["task"], -1)])
@@ -532,7 +615,9 @@ class FreshImages(Dataset[Sample]):
         split = data.source.split("train")
         self.slots = slots
         self.tasks = [
-            TaskDataset(split, np.array(lut, np.uint8), data.augmentation, seed=data.seed, task=t)
+            TaskDataset(
+                split, np.array(lut, np.uint8), data.augmentation, seed=data.seed, task=t, saliency=data.saliency
+            )
             for t, lut in enumerate(luts)
         ]
 

@@ -40,7 +40,7 @@ PRECISION = {None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "1
 # Keys of `training` that count something, and those that may do without.
 COUNTS = ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency")
 OPTIONAL_COUNTS = ("next_epochs", "steps_per_class")
-LAST, MODEL = "last.ckpt", "model.ckpt"
+LAST, MODEL, BEST = "last.ckpt", "model.ckpt", "best.ckpt"
 
 
 class Experiment:
@@ -77,6 +77,7 @@ class Experiment:
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
         for task, images in zip(self.tasks, self.split.images, strict=True):
             self.data.check_task(task, images.train, trainer.world_size)
+            self.data.check_saliency(images.train)
             self.learner.loss.check_task(task)
             if self.training["steps_per_class"] and not task.new:
                 raise ConfigError(
@@ -108,6 +109,14 @@ class Experiment:
                 raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
         if not isinstance(training["seed"], int) or training["seed"] < 0:
             raise ConfigError(f"training.seed={training['seed']} must be a whole number of at least 0")
+        if training["keep"] not in ("last", "best"):
+            raise ConfigError(f"training.keep={training['keep']} is neither last nor best")
+        shortest = min(training["epochs"], training["next_epochs"] or training["epochs"])
+        if training["keep"] == "best" and training["val_every"] > shortest and not training["steps_per_class"]:
+            raise ConfigError(
+                f"training.keep=best needs a validation in every task: training.val_every={training['val_every']} is "
+                f"more than its {shortest} epochs"
+            )
         for key in ("lr_next", "gradient_clip"):
             if training[key] is not None and not (isinstance(training[key], int | float) and training[key] > 0):
                 raise ConfigError(f"training.{key}={training[key]} must be a number above 0, or null")
@@ -140,6 +149,7 @@ class Experiment:
             seed=self.training["seed"],
             val_on_train=self.training["val_on_train"],
             subset=self.training["subset"],
+            saliency=instantiate(config.dataset.saliency, _convert_="all") or None,
         )
 
     def _build_learner(self, config: DictConfig) -> ContinualLearner:
@@ -252,13 +262,24 @@ class Experiment:
         trainer.fit(self.learner, datamodule=self.data, ckpt_path=str(last) if last.exists() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        self._load_best(trainer, task)
         self._each_callback("end_task", task)
         if trainer.is_global_zero:
             model_file.parent.mkdir(parents=True, exist_ok=True)
             save_atomically(model_file, self._model_content(task, trainer.global_step))
             last.unlink(missing_ok=True)
+            (self._folder(task) / BEST).unlink(missing_ok=True)
         trainer.strategy.barrier()
         return trainer.global_step
+
+    def _load_best(self, trainer: pl.Trainer, task: Task) -> None:
+        """With `training.keep=best` go back to the best validation's network; the last one where there was none."""
+        best = self._folder(task) / BEST
+        if self.training["keep"] == "best" and trainer.strategy.broadcast(best.exists()):
+            states = load_checkpoint(best)["state_dict"]
+            prefix = "network."
+            network = {name.removeprefix(prefix): value for name, value in states.items() if name.startswith(prefix)}
+            self.learner.network.load_state_dict(network)
 
     def _model_content(self, task: Task, steps: int) -> dict[str, Any]:
         states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
@@ -380,7 +401,13 @@ class Experiment:
         last = ModelCheckpoint(
             dirpath=self._folder(task), filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
-        return [*callbacks, last]
+        if self.training["keep"] == "last":
+            return [*callbacks, last]
+        best = ModelCheckpoint(
+            dirpath=self._folder(task), filename="best", monitor="val/miou_new", mode="max", save_weights_only=True,
+            enable_version_counter=False, save_on_train_epoch_end=False,
+        )  # fmt: skip
+        return [*callbacks, last, best]
 
     @rank_zero_only
     def _close(self) -> float:

@@ -127,6 +127,12 @@ class Task:
         return self._table(void=void, background=0, future=0, old=None if old_visible else 0)
 
     @cached_property
+    def seen_lut(self) -> np.ndarray:
+        """256-entry uint8 table from mask value to training label with all classes so far, whatever the mode."""
+        void = 0 if self.protocol.void_as_background else IGNORE
+        return self._table(void=void, background=0, future=0, old=None)
+
+    @cached_property
     def val_lut(self) -> np.ndarray:
         """256-entry uint8 table from mask value to validation label (scores while a task trains)."""
         return self._evaluation_table(old=None if self.protocol.val_old == "label" else IGNORE)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.base import DataError, Split
+from datamodules.saliency import SALIENT, SaliencySource
 from datamodules.sampler import Key, sample_seed
 
 # image H x W x 3 uint8, mask H x W uint8, seed in [0, 2^32) -> the same two kinds of arrays
@@ -22,13 +23,29 @@ Sample = dict[str, Any]
 class TaskDataset(Dataset[Sample]):
     """Images of a split, labelled for one task."""
 
-    def __init__(self, split: Split, lut: np.ndarray, transform: PairTransform, *, seed: int, task: int) -> None:
-        """Args: `lut`: 256-entry uint8 table from mask value to label; `seed`, `task`: of the random numbers."""
+    def __init__(
+        self,
+        split: Split,
+        lut: np.ndarray,
+        transform: PairTransform,
+        *,
+        seed: int,
+        task: int,
+        saliency: SaliencySource | None = None,
+    ) -> None:
+        """Args:
+        split: the images.
+        lut: 256-entry uint8 table from mask value to label.
+        transform: of image and label.
+        seed, task: of the random numbers.
+        saliency: marks salient background with the label `SALIENT`; None: nothing is marked.
+        """
         self.split = split
         self.lut = lut
         self.transform = transform
         self.seed = seed
         self.task = task
+        self.saliency = saliency
 
     def __len__(self) -> int:
         """Images of the split; a sampler chooses those of the task."""
@@ -39,7 +56,10 @@ class TaskDataset(Dataset[Sample]):
         epoch, index = key
         image, mask = self.split.load(index)
         rng_seed = sample_seed(self.seed, self.task, epoch, index)
-        image, label = self.transform(image, cv2.LUT(mask, self.lut), rng_seed)
+        label = cv2.LUT(mask, self.lut)
+        if self.saliency is not None:
+            label[(label == 0) & self.saliency(self.split.ids[index], image)] = SALIENT
+        image, label = self.transform(image, label, rng_seed)
         return {
             "image": _tensor(image),
             "label": _tensor(label),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from continual.tasks import Task
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
+from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import HOLD_OUT, SUBSET, EvalSampler, TrainSampler, seed_sequence
 from datamodules.transforms import Identity
 
@@ -40,6 +41,7 @@ class ContinualDataModule(pl.LightningDataModule):
         seed: int = 0,
         val_on_train: float = 0.0,
         subset: float | None = None,
+        saliency: SaliencySource | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -55,6 +57,8 @@ class ContinualDataModule(pl.LightningDataModule):
             val_on_train: fraction in [0, 1) of each task's training images that is held out and becomes its validation
                 set (with the evaluation transform); 0: the data set's validation images.
             subset: fraction in (0, 1] of each task's training images that is used; None: all.
+            saliency: gives training batches "salient", B x H x W bool, true where background is salient; None: no such
+                entry.
 
         Raises:
             DataError: a number is out of its range.
@@ -75,6 +79,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.seed = seed
         self.val_on_train = val_on_train
         self.subset = subset
+        self.saliency = saliency
 
     def begin_task(self, task: Task, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> None:
         """Make a task the current one.
@@ -112,6 +117,16 @@ class ContinualDataModule(pl.LightningDataModule):
             f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {mend}"
         )
 
+    def check_saliency(self, train: np.ndarray) -> None:
+        """See whether the images that are trained on have saliency maps, where these are files.
+
+        Raises:
+            DataError: one has none.
+        """
+        if isinstance(self.saliency, SaliencyFiles):
+            names = self.source.split("train").ids
+            self.saliency.check(names[int(i)] for i in train)
+
     def check_sizes(self, val: np.ndarray, test: np.ndarray) -> None:
         """See whether images that are evaluated as they are fit into batches, from their headers.
 
@@ -142,7 +157,7 @@ class ContinualDataModule(pl.LightningDataModule):
         sampler = TrainSampler(
             self.train_indices, self.batch_size, seed=self.seed, task=task.index, rank=rank, world_size=world_size
         )
-        dataset = self._dataset("train", task.train_lut, self.augmentation)
+        dataset = self._dataset("train", task.train_lut, self.augmentation, self.saliency)
         return self._loader(dataset, sampler, self.batch_size, persistent=True)
 
     def fill_dataloader(self, epoch: int) -> DataLoader[Sample]:
@@ -180,14 +195,22 @@ class ContinualDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int = 0) -> Sample:
         """The batch on the device, its label B x H x W int64."""
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**batch, "label": batch["label"].long()}
+        label = batch["label"]
+        if self.saliency is None:
+            return {**batch, "label": label.long()}
+        salient = label == SALIENT
+        return {**batch, "label": torch.where(salient, 0, label).long(), "salient": salient}
 
     @property
     def _val_split(self) -> str:
         return "train" if self.val_on_train else "val"
 
-    def _dataset(self, split: str, lut: np.ndarray, transform: PairTransform) -> TaskDataset:
-        return TaskDataset(self.source.split(split), lut, transform, seed=self.seed, task=self.task.index)
+    def _dataset(
+        self, split: str, lut: np.ndarray, transform: PairTransform, saliency: SaliencySource | None = None
+    ) -> TaskDataset:
+        return TaskDataset(
+            self.source.split(split), lut, transform, seed=self.seed, task=self.task.index, saliency=saliency
+        )
 
     def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray) -> DataLoader[Sample]:
         rank, world_size = self._rank_and_world_size()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from continual.tasks import Task
-from loss.functional import IGNORE_INDEX, cross_entropy
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 
@@ -79,6 +79,11 @@ class ContinualLoss(nn.Module, ABC):
         Raises:
             ConfigError: it cannot.
         """
+
+    def sure_classes(self, output: NetworkOutput, confidence: float) -> Tensor:
+        """Class of each pixel where its probability is at least `confidence`, else 0; B x H x W int64."""
+        probability, prediction = torch.softmax(at_least_float32(output.logits), dim=1).max(dim=1)
+        return torch.where(probability >= confidence, prediction, 0)
 
     @property
     def reads_replay(self) -> tuple[str, ...]:

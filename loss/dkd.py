@@ -77,6 +77,11 @@ class DKD(ContinualLoss):
         logits = output.logits[:, 1:]
         return torch.where(logits.amax(dim=1) > 0, logits.argmax(dim=1) + 1, 0)
 
+    def sure_classes(self, output: NetworkOutput, confidence: float) -> Tensor:
+        """Class of each pixel where its probability is at least `confidence`, else 0; B x H x W int64."""
+        probability, prediction = torch.sigmoid(at_least_float32(output.logits[:, 1:])).max(dim=1)
+        return torch.where(probability >= confidence, prediction + 1, 0)
+
 
 def class_bce(logits: Tensor, labels: Tensor, first: int, positive_weight: float) -> Tensor:
     """mbce of the file's head.

@@ -70,6 +70,12 @@ class SSUL(ContinualLoss):
             probability = torch.cat([background, probability[:, 2:]], dim=1)
         return probability.argmax(dim=1)
 
+    def sure_classes(self, output: NetworkOutput, confidence: float) -> Tensor:
+        """Class of each pixel where its probability is at least `confidence`, else 0; B x H x W int64."""
+        probability, prediction = self._probabilities(self._channels(output)).max(dim=1)
+        classes = (prediction - int(self.unknown)).clamp(min=0)
+        return torch.where(probability >= confidence, classes, 0)
+
     def _channels(self, output: NetworkOutput) -> Tensor:
         """Logits, those of "unknown" first."""
         return torch.cat([output.extras["unknown"], output.logits], dim=1) if self.unknown else output.logits

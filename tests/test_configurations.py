@@ -57,7 +57,8 @@ def test_every_network_runs_two_tasks(network, cli):
     from tests.conftest import TINY
 
     tiny = [a for a in TINY if not a.startswith("network")]
-    backbone = ["network.backbone=resnet18", "training.batch_size=4"] if network.startswith("deeplab") else []
+    small = {"deeplab": "resnet18", "segment": "vit_tiny_patch16_224"}.get(network[:7])
+    backbone = [f"network.backbone={small}", "training.batch_size=4"] if small else []
     cli(*tiny, f"network={network}", *backbone, "training.task=6-2", "training.debug=true", "dataset.size=64")
 
 

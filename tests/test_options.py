@@ -119,3 +119,23 @@ def test_resume_false_starts_but_never_overwrites(cli, tmp_path):
     assert again.returncode == 1
     assert "training.resume=false" in again.stderr
     assert (tmp_path / "run/results.json").read_bytes() == before
+
+
+def test_the_network_of_the_best_validation_is_kept(cli, tmp_path):
+    """It is the one of a run that ended there."""
+    base = (*BASE, "training.task=offline", "scheduler=none", "training.val_every=1", "optimizer.lr=0.1")
+    cli(*base, "training.epochs=6", "training.keep=best")
+    values = [value for _, value in curve(tmp_path, "val/miou_new")]
+    best = 1 + values.index(max(values))
+    assert best < 6
+    kept = torch.load(tmp_path / "run/task_00/model.ckpt", weights_only=True)["network"]
+    assert not list((tmp_path / "run/task_00").glob("*best*"))
+    cli(*base, f"training.epochs={best}", "hydra.run.dir=short")
+    short = torch.load(tmp_path / "short/task_00/model.ckpt", weights_only=True)["network"]
+    assert all(torch.equal(value, kept[name]) for name, value in short.items())
+
+
+def test_keeping_the_best_needs_validations(cli):
+    result = cli(*BASE, "training.keep=best", "training.val_every=2", check=False)
+    assert result.returncode == 1
+    assert "training.keep=best needs a validation in every task: training.val_every=2" in result.stderr

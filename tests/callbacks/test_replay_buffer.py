@@ -11,10 +11,11 @@ from callbacks.replay_buffer import (
     ReplayBuffer,
     Slots,
     Writer,
-    append,
     balance,
     eviction_probabilities,
     foreground_loss,
+    put,
+    take_turns,
 )
 from continual.errors import ConfigError
 from continual.tasks import LabelSpace, Task
@@ -28,6 +29,7 @@ from loss.lwf_mc import LwFMC
 from loss.mib import MiB
 from loss.plop import PLOP
 from loss.ssul import SSUL
+from networks.base import NetworkOutput
 from tests.conftest import TINY
 from tests.loss.steps import make_step
 
@@ -128,9 +130,58 @@ def test_logits_grow_and_old_slots_are_copied(golden, tmp_path):
 
 def test_merged_images_follow_the_batch():
     batch = {"image": torch.zeros(2, 3, 4, 4), "label": torch.zeros(2, 4, 4).long(), "index": torch.tensor([5, 6])}
-    append(batch, {"image": torch.ones(1, 3, 4, 4), "label": torch.ones(1, 4, 4).long(), "task": torch.tensor([0])})
+    entry = {"image": torch.ones(1, 3, 4, 4), "label": torch.ones(1, 4, 4).long(), "task": torch.tensor([0])}
+    put(batch, entry)
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
     assert batch["index"].tolist() == [5, 6, -1]
+    batch["salient"] = batch["label"] == 0
+    put(batch, entry, instead=True)
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
+    put(batch, entry, instead=True)
+    put(batch, {name: torch.cat([values] * 3) for name, values in entry.items()}, instead=True)
+    assert batch["index"].tolist() == [-1] * 3
+    assert not batch["salient"].any()
+    with pytest.raises(ConfigError, match="is more than a batch"):
+        put(batch, {name: torch.cat([values] * 4) for name, values in entry.items()}, instead=True)
+
+
+@pytest.mark.parametrize("method", ["ssul", "dkd"])
+def test_golden_memory_of_three_steps(golden, method):
+    """Which images the classes take in turn, from their lists and in the order of the authors' shuffles."""
+    data = golden(f"{method}_memory")
+    steps = sorted({key.rpartition("_class_order")[0] for key in data if key.endswith("_class_order")})
+    assert len(steps) >= 3
+    for step in steps:
+        names = data[f"{step}_shuffled_names"].tolist()
+        shown = [[int(c) for c in text.split()] for text in data[f"{step}_shuffled_classes"].tolist()]
+        chosen = take_turns(shown, data[f"{step}_class_order"].tolist(), int(data[f"{step}_mem_size"]))
+        assert sorted(names[i] for i in chosen) == data[f"{step}_memory_list"].tolist(), step
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ssul", "unknown"), ("ssul", "plain"), ("dkd", None)])
+def test_golden_classes_that_an_image_shows(golden, method, kind):
+    """Labels of the task, completed by the network from the second task on."""
+    data = golden(f"{method}_memory")
+    unknown = kind == "unknown"
+    loss = SSUL(unknown) if method == "ssul" else DKD()
+    for number in (2, 3):
+        step = f"{kind}/step{number}" if kind else f"step{number}"
+        logits, labels = (torch.from_numpy(data[f"{step}_{name}"]) for name in ("prev_logits", "labels"))
+        if unknown:
+            labels = torch.where((labels > 0) & (labels != 255), labels - 1, labels)
+            extras, logits = {"unknown": logits[:, :1]}, logits[:, 1:]
+        else:
+            extras = {}
+        sure = loss.sure_classes(NetworkOutput(logits, logits, logits, [], extras), 0.7 if method == "ssul" else 0.9)
+        completed = torch.where(labels == 0, sure, labels)
+        expected = dict(zip(data[f"{step}_shuffled_names"], data[f"{step}_shuffled_classes"], strict=True))
+        for i, label in enumerate(completed):
+            want = {int(c) for c in expected[f"s{number}_img{i:03d}"].split()} - {254, 255}
+            assert set(label.unique().tolist()) - {0, 255} == want
+
+
+def test_classes_without_an_image_left_end_the_search():
+    assert take_turns([[1], [2], []], [2, 1, 3], 5) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +192,7 @@ def test_merged_images_follow_the_batch():
         ({"loss_share": 2}, r"loss_share=2 must be between 0 and 1"),
         ({"labels": None}, r"callbacks\.replay\.labels=null needs callbacks\.replay\.logits=true and use=loss"),
         ({"storage": "tape"}, r"storage=tape is none of ram, disk"),
-        ({"use": "x"}, r"use=x is none of term, append, loss"),
+        ({"use": "x"}, r"use=x is none of term, append, replace, loss"),
         ({"capacity_bytes": "abc"}, r"callbacks\.replay\.capacity_bytes=abc must be a whole number"),
         ({"weight": 0}, r"callbacks\.replay\.weight=0 must be a number above 0"),
     ],
@@ -229,6 +280,21 @@ def last_model(folder):
         ("loss=icarl", "callbacks.replay.selection=reservoir"),
         ("loss=mib", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
         ("loss=bacs", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
+        (
+            "loss=ssul",
+            "callbacks=replay",
+            "callbacks.replay.selection=classes",
+            "callbacks.replay.labels=seen",
+            "callbacks.replay.use=replace",
+            "dataset/saliency=spectral",
+        ),
+        (
+            "loss=dkd",
+            "callbacks=replay",
+            "callbacks.replay.selection=classes",
+            "callbacks.replay.labels=new",
+            "callbacks.replay.use=append",
+        ),
     ],
 )
 def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
@@ -246,6 +312,9 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
     whole, again = last_model(tmp_path / "whole"), last_model(parts)
     assert all(torch.equal(again["network"][k], v) for k, v in whole["network"].items())
     assert again["callbacks"]["ReplayBuffer"] == whole["callbacks"]["ReplayBuffer"]
+    if "callbacks.replay.selection=classes" in method:
+        assert not (parts / "task_01/replay").exists()
+        return
     size = 0
     for name in ("image", "label", *(["logits"] if "loss=bacs" in method or "loss=der" in method else [])):
         size += np.load(tmp_path / f"whole/task_01/replay/{name}.npy").nbytes

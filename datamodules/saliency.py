@@ -1,0 +1,92 @@
+"""Which pixels of an image are salient: SSUL calls those of no class "unknown".
+
+A source is called as `source(name, image)` with the image's name in its split and the image H x W x 3 uint8, and gives
+its salient pixels, H x W bool. Any callable will do: `dataset.saliency._target_=my.module.Source`. It works in the
+loaders' processes, before the augmentation, and marks background in the mask, so that it is cropped and mirrored with
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datamodules.base import DataError
+
+SaliencySource = Callable[[str, np.ndarray], np.ndarray]
+SALIENT = 254  # label of salient background, between the mask's file and the batch
+
+
+class SaliencyFiles:
+    """Maps from files `<root>/<name><suffix>` of one channel, 0 where nothing is salient (as SSUL's authors have)."""
+
+    def __init__(self, root: str, suffix: str = ".png") -> None:
+        """Args: `root`: folder of the maps; `suffix`: of their names.
+
+        Raises:
+            DataError: there is no such folder.
+        """
+        self.root, self.suffix = Path(root).expanduser(), suffix
+        if not self.root.is_dir():
+            raise DataError(f"dataset.saliency.root={root}: there is no such folder")
+
+    def path_of(self, name: str) -> Path:
+        """File of an image's map."""
+        return self.root / f"{name}{self.suffix}"
+
+    def check(self, names: Iterable[str]) -> None:
+        """See whether every image has a map.
+
+        Raises:
+            DataError: one has none.
+        """
+        missing = [name for name in names if not self.path_of(name).is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: fetch the maps, "
+                "or set dataset/saliency=spectral or none"
+            )
+
+    def __call__(self, name: str, image: np.ndarray) -> np.ndarray:
+        """Salient pixels, H x W bool.
+
+        Raises:
+            DataError: the map cannot be read or is of another size.
+        """
+        path = self.path_of(name)
+        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if values is None:
+            raise DataError(f"{path} is missing or no image: it should be the saliency map of {name}")
+        if values.shape != image.shape[:2]:
+            raise DataError(
+                f"{path} is {values.shape[1]}x{values.shape[0]}, its image {image.shape[1]}x{image.shape[0]}: "
+                "a saliency map has its image's size"
+            )
+        return values > 0
+
+
+class SpectralResidual:
+    """Saliency from the image alone: what its spectrum has beside the usual (Hou and Zhang, CVPR 2007).
+
+    Of a grey image of `size` x `size`: S = |F^-1 exp(L - h L + i P)|^2 with F the Fourier transform, L and P the
+    logarithm of its amplitude and its phase, h a 3 x 3 mean; smoothed, and salient where above `factor` times its mean.
+    """
+
+    def __init__(self, size: int = 64, factor: float = 3.0) -> None:
+        """Args: see the class."""
+        self.size, self.factor = size, factor
+
+    def __call__(self, name: str, image: np.ndarray) -> np.ndarray:
+        """Salient pixels, H x W bool."""
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (self.size, self.size), interpolation=cv2.INTER_AREA).astype(np.float64)
+        spectrum = np.fft.fft2(small)
+        logarithm = np.log(np.abs(spectrum) + 1e-8)
+        residual = logarithm - cv2.blur(logarithm, (3, 3))
+        salience = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
+        salience = cv2.GaussianBlur(salience, (9, 9), 2.5)
+        salience = cv2.resize(salience, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return salience > self.factor * salience.mean()
