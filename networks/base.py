@@ -16,7 +16,7 @@ from continual.errors import ConfigError
 from networks.classifier import ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
 from networks.norm import is_norm
 
-NORM, OLD_CLASSES = "norm", "old_classes"
+NORM, DROPOUT, OLD_CLASSES = "norm", "dropout", "old_classes"
 
 
 @dataclass
@@ -70,7 +70,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.multiple = multiple
         self.freeze_norm = freeze_norm
         self.frozen_parts: tuple[str, ...] = ()
-        self.freeze_old_classes = False
+        self.freeze_dropout = self.freeze_old_classes = False
         self.classifier = classifier or IncrementalClassifier(embedding_channels, layer)
 
     @abstractmethod
@@ -127,7 +127,7 @@ class SegmentationNetwork(nn.Module, ABC):
         Raises:
             ConfigError: the network has no part of that name beside the classifier.
         """
-        names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, OLD_CLASSES]
+        names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, DROPOUT, OLD_CLASSES]
         unknown = [part for part in parts if part not in names]
         if unknown:
             raise ConfigError(f"training.freeze={list(parts)}: {unknown[0]} is none of {', '.join(names)}")
@@ -135,9 +135,11 @@ class SegmentationNetwork(nn.Module, ABC):
     def freeze(self, parts: Sequence[str]) -> None:
         """Let parts of the network learn no more, statistics of their normalisation included.
 
-        Args: `parts`: names of parts, "norm" (normalisation everywhere), "old_classes" (classifiers of earlier tasks).
+        Args: `parts`: names of parts, "norm" (normalisation everywhere), "dropout" (nothing is dropped any more),
+            "old_classes" (classifiers of earlier tasks).
         """
-        self.frozen_parts = tuple(part for part in parts if part not in (NORM, OLD_CLASSES))
+        self.frozen_parts = tuple(part for part in parts if part not in (NORM, DROPOUT, OLD_CLASSES))
+        self.freeze_dropout = DROPOUT in parts
         self.freeze_norm = self.freeze_norm or NORM in parts
         self.freeze_old_classes = OLD_CLASSES in parts
         self.train(self.training)
@@ -147,6 +149,10 @@ class SegmentationNetwork(nn.Module, ABC):
         super().train(mode)
         for part in self.frozen_parts:
             self.get_submodule(part).eval().requires_grad_(False)
+        if self.freeze_dropout:
+            for module in self.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
         if self.freeze_old_classes:
             self.classifier.freeze_old()
         if self.freeze_norm:

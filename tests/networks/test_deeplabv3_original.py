@@ -105,6 +105,21 @@ def golden_folder():
     return ROOT / "tests" / "golden"
 
 
+def test_what_later_tasks_freeze():
+    network = DeepLabV3Original("resnet18", block_layers=True)
+    network.arrange_classifier(Layout(own_background=True, unknown=True))
+    network.add_classes(3)
+    network.add_classes(2, "unknown")
+    network.check_parts(["norm", "dropout", "old_classes", "head"])
+    network.freeze(["norm", "dropout", "old_classes"])
+    network.train()
+    assert not network.head.dropout.training
+    assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    learning = {n.split(".")[2] for n, p in network.named_parameters() if p.requires_grad and "heads" in n}
+    assert learning == {"0", "2"}
+    assert any(p.requires_grad for p in network.encoder.parameters())
+
+
 def test_numbers_of_parameters():
     network = DeepLabV3Original()
     assert sum(p.numel() for p in network.encoder.parameters()) == 42_500_160
