@@ -382,6 +382,36 @@ VOC_COUNTS = {
         None,
         [869, 893, 1005, 1081, 1140, 1240, 1277, 1329, 1353, 1421, 1449],
     ),
+    "5-3": (
+        [1753, 1517, 624, 1296, 3924, 1468],
+        [2836, 2331, 1542, 2095, 4484, 1468],
+        [433, 296, 226, 281, 562, 238],
+        None,
+    ),
+    "5-5": (
+        [1753, 1953, 4731, 2145],
+        [2836, 3604, 5542, 2145],
+        [433, 479, 647, 354],
+        None,
+    ),
+    "5-1": (
+        [1753, 139, 566, 812, 220, 216, 188, 868, 227, 201, 3247, 378, 299, 420, 500, 548],
+        [2836, 385, 1086, 1000, 1081, 264, 528, 1177, 444, 482, 3898, 487, 299, 491, 500, 548],
+        [433, 74, 127, 119, 123, 71, 75, 128, 79, 76, 446, 85, 57, 90, 84, 74],
+        None,
+    ),
+    "2-2": (
+        [653, 936, 303, 1378, 436, 1056, 428, 3625, 719, 1048],
+        [1072, 1151, 1039, 2080, 1345, 1701, 925, 4236, 790, 1048],
+        [169, 173, 169, 246, 194, 200, 155, 508, 147, 158],
+        None,
+    ),
+    "2-1": (
+        [653, 641, 295, 164, 139, 566, 812, 220, 216, 188, 868, 227, 201, 3247, 378, 299, 420, 500, 548],
+        [1072, 698, 461, 654, 385, 1086, 1000, 1081, 264, 528, 1177, 444, 482, 3898, 487, 299, 491, 500, 548],
+        [169, 103, 72, 96, 74, 127, 119, 123, 71, 75, 128, 79, 76, 446, 85, 57, 90, 84, 74],
+        None,
+    ),
 }
 # ADE20K: MiB's greedy partition (None where MiB has no list), the disjoint rule, overlapped, validation, test.
 ADE_COUNTS = {
@@ -400,6 +430,16 @@ ADE_COUNTS = {
     "100-10c": (
         None, [786, 5104, 934, 1954, 3311, 8107], [19904, 18470, 3046, 3955, 7410, 8107],
         [1974, 1828, 349, 431, 740, 804], [1974, 1997, 1997, 2000, 2000, 2000],
+    ),
+    "100-5": (
+        None, [10806, 597, 264, 499, 510, 493, 952, 1040, 2191, 946, 1898],
+        [20192, 1142, 600, 1234, 1204, 1151, 1874, 1807, 2943, 1238, 1898],
+        [2000, 109, 61, 137, 147, 189, 217, 193, 332, 119, 233], None,
+    ),
+    "50-20": (
+        None, [4838, 1940, 2588, 2301, 2454, 6075],
+        [20177, 7508, 7905, 4713, 4469, 6075],
+        [1997, 799, 808, 473, 557, 661], None,
     ),
     "50-50": ([8219, 6384, 5593], [4838, 5968, 9390], [20177, 13186, 9390], [1997, 1341, 1018], [1997, 2000, 2000]),
     "50b": ([6659, 7483, 6054], [80, 1506, 18610], [17227, 19499, 18610], [1753, 1929, 1834], [1753, 1998, 2000]),
@@ -424,7 +464,26 @@ def test_images_of_voc(voc_presence, name):
         assert [len(select_train(task, voc_presence["train"])) for task in tasks] == expected, mode
     if val is not None:
         assert [len(select_val(task, voc_presence["val"])) for task in tasks] == val
-    assert [len(select_test(task, voc_presence["val"])) for task in tasks] == test
+    if test is not None:
+        assert [len(select_test(task, voc_presence["val"])) for task in tasks] == test
+
+
+# Validation images as the disjoint rule selects them (SSUL, MBS).
+VOC_DISJOINT_VAL = {
+    "19-1": [1375, 74],
+    "15-5": [1095, 354],
+    "15-1": [1095, 59, 57, 80, 84, 74],
+    "10-1": [552, 20, 88, 44, 27, 364, 59, 57, 80, 84, 74],
+    "5-3": [284, 191, 97, 159, 480, 238],
+    "2-1": [102, 94, 51, 37, 36, 65, 90, 20, 57, 20, 88, 44, 27, 364, 59, 57, 80, 84, 74],
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", VOC_DISJOINT_VAL)
+def test_validation_images_of_voc_by_the_mode(voc_presence, name):
+    tasks = build(protocol={"mode": "disjoint", **MIB, "val_images": "mode"}, task=name)
+    assert [len(select_val(task, voc_presence["val"])) for task in tasks] == VOC_DISJOINT_VAL[name]
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +508,8 @@ def test_images_of_ade(ade_presence, name):
         tasks = build("ade20k", {"mode": mode, **MIB}, task=name)
         assert [len(select_train(task, ade_presence["train"])) for task in tasks] == expected, mode
     assert [len(select_val(task, ade_presence["val"])) for task in tasks] == val
-    assert [len(select_test(task, ade_presence["val"])) for task in tasks] == test
+    if test is not None:
+        assert [len(select_test(task, ade_presence["val"])) for task in tasks] == test
     parts = select_train_partitioned(tasks, ade_presence["train"])
     together = np.concatenate(parts)
     assert len(together) == len(set(together.tolist())) == 20196
