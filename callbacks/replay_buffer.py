@@ -66,7 +66,7 @@ class ReplayBuffer(pl.Callback):
         self,
         capacity: int = 300,
         capacity_bytes: int | None = None,
-        batch_size: int = 12,
+        batch_size: int | None = 12,
         selection: str = "balanced",
         loss_share: float = 0.3,
         confidence: float = 0.7,
@@ -81,7 +81,7 @@ class ReplayBuffer(pl.Callback):
         """Args:
         capacity: images in all.
         capacity_bytes: limit of what the arrays take, instead of `capacity`.
-        batch_size: images per process and step, of "labels" and of "logits" each.
+        batch_size: images per process and step, of "labels" and of "logits" each; None: half of a batch.
         selection: "reservoir": each image of all tasks is kept with the same probability; "balanced": images whose
             rarest class is frequent in the buffer go first (BACS); "classes": all classes in turn take an image that
             shows them, old ones and the task's in a random order (SSUL-M, DKD-M); no crops are stored then.
@@ -124,7 +124,9 @@ class ReplayBuffer(pl.Callback):
             if value not in choices:
                 raise ConfigError(f"callbacks.replay.{key}={value} is none of {', '.join(map(str, choices))}")
         limit = {} if self.capacity_bytes is None else {"capacity_bytes": self.capacity_bytes}
-        for key, value in {"capacity": self.capacity, "batch_size": self.batch_size, **limit}.items():
+        if self.batch_size is not None:
+            limit["batch_size"] = self.batch_size
+        for key, value in {"capacity": self.capacity, **limit}.items():
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
         if not isinstance(self.weight, int | float) or self.weight <= 0:
@@ -146,6 +148,7 @@ class ReplayBuffer(pl.Callback):
             ConfigError: something would be replayed for nobody, or the loss would wait for it in vain.
         """
         pl_module.memory["replay"] = {"weight": self.weight, "background": self.background}
+        self._fit_to_batches(trainer.datamodule)
         read, name = pl_module.loss.reads_replay, type(pl_module.loss).__name__
         given = {"labels": self.labels is not None, "logits": self.logits}
         if self.use != "loss":
@@ -206,6 +209,24 @@ class ReplayBuffer(pl.Callback):
             crops["logits"] = learner.network.eval()(image).scores.half().cpu().numpy()
             learner.network.train(was_training)
         self._size(crops, learner.task)
+
+    def _fit_to_batches(self, data: Any) -> None:
+        """See whether what is replayed goes with the batches.
+
+        Raises:
+            ConfigError: it would take the place of all of their images, or lose which background is salient.
+        """
+        self.batch_size = data.batch_size // 2 if self.batch_size is None else self.batch_size
+        if self.use == "replace" and not 0 < self.batch_size < data.batch_size:
+            raise ConfigError(
+                f"callbacks.replay.use=replace: callbacks.replay.batch_size={self.batch_size} must be at least 1 and "
+                f"less than training.batch_size={data.batch_size}"
+            )
+        if self.use in ("append", "replace") and self.labels not in AGAIN and data.saliency is not None:
+            raise ConfigError(
+                f"callbacks.replay.use={self.use} with dataset.saliency needs images that are read again: set "
+                f"callbacks.replay.labels={' or '.join(AGAIN)}"
+            )
 
     def _folder(self, task: int) -> Path:
         return Path(self.trainer.checkpoint_callback.dirpath).parent / f"task_{task:02d}" / FOLDER
@@ -377,7 +398,7 @@ class ReplayBuffer(pl.Callback):
             (int(t), int(i), int(c), shown)
             for t, i, c, shown in zip(slots.tasks, slots.indices, slots.channels, slots.shown, strict=True)
         ]
-        for batch in batches(self.trainer, learner, data.plain_train_dataloader(), "choosing images to keep"):
+        for batch in batches(self.trainer, learner, data.plain_train_dataloader(whole=True), "choosing images to keep"):
             labels = batch["label"]
             if task.index:
                 sure = learner.loss.sure_classes(learner.network(batch["image"]), self.confidence)
@@ -544,8 +565,6 @@ def take_turns(shown: list[list[int]], order: list[int], size: int) -> list[int]
 def put(batch: dict[str, Any], entry: dict[str, Tensor], instead: bool = False) -> None:
     """Add replayed images and labels at the end of a batch, or (`instead`) in place of its last; their index is -1."""
     kept = len(batch["index"]) - len(entry["label"]) if instead else len(batch["index"])
-    if kept < 0:
-        raise ConfigError("callbacks.replay.use=replace: callbacks.replay.batch_size is more than a batch")
     for name in [name for name in ("image", "label", "index", "salient") if name in batch]:
         batch[name] = batch[name][:kept]
     if "salient" in batch:

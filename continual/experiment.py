@@ -170,6 +170,10 @@ class Experiment:
             seed=self.training["seed"],
         )
         if self.training["single_head"]:
+            if "old_classes" in self.training["freeze"]:
+                raise ConfigError(
+                    "training.freeze=[old_classes] needs a layer per task: set training.single_head=false"
+                )
             learner.network.use_single_head(self.tasks[-1].n_seen)
         learner.check_optimizer()
         if self.training["channels_last"]:
@@ -404,8 +408,8 @@ class Experiment:
         if self.training["keep"] == "last":
             return [*callbacks, last]
         best = ModelCheckpoint(
-            dirpath=self._folder(task), filename="best", monitor="val/miou_new", mode="max", save_weights_only=True,
-            enable_version_counter=False, save_on_train_epoch_end=False,
+            dirpath=self._folder(task), filename="best", monitor="val/miou_new" if task.new else "val/miou", mode="max",
+            save_weights_only=True, enable_version_counter=False, save_on_train_epoch_end=False,
         )  # fmt: skip
         return [*callbacks, last, best]
 

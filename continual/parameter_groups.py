@@ -19,9 +19,11 @@ def check_factors(network: nn.Module, factors: Mapping[str, float], key: str) ->
         ConfigError: one does not, or a factor is no number above 0; names the configuration's `key`.
     """
     parts = [name for name, _ in network.named_children()]
+    names = [f"{name}." for name, _ in network.named_parameters()]
     for name, factor in factors.items():
-        if name.split(".")[0] not in parts:
-            raise ConfigError(f"{key}: {name} is none of the network's parts {', '.join(parts)}")
+        # the classifier has no layers yet
+        if name.split(".")[0] != "classifier" and not any(other.startswith(f"{name}.") for other in names):
+            raise ConfigError(f"{key}: {name} is no part of the network, which has {', '.join(parts)}")
         if not isinstance(factor, int | float) or factor <= 0:
             raise ConfigError(f"{key}.{name}={factor} must be a number above 0")
 

@@ -20,7 +20,7 @@ IGNORE = 255
 PROTOCOL_CHOICES = {
     "mode": ("sequential", "disjoint", "overlap"),
     "eval_future": ("ignore", "background"),
-    "val_old": ("label", "ignore"),
+    "val_old": ("label", "ignore", "background"),
     "val_images": ("new", "mode"),
 }
 
@@ -135,7 +135,7 @@ class Task:
     @cached_property
     def val_lut(self) -> np.ndarray:
         """256-entry uint8 table from mask value to validation label (scores while a task trains)."""
-        return self._evaluation_table(old=None if self.protocol.val_old == "label" else IGNORE)
+        return self._evaluation_table(old={"label": None, "ignore": IGNORE, "background": 0}[self.protocol.val_old])
 
     @cached_property
     def eval_lut(self) -> np.ndarray:

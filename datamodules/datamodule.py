@@ -166,9 +166,12 @@ class ContinualDataModule(pl.LightningDataModule):
         sampler.set_epoch(epoch)
         return self._loader(self._dataset("train", self.task.train_lut, self.augmentation), sampler, self.batch_size)
 
-    def plain_train_dataloader(self) -> DataLoader[Sample]:
-        """The training images in order under the evaluation transform: for prototypes, thresholds, importance."""
-        return self._eval_loader("train", self.train_indices, self.task.train_lut)
+    def plain_train_dataloader(self, whole: bool = False) -> DataLoader[Sample]:
+        """The training images in order under the evaluation transform: for what is measured on them.
+
+        Args: `whole`: all of them in this process, not its share.
+        """
+        return self._eval_loader("train", self.train_indices, self.task.train_lut, whole)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Validation images in order."""
@@ -212,8 +215,8 @@ class ContinualDataModule(pl.LightningDataModule):
             self.source.split(split), lut, transform, seed=self.seed, task=self.task.index, saliency=saliency
         )
 
-    def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray) -> DataLoader[Sample]:
-        rank, world_size = self._rank_and_world_size()
+    def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray, whole: bool = False) -> DataLoader[Sample]:
+        rank, world_size = (0, 1) if whole else self._rank_and_world_size()
         if len(indices) < world_size:  # a device without images would leave the others waiting for its scores
             raise DataError(
                 f"task {self.task.index} has {len(indices)} {split} images for {world_size} devices; "

@@ -1,9 +1,9 @@
 """Which pixels of an image are salient: SSUL calls those of no class "unknown".
 
 A source is called as `source(name, image)` with the image's name in its split and the image H x W x 3 uint8, and gives
-its salient pixels, H x W bool. Any callable will do: `dataset.saliency._target_=my.module.Source`. It works in the
-loaders' processes, before the augmentation, and marks background in the mask, so that it is cropped and mirrored with
-it.
+its salient pixels, H x W bool. Any class of callables will do: `dataset/saliency=custom
+dataset.saliency._target_=my.module.Source`, with `+dataset.saliency.<argument>=...`. It works in the loaders'
+processes, before the augmentation, and marks background in the mask, so that it is cropped and mirrored with it.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ class ContinualLoss(nn.Module, ABC):
         super().__init__()
         if classifier_init not in INITS:
             raise ValueError(f"classifier_init={classifier_init} is none of {', '.join(INITS)}")
+        if classifier_init == "unknown" and not self.layout.unknown:
+            raise ValueError("classifier_init=unknown copies the layer of unknown objects, which this loss has not")
         self.classifier_init = classifier_init
 
     def check_task(self, task: Task) -> None:

@@ -33,7 +33,7 @@ class DKD(ContinualLoss):
 
     needs_teacher = True
     label_loss = staticmethod(binary_cross_entropy)
-    layout = Layout(own_background=True, detached_background=True)
+    layout = Layout(own_background=True, detached_background=True, linear=True)
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ def class_bce(logits: Tensor, labels: Tensor, first: int, positive_weight: float
     """
     classes = torch.arange(first, first + logits.shape[1], device=labels.device).view(1, -1, 1, 1)
     target = (labels.unsqueeze(1) == classes).to(logits.dtype)
-    weight = torch.tensor(positive_weight, dtype=logits.dtype, device=logits.device)
+    weight = logits.new_full((), positive_weight)
     pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
     return pixels.mean((0, 2, 3)).sum()
 

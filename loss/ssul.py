@@ -30,7 +30,6 @@ class SSUL(ContinualLoss):
     """Binary cross entropy with unknown objects and pseudo-labels."""
 
     needs_teacher = True
-    label_loss = staticmethod(binary_cross_entropy)
 
     def __init__(
         self,
@@ -45,8 +44,9 @@ class SSUL(ContinualLoss):
         confidence: probability from which the teacher's prediction becomes a label; above 1: no pseudo-labels.
         classifier_init: see `ContinualLoss`; "unknown" without unknown objects is "random".
         """
-        super().__init__("random" if classifier_init == "unknown" and not unknown else classifier_init)
         self.layout = Layout(own_background=unknown, unknown=unknown)
+        super().__init__("random" if classifier_init == "unknown" and not unknown else classifier_init)
+        self.label_loss = binary_cross_entropy if sigmoid else cross_entropy
         self.unknown = unknown
         self.sigmoid = sigmoid
         self.confidence = confidence

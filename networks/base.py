@@ -17,6 +17,7 @@ from networks.classifier import ConvLayer, IncrementalClassifier, Layout, Single
 from networks.norm import is_norm
 
 NORM, DROPOUT, OLD_CLASSES = "norm", "dropout", "old_classes"
+DROPS = ("DropPath", "StochasticDepth")  # timm's and torchvision's dropout of whole branches
 
 
 @dataclass
@@ -29,8 +30,8 @@ class NetworkOutput:
         embedding: B x D x h x w, what the classifier reads.
         stages: outputs of the encoder's stages, from high to low resolution.
         extras: "class_vectors" C x D, what each class is compared with; "unknown" B x 1 x H x W, logits of unknown
-            objects, where the method asks for them; and what one architecture alone has (pre-activations, class
-            features, auxiliary heads).
+            objects, where the method asks for them; and what one architecture alone has (pre-activations; patch and
+            class features and masks of class tokens; auxiliary heads).
     """
 
     logits: Tensor
@@ -105,8 +106,8 @@ class SegmentationNetwork(nn.Module, ABC):
         classifier = self.classifier
         if not isinstance(classifier, IncrementalClassifier) or classifier.layout != Layout():
             raise ConfigError(
-                "training.single_head=true needs a classifier of convolutions, and a loss that asks for no layers of "
-                f"its own; {type(self).__name__} and the loss have {type(classifier).__name__}"
+                "training.single_head=true needs a network with a classifier of convolutions and a loss that asks for "
+                "no layers of its own: set training.single_head=false"
             )
         self.classifier = SingleHead(classifier.in_channels, classifier.layer, total)
 
@@ -151,13 +152,14 @@ class SegmentationNetwork(nn.Module, ABC):
             self.get_submodule(part).eval().requires_grad_(False)
         if self.freeze_dropout:
             for module in self.modules():
-                if isinstance(module, nn.Dropout):
+                if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in DROPS:
                     module.eval()
         if self.freeze_old_classes:
             self.classifier.freeze_old()
         if self.freeze_norm:
-            for module in filter(is_norm, self.modules()):
-                module.eval().requires_grad_(False)
+            for module in self.modules():
+                if is_norm(module) or isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                    module.eval().requires_grad_(False)
         return self
 
     def forward(self, image: Tensor) -> NetworkOutput:

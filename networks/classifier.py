@@ -44,6 +44,13 @@ class BlockLayer(nn.Sequential):
         return self[3].bias
 
 
+def kaiming_pointwise(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """1x1 convolution with weights from the normal distribution of He et al. (2015)."""
+    convolution = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.kaiming_normal_(convolution.weight)
+    return convolution
+
+
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d | BlockLayer
 pointwise = partial(nn.Conv2d, kernel_size=1)
 
@@ -56,11 +63,13 @@ class Layout:
         own_background: background has a layer of its own, before those of the tasks.
         detached_background: and what it learns does not reach the embedding.
         unknown: there is one more layer of one channel, for what is an object but of no class so far.
+        linear: layers must be 1x1 convolutions, so that logits are a sum over the embedding's channels.
     """
 
     own_background: bool = False
     detached_background: bool = False
     unknown: bool = False
+    linear: bool = False
 
 
 def check_growth(n: int, init: str, first: bool) -> None:
@@ -105,7 +114,16 @@ class IncrementalClassifier(nn.Module):
         self.num_tasks = 0
 
     def arrange(self, layout: Layout) -> None:
-        """Choose the layout, before the first task."""
+        """Choose the layout, before the first task.
+
+        Raises:
+            ConfigError: its layers are of another kind.
+        """
+        if layout.linear and not isinstance(self.layer(self.in_channels, 1), nn.Conv2d):
+            raise ConfigError(
+                "the loss takes logits for sums over the embedding's channels, and this network's classifier is no 1x1 "
+                "convolution: choose network=deeplabv3_original with block_layers=false, or another loss"
+            )
         self.layout = layout
         if layout.unknown:
             self.unknown = self.layer(self.in_channels, 1)

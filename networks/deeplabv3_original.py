@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.classifier import BlockLayer, pointwise
+from networks.classifier import BlockLayer, kaiming_pointwise
 from networks.norm import Norm
 from networks.pretrained import load_encoder
 from networks.resnet import ResNet
@@ -80,7 +80,7 @@ class DeepLabV3Original(SegmentationNetwork):
         block_layers: a task's layer is a 3x3 convolution, normalisation, ReLU, and a 1x1 convolution (SSUL).
         """
         super().__init__(
-            embedding_channels=256, freeze_norm=freeze_norm, layer=BlockLayer if block_layers else pointwise
+            embedding_channels=256, freeze_norm=freeze_norm, layer=BlockLayer if block_layers else kaiming_pointwise
         )
         self.encoder = ResNet(backbone, Norm("bn", encoder_momentum), output_stride, dilate_first=False)
         self.head = OriginalASPP(self.encoder.out_channels, 256, Norm("bn"), output_stride, last_conv)

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
@@ -187,6 +186,8 @@ def timm_weights(name: str, like: str = "resnet*") -> State:
     Raises:
         ConfigError: they cannot be fetched.
     """
+    import timm  # takes a second and brings wandb, and few runs need it
+
     try:
         return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
     except Exception as error:  # of the hub, the network and timm, many kinds

@@ -127,11 +127,12 @@ class TokenNetwork(SegmentationNetwork):
     """A network with such a classifier; `encode` puts the transformed tokens, B x C x d, into `extras["classes"]`.
 
     `extras` then holds what the method MBS distils: "patch_features" B x d x h x w and "class_features" B x C x d,
-    both projected and not yet of unit length.
+    both projected and not yet of unit length, and "masks" B x C x h x w, the scores.
     """
 
     def classify(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor:
         """Scores of the patches for the classes."""
         patches, classes = self.classifier.project(embedding, extras.pop("classes"))
-        extras |= {"patch_features": patches, "class_features": classes}
-        return self.classifier(patches, classes)
+        masks = self.classifier(patches, classes)
+        extras |= {"patch_features": patches, "class_features": classes, "masks": masks}
+        return masks

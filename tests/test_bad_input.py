@@ -62,13 +62,16 @@ def test_frozen_part_that_the_network_has_not(cli, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.lr_factors={body: 0.1}"], "training.lr_factors: body is none of the network's parts"),
+        (["training.lr_factors={body: 0.1}"], "training.lr_factors: body is no part of the network"),
         (
             ["training.lr_factors_next={classifier: 0}"],
             "training.lr_factors_next.classifier=0 must be a number above 0",
         ),
+        (["training.single_head=true", "training.freeze=[old_classes]"], "training.freeze=[old_classes] needs"),
+        (["loss=mib", "loss.classifier_init=unknown"], "classifier_init=unknown copies the layer of unknown objects"),
+        (["loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=2"], "less than training.batch_size=2"),
         (["training.decay_next=none"], "training.decay_next=none is neither all nor new"),
-        (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a classifier of convolutions"),
+        (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a network with a classifier"),
         (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append does not go with this loss"),
         (["loss=der", "callbacks.replay.capacity_bytes=1000"], "capacity_bytes=1000 holds no image"),
         (["loss=bacs", "~callbacks.background_detector"], "BACS needs callbacks.background_detector"),

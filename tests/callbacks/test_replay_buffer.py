@@ -141,8 +141,6 @@ def test_merged_images_follow_the_batch():
     put(batch, {name: torch.cat([values] * 3) for name, values in entry.items()}, instead=True)
     assert batch["index"].tolist() == [-1] * 3
     assert not batch["salient"].any()
-    with pytest.raises(ConfigError, match="is more than a batch"):
-        put(batch, {name: torch.cat([values] * 4) for name, values in entry.items()}, instead=True)
 
 
 @pytest.mark.parametrize("method", ["ssul", "dkd"])
@@ -202,20 +200,24 @@ def test_bad_settings_name_their_key(settings, words):
         ReplayBuffer(**settings)
 
 
-def started(loss, **settings):
+def started(loss, salient=None, **settings):
     """Setup of a buffer beside a loss."""
     learner = SimpleNamespace(loss=loss, memory={})
-    ReplayBuffer(**settings).setup(None, learner, "fit")
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=8, saliency=salient))
+    ReplayBuffer(**{"batch_size": 4, **settings}).setup(trainer, learner, "fit")
     return learner.memory["replay"]
 
 
 def test_what_is_replayed_must_be_what_the_loss_reads():
     assert started(MiB(), weight=0.5) == {"weight": 0.5, "background": False}
     started(LwFMC(disjoint=True), use="append")
+    started(SSUL(), use="replace", batch_size=None)
     started(DER(), use="loss", logits=True)
     started(DER(labels_weight=0), use="loss", labels=None, logits=True)
     started(BACS(logits_weight=0), use="loss", labels="fresh")
     for loss, settings, words in (
+        (SSUL(), {"use": "append", "salient": print}, r"with dataset\.saliency needs images that are read again"),
+        (SSUL(), {"use": "replace", "batch_size": 8}, r"batch_size=8 must be at least 1 and less than .*batch_size=8"),
         (DER(), {}, r"use=term does not go with this loss: DER has terms of its own for it; set .*use=loss"),
         (DER(), {"use": "append"}, r"use=append does not go with this loss"),
         (MiB(), {"logits": True}, r"MiB does not read logits; set callbacks\.replay\.logits=false"),
@@ -331,6 +333,17 @@ def test_two_processes_have_one_buffer(cli, tmp_path):
     cli(*RUN, "loss=der", *two, "hydra.run.dir=run")
     assert last_model(tmp_path / "run")["callbacks"]["ReplayBuffer"]["draws"] > 0
     assert len(np.load(tmp_path / "run/task_01/replay/logits.npy")) == 10
+
+
+@pytest.mark.slow
+def test_two_processes_choose_among_all_images(cli, tmp_path):
+    memory = ("loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=null", "callbacks.replay.capacity=300")
+    kept = {}
+    for name, more in (("one", ()), ("two", ("training.devices=2", "training.strategy=ddp", "training.batch_size=4"))):
+        cli(*RUN, *memory, *more, f"hydra.run.dir={name}")
+        content = torch.load(tmp_path / name / "task_00/model.ckpt", weights_only=True)
+        kept[name] = content["callbacks"]["ReplayBuffer"]["slots"]["indices"]
+    assert sorted(kept["one"]) == sorted(kept["two"])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which images a task has, and how their pixels are labelled, in the code of MBS and SSUL."""
+"""Which images a task has, and how their pixels are labelled, in the code of MBS, SSUL and DKD."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from callbacks.replay_buffer import put
 from continual.metrics import SegmentationMetrics, class_accuracy, class_iou, pixel_accuracy
-from continual.tasks import IGNORE, select_train
+from continual.tasks import IGNORE, select_test, select_train, select_val
 from loss.ssul import with_unknown
-from tests.continual.test_tasks import build
+from tests.continual.test_tasks import build, presence_of
 
 DATASETS = {"voc": "voc", "ade": "ade20k"}
 TASKS = (
@@ -67,6 +67,28 @@ def test_golden_labels_with_unknown(golden, name):
             assert with_unknown(labels, salient).flatten().tolist()[: last + 1] == want[: last + 1]
         if task.index:
             assert task.seen_lut[values].tolist()[: last + 1] == data[f"{key}/memory"][values].tolist()[: last + 1]
+
+
+@pytest.mark.parametrize("mode", ["overlap", "disjoint", "sequential"])
+@pytest.mark.parametrize("name", ["voc/15-5", "voc/5-3", "ade/100-50"])
+def test_golden_images_and_labels_of_dkd(golden, name, mode):
+    """Its splits and tables, but for pixels of ADE20K without a label, which it scores as background."""
+    data = golden("dkd_filter")
+    presence = presence_of(data[f"{name[:3]}_masks"])
+    values = [*range(21), 255] if name.startswith("voc") else list(range(1, 151))
+    hidden = "background" if name.startswith("voc") else "ignore"
+    dataset, _, steps = name.partition("/")
+    protocol = {"mode": mode, "val_old": hidden, "eval_future": hidden}
+    for task in build(DATASETS[dataset], protocol, task=steps):
+        key = f"{name}/step{task.index}/{mode}"
+        images = select_train(task, presence), select_val(task, presence), select_test(task, presence)
+        for split, ours in zip(("train", "val", "test"), images, strict=True):
+            assert ours.tolist() == data[f"{key}/{split}"].tolist()
+        tables = {"train": task.train_lut, "val": task.val_lut, "test": task.eval_lut}
+        if mode == "sequential":  # it labels nothing there
+            tables = {"test": task.eval_lut}
+        for split, table in tables.items():
+            assert table[values].tolist() == data[f"{key}/{split}_lut"][values].tolist()
 
 
 def test_golden_mixture_of_batch_and_memory(golden):

@@ -55,9 +55,11 @@ def test_batches_say_which_background_is_salient():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saliency", ["none", "spectral"])
+@pytest.mark.parametrize("saliency", ["none", "spectral", "custom"])
 def test_ssul_runs_with_and_without(cli, saliency):
-    cli(*TINY, "loss=ssul", f"dataset/saliency={saliency}", "training.task=6-2", "training.debug=true")
+    more = ["dataset.saliency._target_=datamodules.saliency.SpectralResidual", "+dataset.saliency.factor=1.5"]
+    more = more if saliency == "custom" else []
+    cli(*TINY, "loss=ssul", f"dataset/saliency={saliency}", *more, "training.task=6-2", "training.debug=true")
 
 
 @pytest.mark.slow

@@ -12,6 +12,9 @@ from torch import nn
 
 from continual.errors import ConfigError
 from networks.classifier import BlockLayer, IncrementalClassifier, Layout, SingleHead
+from networks.deeplabv3_original import DeepLabV3Original
+from networks.erfnet import ERFNet
+from networks.segmenter import Segmenter
 from networks.unet import UNet
 
 LAYERS = {"conv": partial(nn.Conv2d, kernel_size=1), "transposed": partial(nn.ConvTranspose2d, kernel_size=2, stride=2)}
@@ -65,6 +68,16 @@ def test_what_a_single_head_cannot_do():
     network.add_classes(3)
     with pytest.raises(ConfigError, match=r"training\.single_head=false"):
         network.freeze(["old_classes"])
+
+
+def test_layouts_that_a_network_cannot_have():
+    for network, layout, message in (
+        (ERFNet(), Layout(linear=True), "takes logits for sums over the embedding's channels"),
+        (DeepLabV3Original("resnet18", block_layers=True), Layout(linear=True), "with block_layers=false"),
+        (Segmenter("vit_tiny_patch16_224", {"depth": 4}), Layout(unknown=True), "Segmenter has class tokens"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            network.arrange_classifier(layout)
 
 
 def test_an_unknown_layer_and_backgrounds_own():
