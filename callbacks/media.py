@@ -7,37 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from continual.palette import overlay, palette, wrong_pixels
 from continual.plots import DPI, render, save_picture, shorten
-from continual.tasks import IGNORE, Task
+from continual.tasks import IGNORE
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
-OPACITY = 0.7  # of classes over images
-
-
-def palette(task: Task) -> np.ndarray:
-    """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's of the class's place in its order.
-
-    So a class keeps its colour in every class order. Background is black, 255 (ignored) white.
-    """
-    numbered = voc_colours()
-    colours = np.full((256, 3), 255, np.uint8)
-    colours[0] = 0
-    places = {c: place for place, c in enumerate(task.labels.classes, start=1)}
-    for channel, c in enumerate(task.seen, start=1):
-        colours[channel] = task.labels.colours.get(c, numbered[places[c]])
-    return colours
-
-
-def voc_colours(count: int = 256) -> np.ndarray:
-    """Colours as the VOC devkit numbers them, count x 3 uint8."""
-    bits = np.arange(count)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
-    shift = 7 - np.arange(8)
-    return np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
 
 
 class PredictionImages(pl.Callback):
@@ -74,11 +52,6 @@ class PredictionImages(pl.Callback):
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
-def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Classes' colours over the image, which shows through; all H x W x 3 uint8."""
-    return (OPACITY * colours + (1 - OPACITY) * image).astype(np.uint8)
-
-
 def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
     """One row per sample: image, label, prediction, wrong pixels in red."""
     height, width = rows[0][0].shape[:2]
@@ -86,9 +59,7 @@ def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np
     axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
     shown = {0}
     for line, (image, label, prediction) in zip(axes, rows, strict=True):
-        wrong = (prediction != label) & (label != IGNORE)
-        errors = (image // 3 + 120).astype(np.uint8)
-        errors[wrong] = (np.array(to_rgb("#D00000")) * 255).astype(np.uint8)
+        errors = wrong_pixels(image, label, prediction)
         overlays = (overlay(image, colours[classes]) for classes in (label, prediction))
         for axis, picture in zip(line, (image, *overlays, errors), strict=True):
             axis.imshow(picture, interpolation="nearest")

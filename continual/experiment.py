@@ -23,15 +23,18 @@ from rich.console import Console
 from callbacks.media import PredictionImages
 from callbacks.progress import TaskProgressBar
 from continual.checkpoint import load_checkpoint, save_atomically
+from continual.closed_world import ClosedWorldScores
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
 from continual.learner import ContinualLearner
 from continual.provenance import describe_environment
 from continual.results import HEADINGS, Results, summary_line
 from continual.run_state import RunState, fingerprint, numbers_of
+from continual.saved_model import ABOUT, describe
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
+from loss.base import ContinualLoss
 from networks.sync_norm import CPUSyncNorm
 
 log = logging.getLogger(__name__)
@@ -167,8 +170,12 @@ class Experiment:
             lr_factors=self.training["lr_factors"],
             lr_factors_next=self.training["lr_factors_next"],
             decay_next=self.training["decay_next"],
+            restart=self.training["restart"],
             seed=self.training["seed"],
         )
+        if not self.tasks[0].has_background:
+            self._check_without_background(learner.loss)
+            learner.network.leave_out_background()
         if self.training["single_head"]:
             if "old_classes" in self.training["freeze"]:
                 raise ConfigError(
@@ -179,6 +186,21 @@ class Experiment:
         if self.training["channels_last"]:
             learner.network.to(memory_format=torch.channels_last)
         return learner
+
+    def _check_without_background(self, loss: ContinualLoss) -> None:
+        """Refuse what is about background in a data set that has none, where no task hides classes as background."""
+        about = {
+            f"the loss {type(loss).__name__}": loss.needs_background,
+            f"loss.classifier_init={loss.classifier_init}": loss.classifier_init in ("background", "copy"),
+            "training.eval_future=background": self.training["eval_future"] == "background",
+            "training.val_old=background": self.training["val_old"] == "background",
+        }
+        for setting, needs_background in about.items():
+            if needs_background:
+                raise ConfigError(
+                    f"{setting} is about background, and with training.hidden=ignore this data set has none: set "
+                    "training.hidden=background or choose another"
+                )
 
     def _build_loggers(self, config: DictConfig) -> list[Any]:
         partials = [instantiate(node, _convert_="all") for node in config.logger.values()]
@@ -231,6 +253,7 @@ class Experiment:
         """Prepare a task; skip, resume or start its training; test and record it."""
         pl.seed_everything(self.training["seed"] + task.index, workers=True, verbose=False)
         self.learner.begin_task(task)
+        self.learner.about = describe(task, self.learner.network, self.tasks[-1].n_seen, self.settings)
         images = self.split.images[task.index]
         self.data.begin_task(task, images.train, images.val, images.test)
         model_file = self._folder(task) / MODEL
@@ -291,8 +314,7 @@ class Experiment:
             "task": task.index,
             "steps": steps,
             "fingerprint": self.state.fingerprint,
-            "classes": list(task.seen),
-            "class_names": list(task.class_names),
+            ABOUT: self.learner.about,
             "network": self.learner.network.state_dict(),
             "callbacks": states,
         }
@@ -320,22 +342,32 @@ class Experiment:
         scores = self.learner.metrics.scores(task)
         return {"task": task.index, **scores, "images": int(self.learner.metrics.compute()[1])}
 
-    def test_again(self, index: int) -> dict[str, Any]:
+    def test_again(self, index: int, checkpoint: Path | None = None, split: str = "test") -> dict[str, Any]:
         """Test the saved network of a finished task; nothing is written.
 
+        Args:
+            index: the task.
+            checkpoint: its file; None: where the run left it.
+            split: of the data set, whose images with a class so far are taken.
+
         Returns:
-            The task's entry as in results.json.
+            The task's entry as in results.json, and "groups", see `ClosedWorldScores.scores`.
 
         Raises:
             RunError: the checkpoint is missing, damaged or of another run.
         """
-        for task in self.tasks[self.learner.network.classifier.num_tasks : index + 1]:
+        for task in self.tasks[len(self.learner.network.class_counts) : index + 1]:
             self.learner.begin_task(task)
         task, images = self.tasks[index], self.split.images[index]
-        self.data.begin_task(task, images.train, images.val, images.test)
-        self._load_model(task, self._folder(task) / MODEL)
+        self.data.begin_task(task, images.train, images.val, self.split.tested(index, split))
+        self.data.test_split = split
+        self._load_model(task, checkpoint or self._folder(task) / MODEL)
         started = time.monotonic()
-        return {**self._test(self._build_trainer(task), task), "seconds": round(time.monotonic() - started, 1)}
+        trainer, groups = self._build_trainer(task), ClosedWorldScores()
+        trainer.callbacks.append(groups)
+        entry = self._test(trainer, task)
+        entry["groups"] = groups.scores(entry["iou"], task.class_names)
+        return {**entry, "seconds": round(time.monotonic() - started, 1)}
 
     def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
         scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}

@@ -15,7 +15,7 @@ from continual.metrics import SegmentationMetrics
 from continual.parameter_groups import check_factors, parameter_groups
 from continual.tasks import Task
 from loss.base import ContinualLoss, Replayed, Step
-from loss.functional import cross_entropy
+from loss.functional import cross_entropy, nearest_pixels
 from networks.base import NetworkOutput, SegmentationNetwork
 
 # Looking at a loss value waits for the device, so a non-finite loss is noticed only this often.
@@ -29,7 +29,9 @@ class ContinualLearner(pl.LightningModule):
         task: the current task, None before the first `begin_task`.
         teacher: the previous task's network, frozen and in eval mode; None in task 0 and where the loss needs none.
             It is no submodule: it would be written into every checkpoint.
+        blank: with `restart`, the network as it was before the first task; no submodule either.
         memory: what callbacks publish for the loss, by name.
+        about: what each checkpoint says of itself, see continual/saved_model.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
     """
 
@@ -49,6 +51,7 @@ class ContinualLearner(pl.LightningModule):
         lr_factors: Mapping[str, float] | None = None,
         lr_factors_next: Mapping[str, float] | None = None,
         decay_next: str = "all",
+        restart: bool = False,
         seed: int = 0,
     ) -> None:
         """Args:
@@ -64,6 +67,7 @@ class ContinualLearner(pl.LightningModule):
         lr_factors: factors of the learning rate by part, see `parameter_groups`.
         lr_factors_next: the same in the tasks after the first; None keeps the first one's.
         decay_next: "all" or "new": what the weight decay is for after the first task, the new classifier alone (DKD).
+        restart: each task begins with the weights of the first one, a new classifier included.
         seed: the run's seed; each epoch's random stream is a function of (seed, task, epoch, rank).
         """
         super().__init__()
@@ -84,6 +88,12 @@ class ContinualLearner(pl.LightningModule):
         if decay_next not in ("all", "new"):
             raise ConfigError(f"training.decay_next={decay_next} is neither all nor new")
         self.decay_next = decay_next
+        self.restart = restart
+        if restart and self.freeze_parts:
+            raise ConfigError(
+                f"training.restart=true begins later tasks anew, and training.freeze={list(self.freeze_parts)} leaves "
+                "parts of them untrained: set one of the two alone"
+            )
         self.seed = seed
         self.auxiliaries = nn.ModuleDict()
         self.register_buffer("mean", 255 * torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
@@ -93,17 +103,30 @@ class ContinualLearner(pl.LightningModule):
         self.metrics: SegmentationMetrics | None = None
         self._broken: Tensor | None = None
         self._term_names: list[str] = []
-        self.__dict__["teacher"] = None
+        self.__dict__["teacher"] = self.__dict__["blank"] = None
+        self.about: dict[str, Any] = {}
 
     def begin_task(self, task: Task) -> None:
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
         self.__dict__["teacher"] = self._frozen_network() if task.index and self.loss.needs_teacher else None
-        if task.n_new:
+        if self.restart:
+            self._start_anew(task)
+        elif task.n_new:
             self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
         if task.index:
             self.network.freeze(self.freeze_parts)
         self.task = task
         self.metrics = SegmentationMetrics(task.n_seen)
+
+    def _start_anew(self, task: Task) -> None:
+        """Give the network the weights that it began the first task with, and a random classifier of all classes."""
+        if task.index == 0:
+            self.__dict__["blank"] = copy.deepcopy(self.network)
+        network = copy.deepcopy(self.blank)
+        for n in (*self.network.class_counts, task.n_new):
+            if n:  # no new classes in a new domain
+                network.add_classes(n, "random")
+        self.network = network.to(self.device)
 
     def _frozen_network(self) -> nn.Module:
         return copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -155,6 +178,10 @@ class ContinualLearner(pl.LightningModule):
             per_epoch = max(1, -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches))
             steps = -(-steps // per_epoch)
         return max(1, steps // self.scheduler_frequency)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint says what it holds."""
+        checkpoint["about"] = self.about
 
     def on_fit_start(self) -> None:
         """The teacher is no submodule, so Lightning does not move it."""
@@ -227,7 +254,7 @@ class ContinualLearner(pl.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
-        self.metrics.update(self.loss.predict(output), batch["label"])
+        self.metrics.update(at_size_of(self.loss.predict(output), batch["label"]), batch["label"])
         return output
 
     def on_validation_epoch_start(self) -> None:
@@ -237,9 +264,8 @@ class ContinualLearner(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
         """Confusion matrix and plain cross entropy; callbacks read the output."""
         output = self._evaluate(batch)
-        self.log(
-            "val/loss", cross_entropy(output.logits, batch["label"]), batch_size=len(batch["image"]), sync_dist=True
-        )
+        logits = at_size_of(output.logits, batch["label"])
+        self.log("val/loss", cross_entropy(logits, batch["label"]), batch_size=len(batch["image"]), sync_dist=True)
         return output
 
     def on_validation_epoch_end(self) -> None:
@@ -256,3 +282,8 @@ class ContinualLearner(pl.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
         """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
         return self._evaluate(batch)
+
+
+def at_size_of(maps: Tensor, label: Tensor) -> Tensor:
+    """Maps ... x h x w at the size of the label, which evaluation may leave as it was; the nearest pixel."""
+    return maps if maps.shape[-2:] == label.shape[-2:] else nearest_pixels(maps, label.shape[-2:])

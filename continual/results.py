@@ -93,9 +93,9 @@ class Results:
             means = [percent(entry[key]) for key, _, _ in MEANS]
             yield [str(entry["task"]), *means, str(entry["images"]), f"{entry['seconds'] / 60:.1f}"]
 
-    def table(self) -> Table:
-        """For the terminal."""
-        table = Table(*HEADINGS, title="test, percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    def table(self, split: str = "test") -> Table:
+        """For the terminal; `split`: whose scores the entries are."""
+        table = Table(*HEADINGS, title=f"{split}, percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for row in self.rows():
             table.add_row(*row)
         table.caption = self._totals()

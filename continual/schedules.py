@@ -21,10 +21,12 @@ def poly(
     floor: float = 0.0,
     warmup: float = 0.0,
     warmup_factor: float = 0.001,
+    lag: int = 0,
 ) -> LambdaLR:
     """max(lr w (1 - k/N)^power, `floor`) (MiB, section 4; DeepLab); 0, or the floor, from step N on.
 
-    w = f (1 - k/W) + k/W while k < W, f = `warmup_factor`; 1 afterwards.
+    w = f (1 - k/W) + k/W while k < W, f = `warmup_factor`; 1 afterwards. With a `lag` L the power is that of
+    1 - (k - L)/N: CIL's code counts epochs from 0 in ERFNet's law, which counts them from 1, and begins above lr.
 
     Args:
         optimizer: each of its groups keeps its own learning rate above the floor.
@@ -33,12 +35,13 @@ def poly(
         floor: least learning rate.
         warmup: W; a fraction of N below 1, else steps.
         warmup_factor: f.
+        lag: L.
     """
     steps = warmup * total_steps if warmup < 1 else warmup
 
     def factor(k: int, lowest: float) -> float:
         rise = min(k / steps, 1.0) if steps else 1.0
-        return max((warmup_factor * (1 - rise) + rise) * (1 - _progress(k, total_steps)) ** power, lowest)
+        return max((warmup_factor * (1 - rise) + rise) * (1 - _progress(k - lag, total_steps)) ** power, lowest)
 
     rates = [group["lr"] for group in optimizer.param_groups]
     return LambdaLR(optimizer, [partial(factor, lowest=floor / lr) for lr in rates])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from continual.domains import domain_images, domain_tasks
+from continual.ownership import owned_images
 from continual.steps import class_steps
 from continual.tasks import (
     Protocol,
@@ -80,6 +81,9 @@ class TaskSplit:
             )
         presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
         images = _select(tasks, presence, training["ade_partition"])
+        if training["task_images"] is not None:
+            owned = owned_images(source.split("train").ids, training["task_images"], len(tasks), training["seed"])
+            images = tuple(replace(chosen, train=own) for chosen, own in zip(images, owned, strict=True))
         for task, chosen in zip(tasks, images, strict=True):
             _check_not_empty(task, chosen)
         return cls(source, tasks, images)
@@ -97,6 +101,15 @@ class TaskSplit:
         ClassIndex.build(source.split("train"), source.labels)  # looks at every file
         images = domain_images(source.domain_of, steps, dataset.domain_test)
         return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
+
+    def tested(self, index: int, name: str) -> np.ndarray:
+        """Positions of the images of a split that test a task: of the test split those of the task, else all with a
+        class so far, whichever task owns them.
+        """
+        chosen = self.images[index]
+        if name == "test" or isinstance(self.source, DomainSource):
+            return getattr(chosen, name)
+        return select_test(self.tasks[index], ClassIndex.build(self.source.split(name), self.source.labels).presence)
 
     def describe(self) -> str:
         """One line per task: classes and numbers of images."""

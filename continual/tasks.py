@@ -19,6 +19,7 @@ IGNORE = 255
 
 PROTOCOL_CHOICES = {
     "mode": ("sequential", "disjoint", "overlap"),
+    "hidden": ("background", "ignore"),
     "eval_future": ("ignore", "background"),
     "val_old": ("label", "ignore", "background"),
     "val_images": ("new", "mode"),
@@ -53,13 +54,16 @@ class Protocol:
     Attributes:
         mode: "sequential" (images without future classes, old and new ones labelled), "disjoint" (the same images,
             only new classes labelled) or "overlap" (every image with a new class, only new classes labelled).
+        hidden: what classes are in training that a task does not label: "background", or "ignore" (CIL): no label;
+            background itself, learned in the first task, has none either in later ones then.
         void_as_background: ignored values become background in training (MiB) instead of 255.
         eval_future: "ignore" or "background": classes not learned yet in validation and test.
-        val_old: "label" or "ignore": classes of earlier tasks in validation (MiB ignores them).
+        val_old: "label", "ignore" (MiB) or "background" (MBS, SSUL): classes of earlier tasks in validation.
         val_images: "new": validation images with a class of the task (MiB); "mode": those that the mode selects (BACS).
     """
 
     mode: str = "overlap"
+    hidden: str = "background"
     void_as_background: bool = False
     eval_future: str = "ignore"
     val_old: str = "label"
@@ -111,6 +115,12 @@ class Task:
         return len(self.seen) + 1
 
     @property
+    def has_background(self) -> bool:
+        """Whether anything is ever trained as background; its channel is given to nothing otherwise."""
+        protocol = self.protocol
+        return self.labels.background is not None or protocol.hidden == "background" or protocol.void_as_background
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the channels, background first."""
         return ("background", *(self.labels.classes[c] for c in self.seen))
@@ -119,18 +129,21 @@ class Task:
     def train_lut(self) -> np.ndarray:
         """256-entry uint8 table from mask value to training label.
 
-        What is hidden in a task is background to it (MiB, section 3): future classes, and old ones unless the mode is
-        "sequential".
+        What a task hides are future classes, and old ones unless the mode is "sequential". It is background to the
+        task (MiB, section 3), or has no label, see `Protocol.hidden`.
         """
-        void = 0 if self.protocol.void_as_background else IGNORE
-        old_visible = self.protocol.mode == "sequential"
-        return self._table(void=void, background=0, future=0, old=None if old_visible else 0)
+        return self._training_table(old_visible=self.protocol.mode == "sequential")
 
     @cached_property
     def seen_lut(self) -> np.ndarray:
         """256-entry uint8 table from mask value to training label with all classes so far, whatever the mode."""
+        return self._training_table(old_visible=True)
+
+    def _training_table(self, *, old_visible: bool) -> np.ndarray:
         void = 0 if self.protocol.void_as_background else IGNORE
-        return self._table(void=void, background=0, future=0, old=None)
+        hidden = 0 if self.protocol.hidden == "background" else IGNORE
+        background = 0 if old_visible or self.index == 0 else hidden
+        return self._table(void=void, background=background, future=hidden, old=None if old_visible else hidden)
 
     @cached_property
     def val_lut(self) -> np.ndarray:

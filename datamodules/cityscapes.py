@@ -22,7 +22,7 @@ COLOURS = {
     23: (70, 130, 180), 24: (220, 20, 60), 25: (255, 0, 0), 26: (0, 0, 142), 27: (0, 0, 70), 28: (0, 60, 100),
     31: (0, 80, 100), 32: (0, 0, 230), 33: (119, 11, 32),
 }  # fmt: skip
-UNSCORED = tuple(i for i in range(34) if i not in CLASSES)
+UNSCORED = tuple(i for i in range(IGNORE) if i not in CLASSES)  # ids that Cityscapes does not score, or does not know
 # Ids that BACS trains as background; the others without a class are ignored.
 BACKGROUND_IDS = (0, 1, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 IMAGE_ENDING, MASK_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -63,14 +63,22 @@ class Cityscapes(DataSource):
 
     name = "cityscapes"
 
-    def __init__(self, root: str, cities: Sequence[str] | None, void_as_background_class: bool) -> None:
+    def __init__(
+        self,
+        root: str,
+        cities: Sequence[str] | None,
+        void_as_background_class: bool,
+        val_cities: Sequence[str] | None = None,
+    ) -> None:
         """Args:
         root: the folder with leftImg8bit/ and gtFine/.
         cities: training cities; None takes all.
+        val_cities: training cities that validate instead; None: the validation split does.
         void_as_background_class: label ids without a class are background (BACS) instead of ignored.
         """
         self.root = existing_root(root, HOME)
         self.cities = cities
+        self.val_cities = val_cities
         self.as_background = void_as_background_class
         self.labels = LabelSpace(
             CLASSES, background=0 if void_as_background_class else None,
@@ -83,7 +91,7 @@ class Cityscapes(DataSource):
         Raises:
             DataError: a folder, city or mask is missing.
         """
-        folder = FOLDERS[name]
+        folder = "train" if name == "val" and self.val_cities is not None else FOLDERS[name]
         images = existing_folder(self.root / "leftImg8bit" / folder, "root", HOME)
         masks = existing_folder(self.root / "gtFine" / folder, "root", HOME)
         files = [f for city in self._chosen(images, name) for f in sorted((images / city).glob(f"*{IMAGE_ENDING}"))]
@@ -98,12 +106,17 @@ class Cityscapes(DataSource):
 
     def _chosen(self, images: Path, name: str) -> list[str]:
         there = sorted(path.name for path in images.iterdir() if path.is_dir())
-        if name != "train" or self.cities is None:
-            return there
-        for city in self.cities:
+        held_out = self.val_cities or []
+        wanted = {"train": ("cities", self.cities), "val": ("val_cities", self.val_cities)}
+        key, cities = wanted.get(name, ("", None))
+        if cities is None:
+            return [city for city in there if name != "train" or city not in held_out]
+        for city in cities:
             if city not in there:
-                raise DataError(f"dataset.cities: {images} has no city {city}; there are {', '.join(there)}")
-        return sorted(self.cities)
+                raise DataError(f"dataset.{key}: {images} has no city {city}; there are {', '.join(there)}")
+            if name == "train" and city in held_out:
+                raise DataError(f"dataset.cities: {city} is one of dataset.val_cities; it cannot train and validate")
+        return sorted(cities)
 
 
 class CityscapesDomains(Cityscapes, DomainSource):

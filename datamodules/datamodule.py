@@ -15,7 +15,7 @@ from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import HOLD_OUT, SUBSET, EvalSampler, TrainSampler, seed_sequence
-from datamodules.transforms import Identity
+from datamodules.transforms import Identity, ResizeImage
 
 # Loader processes beyond which no device trains faster: each decodes and augments some hundred images a second.
 MOST_WORKERS = 16
@@ -80,6 +80,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.val_on_train = val_on_train
         self.subset = subset
         self.saliency = saliency
+        self.test_split = "test"
 
     def begin_task(self, task: Task, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> None:
         """Make a task the current one.
@@ -133,7 +134,7 @@ class ContinualDataModule(pl.LightningDataModule):
         Raises:
             DataError: they are of different size and `eval_batch_size` is more than 1.
         """
-        if self.eval_batch_size == 1 or not isinstance(self.evaluation, Identity):
+        if self.eval_batch_size == 1 or not isinstance(self.evaluation, Identity | ResizeImage):
             return
         for name, indices in (("val", val), ("test", test)):
             split = self.source.split(name)
@@ -179,7 +180,7 @@ class ContinualDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Test images in order."""
-        return self._eval_loader("test", self.test_indices, self.task.eval_lut)
+        return self._eval_loader(self.test_split, self.test_indices, self.task.eval_lut)
 
     def fixed_samples(self, count: int) -> list[Sample]:
         """Up to `count` validation images as batches of one; the same in every epoch, spread over the task's list."""

@@ -48,28 +48,11 @@ class FileSplit(Split):
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image H x W x 3 uint8 RGB and mask H x W uint8."""
-        image = cv2.imread(self.images[index], cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"image {self.images[index]} cannot be decoded; replace the file")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.load_mask(index)
+        return read_image(self.images[index]), self.load_mask(index)
 
     def load_mask(self, index: int) -> np.ndarray:
-        """Mask H x W uint8; palette images give their indices.
-
-        Raises:
-            DataError: the file is damaged or holds colours instead of class ids.
-        """
-        path = self.masks[index]
-        try:
-            with Image.open(path) as mask:
-                if mask.mode not in MASK_MODES:
-                    raise DataError(
-                        f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
-                        "masks must be grey or palette PNGs whose values are class ids"
-                    )
-                return np.array(mask, dtype=np.uint8)
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
+        """Mask H x W uint8; palette images give their indices."""
+        return read_mask(self.masks[index])
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width, from the mask's header alone."""
@@ -106,6 +89,36 @@ class FileSplit(Split):
                     image.load()
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise DataError(f"image {image_path} or its mask is damaged ({error}); replace the file") from error
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Image H x W x 3 uint8 RGB.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"image {path} cannot be decoded; replace the file")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Mask H x W uint8; palette images give their indices.
+
+    Raises:
+        DataError: the file is damaged or holds colours instead of class ids.
+    """
+    try:
+        with Image.open(path) as mask:
+            if mask.mode not in MASK_MODES:
+                raise DataError(
+                    f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
+                    "masks must be grey or palette PNGs whose values are class ids"
+                )
+            return np.array(mask, dtype=np.uint8)
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
 
 
 def _size(image: Image.Image) -> str:

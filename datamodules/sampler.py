@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 # Keeps the streams apart that share a seed.
-ORDER, AUGMENT, HOLD_OUT, SUBSET = range(4)
+ORDER, AUGMENT, HOLD_OUT, SUBSET, OWNERS = range(5)
 
 Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and a data set takes
 

@@ -89,11 +89,32 @@ class CenterCrop:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
         """Image and mask, `size` x `size`."""
-        height, width = short_side_to(self.size, *mask.shape)
+        height, width = self.input_size(*mask.shape)
         # Python's round: half to even, as in the papers' code
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         square = Window(top, left, self.size, self.size)
         return cut(resize_image(image, height, width, "pil"), square), cut(resize_mask(mask, height, width), square)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a whole image, before it is cut."""
+        return short_side_to(self.size, height, width)
+
+
+class ResizeImage:
+    """Images at one size, masks as they are: predictions are brought to the masks' size (CIL's evaluation)."""
+
+    def __init__(self, height: int, width: int) -> None:
+        """Args: `height`, `width`: of what the network gets, pixels."""
+        self.height = height
+        self.width = width
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
+        """Image `height` x `width` by Pillow's interpolation, and the mask."""
+        return resize_image(image, self.height, self.width, "pil"), mask
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that the network gets."""
+        return self.height, self.width
 
 
 class RandomResizedCrop(A.DualTransform):
@@ -188,6 +209,65 @@ class ScaleCrop(A.DualTransform):
         y0, y1, height, top = visible_part(layout.top, self.size, array.shape[0], last[0])
         x0, x1, width, left = visible_part(layout.left, self.size, array.shape[1], last[1])
         return cut_padded(resize(array[y0:y1, x0:x1], height, width), top, left, self.size, fill)
+
+
+class ShrinkCrop(A.DualTransform):
+    """Image and mask at one size, shrunk by a random factor, and a random window of that (CIL)."""
+
+    def __init__(
+        self, height: int, width: int, shrink: Range, crop_height: int, crop_width: int, interpolation: str = "cv2"
+    ) -> None:
+        """The factor s is uniform; the shrunk image has `height` // s and `width` // s pixels.
+
+        Args:
+            height, width: of all before they are shrunk, pixels.
+            shrink: least and greatest factor.
+            crop_height, crop_width: of the window, pixels.
+            interpolation: "cv2" or "pil", see the top of this file.
+
+        Raises:
+            DataError: the window does not fit into the most shrunk image.
+        """
+        super().__init__(p=1.0)
+        self.size = (height, width)
+        self.shrink = tuple(shrink)
+        self.crop = (crop_height, crop_width)
+        self.interpolation = _known(interpolation)
+        least = tuple(int(side // self.shrink[1]) for side in self.size)
+        if self.shrink[0] < 1 or self.crop[0] > least[0] or self.crop[1] > least[1]:
+            raise DataError(
+                f"dataset.augmentation: a window of {crop_height} x {crop_width} pixels does not fit into "
+                f"{height} x {width}, shrunk by {list(shrink)}: choose another window or a shrink of 1 and more"
+            )
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the factor and the place of the window."""
+        factor = self.py_random.uniform(*self.shrink)
+        height, width = (int(side // factor) for side in self.size)
+        top = self.py_random.randint(0, height - self.crop[0])
+        left = self.py_random.randint(0, width - self.crop[1])
+        return {"shrunk": (height, width), "window": Window(top, left, *self.crop)}
+
+    def apply(self, img: np.ndarray, shrunk: tuple[int, int], window: Window, **params: Any) -> np.ndarray:
+        """The image's window."""
+        if self.interpolation == "pil":  # as the paper's code: one size after the other
+            return cut(resize_image(resize_image(img, *self.size, "pil"), *shrunk, "pil"), window)
+        return self._window(img, partial(resize_image, interpolation="cv2"), shrunk, window)
+
+    def apply_to_mask(self, mask: np.ndarray, shrunk: tuple[int, int], window: Window, **params: Any) -> np.ndarray:
+        """The mask's window."""
+        if self.interpolation == "pil":
+            return cut(resize_mask(resize_mask(mask, *self.size), *shrunk), window)
+        return self._window(mask, resize_mask, shrunk, window)
+
+    @staticmethod
+    def _window(
+        array: np.ndarray, resize: Callable[..., np.ndarray], shrunk: tuple[int, int], window: Window
+    ) -> np.ndarray:
+        """Of the array's part that the window shows, resized alone."""
+        y0, y1, height, top = visible_part(window.top, window.height, array.shape[0], shrunk[0])
+        x0, x1, width, left = visible_part(window.left, window.width, array.shape[1], shrunk[1])
+        return cut(resize(array[y0:y1, x0:x1], height, width), Window(top, left, window.height, window.width))
 
 
 def cut(array: np.ndarray, window: Window) -> np.ndarray:

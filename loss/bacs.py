@@ -36,13 +36,14 @@ from continual.errors import ConfigError
 from continual.tasks import Task
 from loss.base import Step
 from loss.der import DER
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, downsample_labels
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, nearest_pixels
 
 
 class BACS(DER):
     """DER++ with a cross entropy that knows where background hides learned classes."""
 
     needs_teacher = True
+    needs_background = True
 
     def __init__(
         self,
@@ -109,14 +110,14 @@ class BACS(DER):
         detector, prototypes = step.memory["background_detector"], step.memory["prototypes"]
         labels = step.batch["label"]
         embedding = detector.embed(step.student.stages[-1])
-        prototypes.update(embedding.detach(), downsample_labels(labels, embedding.shape[-2:]))
+        prototypes.update(embedding.detach(), nearest_pixels(labels, embedding.shape[-2:]))
         scores = detector(embedding, prototypes.vectors, labels.shape[-2:])
         ready = (prototypes.counts[-1] > 0) & (labels == 0).any()
         loss = step.memory["detector_weight"] * ready * seen_focal_loss(scores[:, -1], labels, detector.seen_alpha)
         if "labels" in step.replay:
             replayed = detector.embed(step.replay["labels"].student.stages[-1]).detach()
             old_labels = step.replay["labels"].batch["label"]
-            prototypes.update(replayed, downsample_labels(old_labels, replayed.shape[-2:]))
+            prototypes.update(replayed, nearest_pixels(old_labels, replayed.shape[-2:]))
         return loss, torch.sigmoid(scores.detach()).amax(dim=1)
 
 

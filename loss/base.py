@@ -57,6 +57,8 @@ class ContinualLoss(nn.Module, ABC):
 
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
+        reads_class_weights: whether it knows memory["class_weights"], see callbacks/class_weights.py.
+        needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
@@ -64,6 +66,8 @@ class ContinualLoss(nn.Module, ABC):
     """
 
     needs_teacher: bool = False
+    needs_background: bool = False
+    reads_class_weights: bool = False
     label_loss = staticmethod(cross_entropy)
     layout: Layout = Layout()
 

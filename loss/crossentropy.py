@@ -18,6 +18,8 @@ AVERAGES = ("valid", "all")
 class CrossEntropy(ContinualLoss):
     """Cross entropy with the task's labels; old classes, labelled as background, are forgotten."""
 
+    reads_class_weights = True
+
     def __init__(self, average: str = "valid", classifier_init: str = "random") -> None:
         """Args:
         average: "valid": mean over labelled pixels; "all": over all pixels.
@@ -30,7 +32,7 @@ class CrossEntropy(ContinualLoss):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"}."""
-        logits, labels = step.student.logits, step.batch["label"]
+        logits, labels, weight = step.student.logits, step.batch["label"], step.memory.get("class_weights")
         if self.average == "valid":
-            return {"ce": cross_entropy(logits, labels)}
-        return {"ce": cross_entropy(logits, labels, reduction="none").mean()}
+            return {"ce": cross_entropy(logits, labels, weight=weight)}
+        return {"ce": cross_entropy(logits, labels, weight=weight, reduction="none").mean()}

@@ -19,11 +19,22 @@ IGNORE_INDEX = 255
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Cross entropy: lse(z) - z_y."""
-    pixels = F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="none")
-    return _reduce(pixels, reduction, labels != ignore_index)
+    """Cross entropy: w_y (lse(z) - z_y), w = `weight` over channels; the mean then divides by the labels' weights."""
+    logits = at_least_float32(logits)
+    weight = None if weight is None else weight.to(logits)
+    pixels = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index, reduction="none")
+    if weight is None or reduction != "mean":
+        return _reduce(pixels, reduction, labels != ignore_index)
+    labelled = labels != ignore_index
+    total = (weight[torch.where(labelled, labels, 0)] * labelled).sum()
+    return pixels.sum() / torch.where(total > 0, total, 1)
 
 
 def unbiased_cross_entropy(
@@ -201,13 +212,13 @@ def dark_logits(scores: Tensor, stored: Tensor, channels: Tensor, *, background:
     return (difference.square() * counted.view(*counted.shape, 1, 1)).mean()
 
 
-def downsample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels B x H x W at the size h x w of a feature map: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
+def nearest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps or labels ... x H x W at the size h x w: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
     rows, columns = (
-        torch.arange(cells, device=labels.device) * pixels // cells
-        for cells, pixels in zip(size, labels.shape[-2:], strict=True)
+        torch.arange(cells, device=maps.device) * pixels // cells
+        for cells, pixels in zip(size, maps.shape[-2:], strict=True)
     )
-    return labels[:, rows[:, None], columns]
+    return maps[..., rows[:, None], columns]
 
 
 def class_sums(features: Tensor, classes: Tensor, n: int) -> tuple[Tensor, Tensor]:

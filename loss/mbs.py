@@ -30,13 +30,14 @@ from torch import Tensor
 from continual.errors import ConfigError
 from continual.tasks import Task
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, distillation, downsample_labels
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, distillation, nearest_pixels
 
 
 class MBS(ContinualLoss):
     """Selective pseudo-labels, adaptive feature, label-guided output distillation, orthogonal new classes."""
 
     needs_teacher = True
+    needs_background = True
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ def reliability(scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor
     """
     background = torch.softmax(at_least_float32(scores), dim=1)[:, :1]
     background = F.interpolate(background, size=size, mode="nearest").squeeze(1)
-    cells = downsample_labels(labels, size)
+    cells = nearest_pixels(labels, size)
     is_old = (cells > 0) & (cells < scores.shape[1])
     return torch.where(cells == 0, background, is_old.to(background.dtype))
 

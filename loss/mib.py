@@ -41,6 +41,7 @@ class MiB(ContinualLoss):
     """Cross entropy and distillation that both know what background may stand for."""
 
     needs_teacher = True
+    needs_background = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class PLOP(ContinualLoss):
     """Cross entropy with pseudo-labels of the old classes, and distillation of pooled features."""
 
     needs_teacher = True
+    needs_background = True
 
     def __init__(
         self,

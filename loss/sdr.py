@@ -33,7 +33,7 @@ from loss.functional import (
     at_least_float32,
     class_sums,
     cross_entropy,
-    downsample_labels,
+    nearest_pixels,
     unbiased_cross_entropy,
     unbiased_distillation,
 )
@@ -43,6 +43,7 @@ class SDR(ContinualLoss):
     """MiB's terms, and features that keep to their class's prototype, apart from other classes, and sparse."""
 
     needs_teacher = True
+    needs_background = True
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class SDR(ContinualLoss):
         """{"ce"} and, with a teacher, {"kd", "match", "attract", "repulse", "sparsity"}."""
         logits, labels = step.student.logits, step.batch["label"]
         features = at_least_float32(step.student.stages[-1])
-        cells = downsample_labels(labels, features.shape[-2:])
+        cells = nearest_pixels(labels, features.shape[-2:])
         by_class = scramble(features, cells) if self.literal_layout else features
         prototypes = step.memory["prototypes"]
         prototypes.update(by_class.detach(), cells)
@@ -105,7 +106,7 @@ class SDR(ContinualLoss):
         """Old class of each cell, B x h x w; 0 where there is none."""
         if step.task.protocol.mode == "sequential":
             return torch.where(cells < step.task.n_old, cells, 0)
-        predicted = downsample_labels(step.teacher.logits.argmax(dim=1), cells.shape[-2:])
+        predicted = nearest_pixels(step.teacher.logits.argmax(dim=1), cells.shape[-2:])
         return torch.where(cells == 0, predicted, 0)
 
 

@@ -17,6 +17,7 @@ from networks.classifier import ConvLayer, IncrementalClassifier, Layout, Single
 from networks.norm import is_norm
 
 NORM, DROPOUT, OLD_CLASSES = "norm", "dropout", "old_classes"
+NEVER = -1e4  # a logit whose exponential is 0 and that float16 can hold
 DROPS = ("DropPath", "StochasticDepth")  # timm's and torchvision's dropout of whole branches
 
 
@@ -47,6 +48,9 @@ class SegmentationNetwork(nn.Module, ABC):
     Attributes:
         embedding_channels: D, the channels that the classifier reads.
         classifier: one layer per task.
+        has_background: false where nothing is ever background: its channel 0 is then a constant that no softmax gives
+            any probability, and takes no weights.
+        class_counts: channels of each task, background's in the first.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class SegmentationNetwork(nn.Module, ABC):
         self.frozen_parts: tuple[str, ...] = ()
         self.freeze_dropout = self.freeze_old_classes = False
         self.classifier = classifier or IncrementalClassifier(embedding_channels, layer)
+        self.has_background = True
+        self.class_counts: list[int] = []
 
     @abstractmethod
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
@@ -109,11 +115,17 @@ class SegmentationNetwork(nn.Module, ABC):
                 "training.single_head=true needs a network with a classifier of convolutions and a loss that asks for "
                 "no layers of its own: set training.single_head=false"
             )
-        self.classifier = SingleHead(classifier.in_channels, classifier.layer, total)
+        self.classifier = SingleHead(classifier.in_channels, classifier.layer, total - int(not self.has_background))
+
+    def leave_out_background(self) -> None:
+        """Nothing is background; before the first task and before `use_single_head`."""
+        self.has_background = False
 
     def add_classes(self, n: int, init: str = "random") -> None:
         """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""
-        self.classifier.add_task(n, init)
+        first = not self.class_counts
+        self.classifier.add_task(n - 1 if first and not self.has_background else n, init)
+        self.class_counts.append(n)
         body = next(value for name, value in self.named_parameters() if not name.startswith("classifier."))
         self.classifier.to(body)  # the first layer is made where the network already is
         self.train(self.training)  # before the optimizer is made, it must know what is frozen
@@ -170,13 +182,18 @@ class SegmentationNetwork(nn.Module, ABC):
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)
         scores = self.classify(embedding, extras)
-        extras["class_vectors"] = self.classifier.class_vectors()
+        logits = _upsample(scores, padded, self.classifier.sizes)
+        class_vectors = self.classifier.class_vectors()
+        if not self.has_background:
+            scores, logits = (F.pad(maps, (0, 0, 0, 0, 1, 0), value=NEVER) for maps in (scores, logits))
+            class_vectors = F.pad(class_vectors, (0, 0, 1, 0))
+        extras["class_vectors"] = class_vectors
         if getattr(self.classifier, "unknown", None) is not None:
             unknown = _upsample(self.classifier.unknown(embedding), padded, [1])
             extras["unknown"] = unknown[..., :height, :width]
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
-            logits=_upsample(scores, padded, self.classifier.sizes)[..., :height, :width],
+            logits=logits[..., :height, :width],
             scores=crop(scores),
             embedding=crop(embedding),
             stages=[crop(stage) for stage in stages],

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
+from networks.pretrained import load_exactly, read_state
 
 norm = partial(nn.BatchNorm2d, eps=1e-3)
 
@@ -117,16 +118,42 @@ class ERFNet(SegmentationNetwork):
     `stages` are the encoder's outputs at strides 2, 4 and 8.
     """
 
-    def __init__(self, dropout: Sequence[float] = (0.03, 0.3)) -> None:
+    def __init__(self, dropout: Sequence[float] = (0.03, 0.3), pretrained: str | None = None) -> None:
         """Args:
         dropout: probability of dropping a channel in the encoder's blocks at strides 4 and 8.
+        pretrained: file with the encoder's weights, see `load_encoder`; None: random ones.
         """
         layer = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
         super().__init__(embedding_channels=16, multiple=8, layer=layer)
         self.encoder = Encoder(dropout)
         self.decoder = Decoder()
+        if pretrained is not None:
+            load_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Decoded map at stride 2, and the encoder's maps."""
         stages = self.encoder(image)
         return self.decoder(stages[-1]), stages, {}
+
+
+def load_encoder(encoder: Encoder, pretrained: str) -> None:
+    """Fill the encoder, by name, from a file of ERFNet's authors: of the ImageNet classifier or of a whole network.
+
+    CIL's code walks through file and network side by side and stops where their orders differ, after 20 of 226 tensors.
+
+    Args:
+        encoder: changed in place.
+        pretrained: file with a state dict, bare or under the key "state_dict"; names begin with features.encoder.,
+            encoder. or neither, after a "module." or none. Decoder, classifier and the encoder's own output are left.
+
+    Raises:
+        ConfigError: the file is missing, or does not fit.
+    """
+    state = read_state(pretrained)
+    for prefix in ("features.encoder.", "encoder.", ""):
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if part:
+            break
+    own_output = "output_conv."
+    part = {name: value for name, value in part.items() if not name.startswith(own_output)}
+    load_exactly(encoder, part, f"network.pretrained={pretrained}")

@@ -123,7 +123,7 @@ def load_exactly(module: nn.Module, state: State, source: str) -> LoadReport:
         mismatched=tuple(n for n in own if n in state and own[n].shape != state[n].shape),
     )
     if not report.complete:
-        raise ConfigError(f"{source} does not fit the encoder chosen by network.backbone: {report}")
+        raise ConfigError(f"{source} does not fit the network's encoder: {report}")
     module.load_state_dict(state)
     return report
 

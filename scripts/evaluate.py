@@ -1,7 +1,11 @@
 """Test the saved networks of a run again, without training and without changing the run's folder.
 
-python scripts/evaluate.py outputs/voc/15-5-overlap/mib/seed42-1a2b3c4d [--task 1] [--full-size] [--output scores.json]
-    [training.accelerator=cpu] [dataset.root=/data/VOC2012] ...
+python scripts/evaluate.py outputs/voc/15-5-overlap/mib/seed42-1a2b3c4d [--task 1] [--split val] [--full-size]
+    [--output scores.json] [training.accelerator=cpu] [dataset.root=/data/VOC2012] ...
+python scripts/evaluate.py some/model.ckpt dataset.root=/data/VOC2012
+
+Beside the table of results.json it prints, after each task, scores of each task's classes by themselves and of all
+tasks so far, in a closed and in an open world (continual/closed_world.py).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from continual.files import write_atomically
 from continual.launch import quiet_lightning, user_message
 from continual.run_state import RunState
 
+SPLITS = ("train", "val", "test")
 # What may be set for a test; everything else is part of what was trained.
 KEYS = (
     "dataset.root",
@@ -37,14 +42,17 @@ KEYS = (
 def main() -> None:
     """Print the table; write the entries where `--output` names a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="the run's folder: the one with state.json")
+    parser.add_argument(
+        "run", type=Path, help="a run's folder, the one with state.json, or a model.ckpt of a finished task"
+    )
     parser.add_argument("--task", type=int, help="one finished task; all finished ones where it is not given")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="images of the data set; test where not given")
     parser.add_argument("--output", type=Path, help="JSON file for the entries, in the form of results.json's tasks")
     parser.add_argument("--full-size", action="store_true", help="images as they are instead of the run's evaluation")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any of {', '.join(KEYS)}")
     arguments = parser.parse_intermixed_args()
     try:
-        evaluate(arguments.run, arguments.task, arguments.output, arguments.overrides, arguments.full_size)
+        evaluate(**vars(arguments))
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -52,8 +60,10 @@ def main() -> None:
         sys.exit(f"error: {message}")
 
 
-def evaluate(run: Path, index: int | None, output: Path | None, overrides: list[str], full_size: bool) -> None:
-    """Test one finished task of a run, or all.
+def evaluate(
+    run: Path, task: int | None, split: str, output: Path | None, overrides: list[str], full_size: bool
+) -> None:
+    """Test one finished task of a run, all, or the one of a checkpoint.
 
     Raises:
         ConfigError: an override has no value, or its key may not be set here.
@@ -61,37 +71,68 @@ def evaluate(run: Path, index: int | None, output: Path | None, overrides: list[
     """
     from pytorch_lightning.utilities import rank_zero_only  # Lightning and torch: not needed for an error or --help
 
+    from continual.closed_world import groups_table
     from continual.experiment import Experiment
     from continual.results import Results
 
     quiet_lightning()
-    state = RunState.load(run)
-    if state is None:
-        raise RunError(f"{run} holds no run (no state.json); give the folder that main.py printed as run folder")
-    finished = list(range(state.next_task))
-    if index is not None and index not in finished:
-        raise RunError(f"--task {index} is not finished in {run}; finished are {finished or 'none'}")
-    experiment = Experiment(configuration(run, overrides, full_size), run, run.name, state)
-    results = Results(run, experiment.settings)
-    results.entries = [experiment.test_again(task) for task in (finished if index is None else [index])]
+    if run.is_file():
+        folder, checkpoint = run.parent, run
+        config, state, finished = of_checkpoint(run)
+    else:
+        folder, checkpoint = run, None
+        config, state, finished = of_run(run)
+    if task is not None and task not in finished:
+        raise RunError(f"--task {task} is not finished in {run}; finished are {finished or 'none'}")
+    experiment = Experiment(for_a_test(config, overrides, full_size), folder, run.name, state)
+    results = Results(folder, experiment.settings)
+    tested = finished if task is None else [task]
+    results.entries = [experiment.test_again(index, checkpoint, split) for index in tested]
     if rank_zero_only.rank:
         return
-    Console().print(results.table())
+    for renderable in (results.table(split), *map(groups_table, results.entries)):
+        Console().print(renderable)
     if output is not None:
         write_atomically(output, json.dumps(results.entries, indent=1))
 
 
-def configuration(run: Path, overrides: list[str], full_size: bool) -> DictConfig:
-    """The run's own configuration on one device, with the overrides, without what would write into its folder.
+def of_run(run: Path) -> tuple[DictConfig, RunState, list[int]]:
+    """Configuration, state and finished tasks of a run's folder.
 
     Raises:
-        ConfigError: an override has no value, or its key may not be set here.
-        RunError: the configuration is missing.
+        RunError: there is no run in the folder, or its configuration is missing.
     """
+    state = RunState.load(run)
+    if state is None:
+        raise RunError(f"{run} holds no run (no state.json); give the folder that main.py printed as run folder")
     path = run / ".hydra" / "config.yaml"
     if not path.is_file():
         raise RunError(f"{path} is missing: the run's configuration is needed to test it")
-    config = OmegaConf.load(path)
+    return OmegaConf.load(path), state, list(range(state.next_task))
+
+
+def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
+    """The same of a finished task's checkpoint alone.
+
+    Raises:
+        RunError: it is none.
+    """
+    from continual.checkpoint import load_checkpoint
+    from continual.saved_model import ABOUT
+
+    content = load_checkpoint(path)
+    if ABOUT not in content or "fingerprint" not in content:
+        raise RunError(f"{path} is no checkpoint of a finished task: give a model.ckpt, or a run's folder")
+    state = RunState(content["fingerprint"], {}, run_id="")
+    return OmegaConf.create(content[ABOUT]["config"]), state, [content["task"]]
+
+
+def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> DictConfig:
+    """A run's configuration on one device, with the overrides, without what would write into its folder.
+
+    Raises:
+        ConfigError: an override has no value, or its key may not be set here.
+    """
     config.logger = {}
     quiet = {"log_images": 0, "progress_bar_refresh_rate": 0}
     config.training.update({"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", **quiet})

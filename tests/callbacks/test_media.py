@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.media import PredictionImages, draw, palette, voc_colours
+from callbacks.media import PredictionImages, draw
+from continual.palette import palette, voc_colours
 from continual.tasks import LabelSpace, Task
 from datamodules.batches import collate
 from datamodules.camvid import CamVid

@@ -9,7 +9,7 @@ import torch
 
 from callbacks.prototypes import Prototypes
 from continual.tasks import LabelSpace, Protocol, Task, build_tasks
-from loss.functional import downsample_labels
+from loss.functional import nearest_pixels
 from loss.sdr import scramble
 from tests.conftest import TINY
 
@@ -42,7 +42,7 @@ def test_golden_updates(golden, flags):
     mode = "overlap" if overlap else "sequential" if labelled else "disjoint"
     task = task_of(mode, int(later), 3, 1)
     features = tensor(data["features"])
-    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    cells = nearest_pixels(tensor(data["labels"]), features.shape[-2:])
     for suffix, chosen in (("", scramble(features, cells)), ("_corrected", features)):
         got = after(data, "protos_before", "counts_before", task, chosen, cells)
         np.testing.assert_allclose(got.vectors.numpy(), data[f"f{flags}_protos{suffix}"], rtol=1e-4, atol=1e-5)
@@ -69,7 +69,7 @@ def test_golden_updates_of_bacs(golden, name):
     task = task_of(mode, int(not name.startswith("step0")), 4, 2)
     features = tensor(data["features"])
     labels = tensor(data["labels_ovl" if name in ("disjoint", "overlap") else "labels_seq"])
-    cells = downsample_labels(labels, features.shape[-2:])
+    cells = nearest_pixels(labels, features.shape[-2:])
     for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
         got = after(data, "prototypes", "counts", task, chosen, cells)
         np.testing.assert_allclose(got.vectors.numpy(), data[f"stats_{name}_protos_{kind}"], rtol=1e-4, atol=1e-5)
@@ -88,7 +88,7 @@ def test_golden_prototypes_of_tasks(golden):
             callback.begin_task(task)
         current = index
         features = tensor(data[f"feat_{i}"])
-        callback.update(features, downsample_labels(tensor(data[f"mask_{i}"]), features.shape[-2:]))
+        callback.update(features, nearest_pixels(tensor(data[f"mask_{i}"]), features.shape[-2:]))
         np.testing.assert_allclose(callback.vectors.numpy(), data[f"protos_after_{i}_fixed"], rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(callback.counts.numpy(), data[f"count_after_{i}_fixed"])
 

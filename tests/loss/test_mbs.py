@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss.functional import distillation, downsample_labels
+from loss.functional import distillation, nearest_pixels
 from loss.mbs import (
     MBS,
     class_distillation,
@@ -82,7 +82,7 @@ def test_golden_pseudo_labels(golden, case):
 def test_golden_reliability(golden, case):
     data = case_of(golden, "mbs_scoremap", case)
     size = data["old_masks"].shape[-2:]
-    assert torch.equal(downsample_labels(data["labels"], size), data["labels_down"])
+    assert torch.equal(nearest_pixels(data["labels"], size), data["labels_down"])
     close(reliability(data["old_masks"], data["labels"], size), data["scoremap"], 1e-12)
 
 

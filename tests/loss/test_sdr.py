@@ -8,7 +8,7 @@ import torch
 
 from callbacks.prototypes import Prototypes
 from continual.tasks import LabelSpace, Protocol, Task
-from loss.functional import downsample_labels
+from loss.functional import nearest_pixels
 from loss.sdr import SDR, attraction, matching, repulsion, scramble, sparsity
 from networks.base import NetworkOutput
 from tests.loss.steps import make_step
@@ -37,7 +37,7 @@ def test_golden_attraction_and_repulsion(golden, name, layout):
     """Both with the nested division of the authors' code."""
     data = golden(f"sdr_contrast_{name}")
     features, prototypes = tensor(data["features"]).requires_grad_(), tensor(data["prototypes"])
-    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    cells = nearest_pixels(tensor(data["labels"]), features.shape[-2:])
     assert torch.equal(cells, tensor(data["labels_down"]))
     counted = present(data["classes_used"], len(prototypes))
     suffix = "" if layout == "literal" else "_corrected_layout"
@@ -54,7 +54,7 @@ def test_golden_attraction_and_repulsion(golden, name, layout):
 def test_golden_attraction_repulsion_and_matching_of_bacs(golden, mode):
     data = golden("bacs_sdr_contrastive")
     features, prototypes = tensor(data["features"]).requires_grad_(), tensor(data["prototypes"])
-    cells = downsample_labels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+    cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
     counted = present(data[f"classes_present_{mode}"], len(prototypes))
     for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
         for term, value in (
@@ -75,7 +75,7 @@ def test_golden_attraction_repulsion_and_matching_of_bacs(golden, mode):
 def old_cells(labels, teacher, features, sequential):
     step = make_step(torch.zeros(len(labels), teacher.shape[1] + 2, *labels.shape[1:]), labels, teacher)
     object.__setattr__(step.task, "protocol", Protocol("sequential" if sequential else "overlap"))
-    return SDR._old_cells(step, downsample_labels(labels, features.shape[-2:]))
+    return SDR._old_cells(step, nearest_pixels(labels, features.shape[-2:]))
 
 
 @pytest.mark.parametrize("labelled", ["masked", "nomask"])
@@ -95,7 +95,7 @@ def test_golden_matching(golden, labelled):
 def test_golden_sparsity(golden):
     data = golden("sdr_sparsity")
     features = tensor(data["features"]).requires_grad_()
-    cells = downsample_labels(tensor(data["labels"]), features.shape[-2:])
+    cells = nearest_pixels(tensor(data["labels"]), features.shape[-2:])
     name = "max_maskedforclass__exponential__ratio"
     check(sparsity(features, cells), features, data[name], data[f"{name}__grad"])
 
@@ -105,7 +105,7 @@ def test_golden_sparsity(golden):
 def test_golden_sparsity_of_bacs(golden, kind, mode):
     data = golden("bacs_sdr_sparsity")
     features = tensor(data[f"features_{kind}"]).requires_grad_()
-    cells = downsample_labels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+    cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
     name = f"sparsity_{kind}_{mode}"
     check(sparsity(features, cells), features, data[name], data[f"grad_{name}"])
 

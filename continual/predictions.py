@@ -1,0 +1,145 @@
+"""What is written for an image that a saved model segments, and the scores where its mask is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from continual.closed_world import COLUMNS, group_scores
+from continual.metrics import count_pairs
+from continual.palette import overlay, wrong_pixels
+from continual.results import percent
+from continual.saved_model import SavedModel
+from continual.tasks import IGNORE
+from datamodules.base import DataError
+from datamodules.files import read_mask
+from loss.functional import nearest_pixels
+
+JPEG_QUALITY = 92
+
+
+class Writer:
+    """Label maps, overlays and comparisons in one folder.
+
+    Attributes:
+        group: channels that may win; None: all.
+    """
+
+    def __init__(
+        self, model: SavedModel, folder: Path, group: slice | None = None, masks: Mapping[Path, Path] | None = None
+    ) -> None:
+        """Args:
+        model: whose classes and colours are used.
+        folder: where files go.
+        group: channels that may win; None: all. Labels of others are ignored then.
+        masks: of the images, with the data set's class ids.
+        """
+        self.folder = folder
+        self.group = group
+        self.masks = masks or {}
+        self.names = model.class_names
+        self.colours = np.zeros((256, 3), np.uint8)
+        self.colours[: len(model.colours)] = model.colours
+        self.mask_values = np.zeros(256, np.uint8)
+        self.mask_values[: len(model.mask_values)] = model.mask_values
+        self.palette = np.zeros((256, 3), np.uint8)
+        self.palette[model.mask_values] = model.colours
+        self.channels = label_table(model, group)
+
+    def check_free(self, images: Sequence[Path], overwrite: bool) -> None:
+        """Make the folder.
+
+        Raises:
+            DataError: it holds a result of one of the images already.
+        """
+        there = [path for image in images for path in self._files(image) if path.exists()]
+        if there and not overwrite:
+            raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _files(self, image: Path) -> tuple[Path, Path, Path]:
+        """Label map, overlay and comparison."""
+        names = (f"{image.stem}.png", f"{image.stem}_overlay.jpg", f"{image.stem}_compare.jpg")
+        return tuple(self.folder / name for name in names)
+
+    def write(self, path: Path, image: np.ndarray, prediction: Tensor) -> Tensor | None:
+        """Write the files of one image.
+
+        Args:
+            path: of the image.
+            image: H x W x 3 uint8.
+            prediction: h x w uint8 channels; a pixel takes the nearest.
+
+        Returns:
+            Confusion matrix of the image, None without a mask.
+
+        Raises:
+            DataError: the mask is damaged or of another size.
+        """
+        label_file, overlay_file, compare_file = self._files(path)
+        channels = nearest_pixels(prediction, image.shape[:2]).numpy()
+        labels = Image.fromarray(self.mask_values[channels])
+        labels.putpalette(self.palette.tobytes())
+        labels.save(label_file)
+        shown = overlay(image, self.colours[channels])
+        write_jpeg(overlay_file, shown)
+        if path not in self.masks:
+            return None
+        mask = read_mask(self.masks[path])
+        if mask.shape != image.shape[:2]:
+            sizes = (f"{height}x{width}" for height, width in (image.shape[:2], mask.shape))
+            raise DataError(f"image {path} and mask {self.masks[path]} differ in size: {' and '.join(sizes)}")
+        label = self.channels[mask]
+        write_jpeg(
+            compare_file, np.hstack([image, self._label(image, label), shown, wrong_pixels(image, label, channels)])
+        )
+        return count_pairs(torch.from_numpy(channels).long(), torch.from_numpy(label).long(), len(self.names))
+
+    def _label(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The mask over the image, which stays as it is where there is no label."""
+        labelled = (label != IGNORE)[..., None]
+        return np.where(labelled, overlay(image, self.colours[label]), image)
+
+    def scores(self, confusion: Tensor) -> dict[str, Any]:
+        """Scores of the classes that may win, see `continual.closed_world.group_scores`."""
+        group = self.group or slice(0, len(self.names))
+        names = self.names[group]
+        labelled = dict.fromkeys(names, 1.0)
+        if not (self.channels == 0).any():
+            labelled["background"] = None
+        return group_scores(confusion[group, group], names, labelled)
+
+
+def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
+    """256-entry table from mask value to channel; 255 for values of no class, and of none in the group."""
+    table = np.full(256, IGNORE, np.uint8)
+    first = 0 if model.labels_background else 1
+    for channel in range(first, len(model.mask_values)):
+        if group is None or group.start <= channel < group.stop:
+            table[model.mask_values[channel]] = channel
+    return table
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """H x W x 3 uint8 RGB."""
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+
+
+def scores_table(scores: Mapping[str, Any]) -> Table:
+    """For the terminal, in percent."""
+    table = Table(title="scores, percent", box=SIMPLE_HEAD)
+    for heading in ("class", "IoU"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for name, iou in scores["iou"].items():
+        table.add_row(name, percent(iou))
+    table.caption = " · ".join(f"{heading} {percent(scores[key])}" for key, heading in (("miou", "mIoU"), *COLUMNS))
+    return table

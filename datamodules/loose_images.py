@@ -1,0 +1,128 @@
+"""Images that belong to no data set: found by what a user typed, read at the size that a network wants, batched."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.base import DataError
+from datamodules.files import IMAGE_SUFFIXES, image_files, read_image
+from datamodules.transforms import resize_image
+
+Size = tuple[int, int]  # height, width
+ENDINGS = ("_leftImg8bit", "_gtFine_labelIds")  # of Cityscapes' images and masks, before the suffix
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Files, all images of folders, and what globs match, in the order given, each once.
+
+    Raises:
+        DataError: one gives no image, or two files have the same name, so that their results would overwrite each other.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            paths = list(image_files(path).values())
+        elif path.is_file():
+            paths = [path]
+        else:
+            paths = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            paths = [match for match in paths if match.suffix.lower() in IMAGE_SUFFIXES]
+        if not paths:
+            raise DataError(f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): no such file, folder or match")
+        found |= dict.fromkeys(paths)
+    stems: dict[str, Path] = {}
+    for path in found:
+        other = stems.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path} have the same name, and so would their results; predict one after the other"
+            )
+    return list(found)
+
+
+def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The mask of each image: of the same name, or of Cityscapes' names, anywhere below a folder.
+
+    Raises:
+        DataError: there is no such folder, or an image has no mask there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--masks {folder}: there is no such folder")
+    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png"))}
+    missing = [path for path in images if _plain(path.stem) not in masks]
+    if missing:
+        raise DataError(
+            f"{missing[0]} has no mask {_plain(missing[0].stem)}.png below {folder}, nor {len(missing) - 1} others"
+        )
+    return {path: masks[_plain(path.stem)] for path in images}
+
+
+def _plain(stem: str) -> str:
+    for ending in ENDINGS:
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def image_size(path: Path) -> Size:
+    """Height and width, from the header.
+
+    Raises:
+        DataError: it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"image {path} cannot be read ({error}); replace the file") from error
+
+
+class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
+    """Path, image as it is, H x W x 3 uint8, and as the network gets it, 3 x h x w uint8."""
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[Size]) -> None:
+        """Args:
+        paths: the files.
+        sizes: what the network gets of each.
+        """
+        self.paths = paths
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, np.ndarray, Tensor]:
+        """Read one."""
+        image = read_image(self.paths[index])
+        resized = resize_image(image, *self.sizes[index], "pil")
+        return self.paths[index], image, torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)
+
+
+def loose_batches(
+    paths: Sequence[Path], wanted: Callable[[int, int], Size], batch_size: int, workers: int
+) -> Iterator[list[tuple[Path, np.ndarray, Tensor]]]:
+    """Batches of images that the network gets at one size; neighbours of different sizes part.
+
+    Args:
+        paths: the files.
+        wanted: size that the network gets of an image of some height and width.
+        batch_size: images of a batch at most.
+        workers: processes that read.
+    """
+    sizes = [wanted(*image_size(path)) for path in paths]
+    chunks = [
+        list(run)[start : start + batch_size]
+        for _, members in groupby(range(len(paths)), key=sizes.__getitem__)
+        for run in [list(members)]
+        for start in range(0, len(run), batch_size)
+    ]
+    return iter(DataLoader(LooseImages(paths, sizes), batch_sampler=chunks, num_workers=workers, collate_fn=list))

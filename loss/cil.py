@@ -1,0 +1,101 @@
+"""CIL: Klingner et al., "Class-Incremental Learning for Semantic Segmentation Re-Using Neither Old Data Nor Old
+Labels", ITSC 2020: new classes are learned from new labels alone, the old ones from the teacher, on other pixels.
+
+With z the student's and z' the teacher's logits, K the teacher's channels, T the temperature, L the pixels labelled
+with a new class, and U all others, void among them (in the first task L is all labelled pixels, and U is not used):
+
+    loss = mean over L of ce + kd_weight mean over U of w kd
+    ce = lse(z) - z_y                                           over all channels, without temperature
+    kd = -T^2 sum_{c<K} q_c log softmax(z / T)_c                q = softmax(z' / T); the other softmax over all channels
+    w  = 1 + gradient_scaling H,  H = -sum_{c<K} q_c log2 q_c   entropy of the teacher in bits
+
+As the student's softmax spans all channels, distillation also holds new classes down where nothing is labelled. A
+label of an old class, background's among them, is no new label: with training.hidden=background, where other methods
+see hidden classes as background, the teacher says here what these pixels are.
+
+Mended, of its code: a batch without an unlabelled pixel and a teacher's probability of 0 give no NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from loss.base import ContinualLoss, Step
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
+
+NORMS = ("pixels", "weights")
+
+
+def entropy_bits(probabilities: Tensor) -> Tensor:
+    """Entropy over the channels in bits, B x H x W; a probability of 0 contributes 0."""
+    return -torch.xlogy(probabilities, probabilities).sum(dim=1) / math.log(2)
+
+
+def teacher_loss(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    unlabelled: Tensor,
+    *,
+    temperature: float = 1.0,
+    gradient_scaling: float = 1.0,
+    norm: str = "pixels",
+) -> Tensor:
+    """Distillation on unlabelled pixels, weighted by the teacher's entropy; 0 where there is no such pixel.
+
+    Args:
+        logits: z, B x C x H x W.
+        teacher_logits: z', B x K x H x W, K <= C.
+        unlabelled: U, B x H x W bool.
+        temperature: T.
+        gradient_scaling: factor of the entropy; 0: all pixels count alike.
+        norm: what the sum over U is divided by: "pixels", their number, or "weights", the sum of their w.
+    """
+    teacher = torch.softmax(at_least_float32(teacher_logits) / temperature, dim=1)
+    student = torch.log_softmax(at_least_float32(logits) / temperature, dim=1)[:, : teacher.shape[1]]
+    weight = unlabelled * (1 + gradient_scaling * entropy_bits(teacher))
+    total = temperature**2 * (weight * -(teacher * student).sum(dim=1)).sum()
+    # weights are at least 1 where they count
+    return total / (weight if norm == "weights" else unlabelled).sum().clamp(min=1)
+
+
+class CIL(ContinualLoss):
+    """Cross entropy where there is a new label, the teacher's soft labels everywhere else."""
+
+    needs_teacher = True
+    reads_class_weights = True
+
+    def __init__(
+        self,
+        kd_weight: float = 1.0,
+        temperature: float = 1.0,
+        gradient_scaling: float = 1.0,
+        norm: str = "pixels",
+        classifier_init: str = "random",
+    ) -> None:
+        """Args:
+        kd_weight: of the distillation.
+        temperature, gradient_scaling, norm: see `teacher_loss`.
+        classifier_init: see `ContinualLoss`.
+        """
+        super().__init__(classifier_init)
+        if norm not in NORMS:
+            raise ValueError(f"loss.norm={norm} is none of {', '.join(NORMS)}")
+        if temperature <= 0:
+            raise ValueError(f"loss.temperature={temperature} must be above 0")
+        self.kd_weight = kd_weight
+        self.settings = {"temperature": temperature, "gradient_scaling": gradient_scaling, "norm": norm}
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """{"ce"} and, with a teacher, {"kd"}."""
+        logits, labels, weight = step.student.logits, step.batch["label"], step.memory.get("class_weights")
+        if step.teacher is None:
+            return {"ce": cross_entropy(logits, labels, weight=weight)}
+        unlabelled = (labels < step.task.n_old) | (labels == IGNORE_INDEX)
+        kd = teacher_loss(logits, step.teacher.logits, unlabelled, **self.settings)
+        return {
+            "ce": cross_entropy(logits, torch.where(unlabelled, IGNORE_INDEX, labels), weight=weight),
+            "kd": self.kd_weight * kd,
+        }

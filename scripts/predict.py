@@ -1,0 +1,116 @@
+"""Segment images with a checkpoint of this project: its label maps, overlays and, with masks, its scores.
+
+python scripts/predict.py outputs/.../task_01/model.ckpt photo.jpg more/ 'even/*.png' [--output predictions]
+    [--task 1] [--masks folder] [--size run] [--batch-size 4] [--device auto]
+
+Written for each image, at its size: <name>.png, a palette image of the data set's class ids and colours, and
+<name>_overlay.jpg; with masks <name>_compare.jpg (image, mask, prediction, wrong pixels) and scores.json for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+from continual.errors import ConfigError
+from continual.files import write_atomically
+from continual.launch import user_message
+
+if TYPE_CHECKING:
+    import torch
+
+
+def main() -> None:
+    """Read the arguments, predict, say where the results are."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a finished task, or last.ckpt of one in training")
+    parser.add_argument("images", nargs="+", help="files, folders or globs")
+    parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--task", help="only classes of one task or of the first ones, as scripts/evaluate.py names them: 1, 2, 1u2 ..."
+    )
+    parser.add_argument("--masks", type=Path, help="folder with masks of the data set's class ids: scores are computed")
+    parser.add_argument(
+        "--size", default="run", help="what the network gets: run = as in the run's evaluation | native | 512x1024"
+    )
+    parser.add_argument("--batch-size", type=int, default=4, help="images of one size at a time")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
+    arguments = parser.parse_args()
+    try:
+        predict(arguments)
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Segment the images.
+
+    Raises:
+        ConfigError: an option does not fit.
+        DataError: an image or mask is missing or damaged, or results would be overwritten.
+        RunError: the checkpoint cannot be used.
+    """
+    import torch  # heavy: not needed for --help or a wrong option
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from continual.predictions import Writer, scores_table
+    from continual.saved_model import SavedModel
+    from datamodules.loose_images import find_images, find_masks, loose_batches
+
+    if arguments.batch_size < 1 or arguments.workers < 0:
+        raise ConfigError("--batch-size must be at least 1 and --workers at least 0")
+    images = find_images(arguments.images)
+    masks = find_masks(images, arguments.masks) if arguments.masks else {}
+    model = SavedModel.load(arguments.checkpoint)
+    writer = Writer(model, arguments.output, model.group(arguments.task), masks)
+    writer.check_free(images, arguments.overwrite)
+    device = find_device(arguments.device)
+    model.network.to(device)
+    batches = loose_batches(images, model.input_size(arguments.size), arguments.batch_size, arguments.workers)
+    written = []
+    with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
+        bar = progress.add_task("predicting", total=len(images))
+        for batch in batches:
+            pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
+            predictions = model.predict(pixels, writer.group).to(torch.uint8).cpu()
+            for (path, image, _), prediction in zip(batch, predictions, strict=True):
+                written.append(pool.submit(writer.write, path, image, prediction))
+            progress.advance(bar, len(batch))
+        confusions = [future.result() for future in written]
+    print(f"{len(images)} images: {arguments.output}")
+    if masks:
+        scores = writer.scores(sum(confusions))
+        write_atomically(arguments.output / "scores.json", json.dumps(scores, indent=1))
+        Console().print(scores_table(scores))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto": a GPU where there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error
+
+
+if __name__ == "__main__":
+    main()
