@@ -123,7 +123,7 @@ class SavedModel:
     def input_size(self, size: str) -> Callable[[int, int], tuple[int, int]]:
         """From an image's height and width to those that the network gets.
 
-        Args: `size`: "run": as in the run's evaluation, but whole where that cuts; "native"; or height x width, "512x1024".
+        Args: `size`: "run": as in the run's evaluation, but whole where that cuts; "native"; "512x1024", height first.
 
         Raises:
             ConfigError: none of these.

@@ -25,7 +25,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """Files, all images of folders, and what globs match, in the order given, each once.
 
     Raises:
-        DataError: one gives no image, or two files have the same name, so that their results would overwrite each other.
+        DataError: one gives no image, or two files have the same name, which their results would have too.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
