@@ -83,7 +83,7 @@ class Writer:
             Confusion matrix of the image, None without a mask.
 
         Raises:
-            DataError: the mask is damaged or of another size.
+            DataError: the mask is damaged.
         """
         label_file, overlay_file, compare_file = self._files(path)
         channels = nearest_pixels(prediction, image.shape[:2]).numpy()
@@ -95,9 +95,6 @@ class Writer:
         if path not in self.masks:
             return None
         mask = read_mask(self.masks[path])
-        if mask.shape != image.shape[:2]:
-            sizes = (f"{height}x{width}" for height, width in (image.shape[:2], mask.shape))
-            raise DataError(f"image {path} and mask {self.masks[path]} differ in size: {' and '.join(sizes)}")
         label = self.channels[mask]
         write_jpeg(
             compare_file, np.hstack([image, self._label(image, label), shown, wrong_pixels(image, label, channels)])
@@ -122,7 +119,7 @@ class Writer:
 def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
     """256-entry table from mask value to channel; 255 for values of no class, and of none in the group."""
     table = np.full(256, IGNORE, np.uint8)
-    first = 0 if model.labels_background else 1
+    first = 0 if model.about["labels_background"] else 1
     for channel in range(first, len(model.mask_values)):
         if group is None or group.start <= channel < group.stop:
             table[model.mask_values[channel]] = channel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from continual.checkpoint import load_checkpoint
 from continual.closed_world import Groups, class_groups, closed_prediction
 from continual.errors import ConfigError, RunError
 from continual.palette import palette
-from continual.tasks import Task
+from continual.tasks import IGNORE, Task
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
 
@@ -39,7 +41,7 @@ def describe(task: Task, network: SegmentationNetwork, total: int, settings: dic
         "task": task.index,
         "class_counts": list(network.class_counts),
         "class_names": list(task.class_names),
-        "mask_values": [task.labels.background or 0, *task.seen],
+        "mask_values": [IGNORE if task.labels.background is None else task.labels.background, *task.seen],
         "colours": palette(task)[: task.n_seen].tolist(),
         "background": network.has_background,
         "labels_background": task.labels.background is not None,
@@ -52,38 +54,25 @@ class SavedModel:
     """A network in evaluation mode and its method.
 
     Attributes:
-        path: the checkpoint.
+        path: the file.
         network: on the CPU at first.
         loss: the method, which says how outputs become classes.
-        config: the run's resolved configuration.
-        task: index of the task that it learned last.
-        class_names: of the channels, background first.
-        mask_values: of the channels in the data set's masks.
-        colours: of the channels, C x 3 uint8.
-        labels_background: whether a value of the masks means background.
+        about: see `describe`.
     """
 
     path: Path
     network: SegmentationNetwork
     loss: ContinualLoss
-    config: dict[str, Any]
-    task: int
-    class_names: list[str]
-    mask_values: list[int]
-    colours: np.ndarray
-    labels_background: bool
+    about: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path) -> SavedModel:
-        """Build the network that a checkpoint holds: a finished task's model.ckpt, or last.ckpt of one in training.
+        """Build the network that a file holds: model.ckpt, last.ckpt of a task in training, or an exported safetensors.
 
         Raises:
             RunError: the file is missing, damaged, or does not describe itself.
         """
-        content = load_checkpoint(path)
-        if ABOUT not in content:
-            raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
-        about = content[ABOUT]
+        about, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
         config = about["config"]
         nodes = {part: OmegaConf.create(config[part]) for part in ("network", "loss")}
         if "pretrained" in nodes["network"]:
@@ -96,12 +85,33 @@ class SavedModel:
             network.use_single_head(about["total"])
         for n in about["class_counts"]:
             network.add_classes(n)
-        network.load_state_dict(content["network"] if "network" in content else _network_of_lightning(content))
-        return cls(
-            path, network.eval().requires_grad_(False), loss, config, about["task"], about["class_names"],
-            about["mask_values"], np.array(about["colours"], np.uint8),
-            about["labels_background"],
-        )  # fmt: skip
+        network.load_state_dict(state)
+        return cls(path, network.eval().requires_grad_(False), loss, about)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's resolved configuration."""
+        return self.about["config"]
+
+    @property
+    def task(self) -> int:
+        """Index of the task that it learned last."""
+        return self.about["task"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the channels, background first."""
+        return self.about["class_names"]
+
+    @property
+    def mask_values(self) -> list[int]:
+        """Of the channels in the data set's masks."""
+        return self.about["mask_values"]
+
+    @property
+    def colours(self) -> np.ndarray:
+        """Of the channels, C x 3 uint8."""
+        return np.array(self.about["colours"], np.uint8)
 
     @property
     def groups(self) -> Groups:
@@ -138,6 +148,22 @@ class SavedModel:
         evaluation = instantiate(self.config["dataset"]["evaluation"], _convert_="all")
         return getattr(evaluation, "input_size", lambda height, width: (height, width))
 
+    def fixed_size(self, size: str) -> tuple[int, int]:
+        """Height and width of all images that the network gets.
+
+        Args: `size`: "run": those of the run's evaluation; or "512x1024".
+
+        Raises:
+            ConfigError: neither, or the run's evaluation takes images of any size.
+        """
+        wanted = self.input_size(size)
+        square = self.config["dataset"]["evaluation"].get("size")
+        if size == "run" and square is not None:
+            return square, square
+        if wanted(1, 1) != wanted(2, 3):
+            raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
+        return wanted(1, 1)
+
     def normalise(self, image: Tensor) -> Tensor:
         """B x 3 x H x W in [0, 255] to what the network was trained on."""
         values = (self.config["dataset"][key] for key in ("mean", "std"))
@@ -156,7 +182,26 @@ class SavedModel:
         return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
 
 
-def _network_of_lightning(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The network's tensors among those of the learner."""
-    prefix = "network."
-    return {n.removeprefix(prefix): value for n, value in content["state_dict"].items() if n.startswith(prefix)}
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What it says of itself, and the network's tensors."""
+    content = load_checkpoint(path)
+    if ABOUT not in content:
+        raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
+    if "network" in content:
+        return content[ABOUT], content["network"]
+    prefix = "network."  # Lightning's own checkpoints hold all of the learner
+    tensors = content["state_dict"].items()
+    return content[ABOUT], {n.removeprefix(prefix): value for n, value in tensors if n.startswith(prefix)}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The same of an exported file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({error}); export it again") from error
+    if ABOUT not in metadata:
+        raise RunError(f"{path} does not say what it holds; give one that scripts/export.py wrote")
+    return json.loads(metadata[ABOUT]), state

@@ -44,9 +44,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for path in found:
         other = stems.setdefault(path.stem, path)
         if other != path:
-            raise DataError(
-                f"{other} and {path} have the same name, and so would their results; predict one after the other"
-            )
+            raise DataError(f"{other} and {path} have the same name, which their results would have too")
     return list(found)
 
 
@@ -54,17 +52,22 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """The mask of each image: of the same name, or of Cityscapes' names, anywhere below a folder.
 
     Raises:
-        DataError: there is no such folder, or an image has no mask there.
+        DataError: there is no such folder, or an image has no mask there, or one of another size.
     """
     if not folder.is_dir():
         raise DataError(f"--masks {folder}: there is no such folder")
     masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png"))}
     missing = [path for path in images if _plain(path.stem) not in masks]
     if missing:
-        raise DataError(
-            f"{missing[0]} has no mask {_plain(missing[0].stem)}.png below {folder}, nor {len(missing) - 1} others"
-        )
-    return {path: masks[_plain(path.stem)] for path in images}
+        name = f"{_plain(missing[0].stem)}.png"
+        raise DataError(f"{missing[0]} and {len(missing) - 1} more images have no mask below {folder}, such as {name}")
+    found = {path: masks[_plain(path.stem)] for path in images}
+    for image, mask in found.items():
+        sizes = image_size(image), image_size(mask)
+        if sizes[0] != sizes[1]:
+            shown = " and ".join(f"{width}x{height}" for height, width in sizes)
+            raise DataError(f"image {image} and mask {mask} differ in size: {shown}")
+    return found
 
 
 def _plain(stem: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from continual import schedules
+from continual.errors import ConfigError
 from continual.learner import ContinualLearner
 from continual.tasks import LabelSpace, Protocol, build_tasks
 from loss.base import ContinualLoss
@@ -80,6 +81,24 @@ def test_network_grows_by_the_classes_of_each_task():
     for task in TASKS:
         learner.begin_task(task)
         assert learner(torch.rand(1, 3, 16, 16)).logits.shape[1] == task.n_seen
+
+
+def test_a_restart_begins_every_task_with_the_first_weights():
+    learner = make_learner(restart=True)
+    first = copy.deepcopy(learner.network.state_dict())
+    for task in TASKS:
+        learner.begin_task(task)
+        ours = learner.network.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in first.items())
+        assert learner.network.classifier.num_classes == task.n_seen
+        if task.index:
+            assert (learner.teacher.state_dict()["classifier.heads.0.bias"] == 7).all()
+            assert (ours["classifier.heads.0.bias"] != 7).all()
+        with torch.no_grad():
+            for parameter in learner.network.parameters():
+                parameter.fill_(7)
+    with pytest.raises(ConfigError, match=r"training\.restart=true begins later tasks anew"):
+        make_learner(restart=True, freeze=["down"])
 
 
 def test_lr_next_and_schedule_length():

@@ -30,6 +30,15 @@ def rates(make, steps, lr=0.01):
     return result
 
 
+def test_golden_rates_of_cils_epochs(golden):
+    """Its first epoch is above the learning rate."""
+    data = golden("cil_lr")
+    epochs = int(data["num_epochs"])
+    got = rates(lambda o: schedules.poly(o, epochs, lag=1), epochs, float(data["base_lr"]))
+    np.testing.assert_allclose(got[:epochs], data["lr_per_epoch"], rtol=1e-9)
+    assert got[0] > float(data["base_lr"]) == got[1]
+
+
 @pytest.mark.parametrize(
     ("name", "base", "total", "power", "values"),
     [

@@ -24,6 +24,7 @@ from continual.tasks import (
     select_train_partitioned,
     select_val,
 )
+from datamodules.cityscapes import CLASSES, UNSCORED
 from datamodules.class_index import ClassIndex
 from tests.mask_files import real_voc_splits
 
@@ -515,3 +516,40 @@ def test_images_of_ade(ade_presence, name):
     assert len(together) == len(set(together.tolist())) == 20196
     if partition is not None:
         assert [len(part) for part in parts] == partition
+
+
+CIL_ORDER = [7, 8, 21, 22, 23, 11, 12, 13, 17, 19, 20, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def test_golden_labels_of_cil(golden):
+    """Its five tables, for the ids that Cityscapes has; an unknown id is no bicycle here."""
+    data = golden("cil_label_maps")
+    labels = LabelSpace(CLASSES, background=None, ignored=(*UNSCORED, 255))
+    tasks = build_tasks(labels, Protocol(hidden="ignore"), dataset="cityscapes", task="5-6-8", class_order=CIL_ORDER)
+    ids = [i for i in data["label_ids"].tolist() if i >= 0]
+    tables = {"1": tasks[0].train_lut, "2": tasks[1].train_lut, "3": tasks[2].train_lut,
+              "12": tasks[1].eval_lut, "123": tasks[2].eval_lut}  # fmt: skip
+    for name, table in tables.items():
+        theirs = dict(zip(data["label_ids"].tolist(), data[f"trainid_{name}"].tolist(), strict=True))
+        want = [255 if theirs[i] == 255 else theirs[i] + 1 for i in ids]
+        assert table[ids].tolist() == want
+    assert set(tasks[2].train_lut[34:].tolist()) == {255}
+    assert not any(task.has_background for task in tasks)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "disjoint", "overlap"])
+def test_hidden_classes_have_no_label(mode):
+    """Nor has background after the first task, unless old classes are visible."""
+    for task in build("voc", {"mode": mode, "hidden": "ignore"}, task="15-1"):
+        visible = mode == "sequential"
+        assert task.train_lut[0] == (0 if visible or task.index == 0 else 255)
+        assert set(task.train_lut[list(task.future)].tolist()) <= {255}
+        assert (task.train_lut[list(task.old)] == 255).all() != visible or not task.old
+        assert task.train_lut[list(task.new)].tolist() == list(range(len(task.old) + 1, task.n_seen))
+        assert task.has_background
+
+
+def test_where_nothing_is_background():
+    for protocol, wanted in (({}, True), ({"hidden": "ignore"}, False),
+                             ({"hidden": "ignore", "void_as_background": True}, True)):  # fmt: skip
+        assert build("camvid", protocol, task="5-6")[0].has_background == wanted

@@ -32,6 +32,16 @@ def test_chosen_cities_concern_training_alone(tree):
     assert len(chosen.split("val")) == 2
 
 
+def test_cities_that_validate_do_not_train(tree):
+    data = Cityscapes(str(tree), None, False, val_cities=["ulm"])
+    cities = {name: {i.split("_")[0] for i in data.split(name).ids} for name in ("train", "val", "test")}
+    assert cities == {"train": {"aachen"}, "val": {"ulm"}, "test": {"munster"}}
+    with pytest.raises(DataError, match=r"dataset\.cities: ulm is one of dataset\.val_cities"):
+        Cityscapes(str(tree), ["ulm"], False, val_cities=["ulm"]).split("train")
+    with pytest.raises(DataError, match=r"dataset\.val_cities: .* no city paris"):
+        Cityscapes(str(tree), None, False, val_cities=["paris"]).split("val")
+
+
 def test_an_unknown_city_is_named_with_those_that_are_there(tree):
     with pytest.raises(DataError, match=r"dataset.cities: .* no city paris; there are aachen, ulm"):
         source(tree, ["paris"]).split("train")
@@ -55,7 +65,7 @@ def test_the_19_classes_by_their_label_ids(tree):
     assert (CLASSES[7], CLASSES[26], CLASSES[33]) == ("road", "car", "bicycle")
     labels = source(tree).labels
     assert labels.background is None
-    assert set(labels.ignored) | set(CLASSES) == {*range(34), 255}
+    assert set(labels.ignored) | set(CLASSES) == set(range(256))  # what Cityscapes does not know has no label
 
 
 def test_ids_without_a_class_become_background_as_in_bacs(tree):

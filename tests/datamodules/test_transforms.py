@@ -19,7 +19,9 @@ from datamodules.transforms import (
     CenterCrop,
     Identity,
     RandomResizedCrop,
+    ResizeImage,
     ScaleCrop,
+    ShrinkCrop,
     resize_image,
     resize_mask,
 )
@@ -340,3 +342,60 @@ def test_configured_evaluations(configured, choice, shape):
 
 def test_windows_of_images_smaller_than_the_crop():
     assert sample_window(1, 1, random.Random(0), *MIB) == Window(0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["pil", "cv2"])
+def test_shrunk_windows(interpolation):
+    """Window of the wanted size, labels where the image has them, every place and factor reached."""
+    image = np.zeros((60, 120, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(120), 4 * np.arange(60)[:, None]
+    mask = (np.arange(120) // 2).astype(np.uint8)[None].repeat(60, 0)
+    crop = ShrinkCrop(48, 96, (1.0, 1.5), 20, 40, interpolation)
+    lefts, widths = set(), set()
+    for seed in range(40):
+        got, label = Augmentation(crop=crop)(image, mask, seed)
+        assert (got.shape, label.shape) == ((20, 40, 3), (20, 40))
+        np.testing.assert_allclose(got[:, 2:-2, 0] // 2, label[:, 2:-2], atol=2)
+        lefts.add(int(label[0, 0]))
+        widths.add(int(label[0, -1]) - int(label[0, 0]))
+    assert len(lefts) > 10
+    assert min(widths) <= 26  # 40 of 96 pixels are 25 labels, 40 of 64 are 37
+    assert max(widths) >= 33
+
+
+def test_the_interpolations_of_shrunk_windows_agree():
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.repeat(rng.integers(0, 255, (4, 8, 3), dtype=np.uint8), 32, 0), 32, 1)
+    mask = np.ascontiguousarray(image[..., 0])
+    fast, slow = (Augmentation(crop=ShrinkCrop(96, 192, (1.0, 1.5), 40, 80, kind)) for kind in ("cv2", "pil"))
+    for seed in range(5):
+        (image_a, mask_a), (image_b, mask_b) = fast(image, mask, seed), slow(image, mask, seed)
+        assert (mask_a == mask_b).mean() > 0.9  # borders may lie a pixel apart
+        assert np.abs(image_a.astype(int) - image_b).mean() < 8
+
+
+def test_windows_that_do_not_fit_are_refused():
+    for arguments in ((48, 96, (1.0, 1.5), 33, 40), (48, 96, (1.0, 1.5), 20, 65), (48, 96, (0.5, 1.0), 20, 40)):
+        with pytest.raises(DataError, match=r"dataset\.augmentation: a window of .* does not fit into 48 x 96"):
+            ShrinkCrop(*arguments)
+
+
+def test_the_jitter_of_cil_has_an_order_and_its_ranges():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["dataset=cityscapes", "dataset.root=x", "dataset/augmentation=shrink_crop"])
+    pipeline = instantiate(config.dataset.augmentation, _convert_="all").pipeline
+    assert list(config.dataset.augmentation)[1:] == ["flip", "crop", "brightness", "contrast", "saturation", "hue"]
+    ranges = [
+        {name: tuple(getattr(t, name)) for name in ("brightness", "contrast", "saturation", "hue")}
+        for t in pipeline.transforms[2:]
+    ]
+    assert [{k: v for k, v in r.items() if v not in ((1, 1), (0, 0))} for r in ranges] == [
+        {"brightness": (0.8, 1.2)}, {"contrast": (0.8, 1.2)}, {"saturation": (0.8, 1.2)}, {"hue": (-0.1, 0.1)},
+    ]  # fmt: skip
+
+
+def test_images_at_one_size_and_masks_as_they_are():
+    image, mask = np.zeros((30, 40, 3), np.uint8), np.arange(1200, dtype=np.uint16).astype(np.uint8).reshape(30, 40)
+    got, label = ResizeImage(16, 24)(image, mask)
+    assert got.shape == (16, 24, 3)
+    assert label is mask

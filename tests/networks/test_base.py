@@ -12,6 +12,7 @@ from torch import nn
 
 from continual.errors import ConfigError
 from networks.base import NetworkOutput, SegmentationNetwork
+from networks.classifier import IncrementalClassifier
 from networks.deeplabv3 import DeepLabV3
 from networks.erfnet import ERFNet
 from networks.norm import is_norm
@@ -53,6 +54,24 @@ class Contract:
         for features in (output.scores, output.embedding, *output.stages):
             stride = 2 ** round(math.log2(size[0] / features.shape[-2]))
             assert features.shape[-2:] == tuple(-(-side // stride) for side in size)
+
+    def test_without_background(self):
+        """Channel 0 has no weights and no probability, and the network grows and keeps its scores as ever."""
+        torch.manual_seed(0)
+        network = self.make()
+        network.leave_out_background()
+        network.add_classes(4)
+        before = network.eval()(self.image()).logits
+        network.add_classes(2)
+        output = network(self.image())
+        assert output.logits.shape[1] == output.scores.shape[1] == 6
+        assert network.classifier.num_classes == 5
+        assert len(output.extras["class_vectors"]) == 6
+        probability = torch.softmax(output.logits, dim=1)
+        assert not probability[:, 0].any()
+        torch.testing.assert_close(probability.sum(1), torch.ones_like(probability[:, 0]))
+        if isinstance(network.classifier, IncrementalClassifier):
+            assert torch.equal(output.logits[:, :4], before)
 
     def test_every_parameter_learns(self):
         network = self.grown()

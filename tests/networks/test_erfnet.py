@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from continual.errors import ConfigError
 from networks.erfnet import Downsampler, ERFNet, NonBottleneck1D
+from tests.networks.seeded import fill
 
 
 @pytest.fixture
@@ -14,22 +16,11 @@ def seeded(golden) -> tuple[ERFNet, dict[str, np.ndarray]]:
     data = golden("cil_erfnet_forward")
     network = ERFNet()
     network.add_classes(int(data["num_classes"]))
-    state = network.state_dict()
-    for index, key in enumerate(str(key) for key in data["keys"]):
-        name = key.replace("decoder.output_conv", "classifier.heads.0")
-        shape = tuple(state[name].shape)
-        assert shape == tuple(int(n) for n in data["shapes"][index] if n), key
-        z = np.random.RandomState(int(data["seed_base"]) + index).standard_normal(shape)
-        if key.endswith("running_mean"):
-            value = 0.1 * z
-        elif key.endswith("running_var"):
-            value = 1 + 0.2 * np.abs(z)
-        elif len(shape) == 4:
-            value = z * np.sqrt(2 * shape[0] / z.size)
-        else:
-            value = 1 + 0.1 * z if ".bn" in key and key.endswith("weight") else 0.05 * z
-        state[name] = torch.from_numpy(value.astype(np.float32))
-    network.load_state_dict(state)
+    keys = fill(network, int(data["seed_base"]))
+    assert keys == [str(key) for key in data["keys"]]
+    shapes = [tuple(int(n) for n in shape if n) for shape in data["shapes"]]
+    state = {name.replace("classifier.heads.0", "decoder.output_conv"): v for name, v in network.state_dict().items()}
+    assert [tuple(state[key].shape) for key in keys] == shapes
     return network, data
 
 
@@ -59,6 +50,38 @@ def test_training_of_the_original(seeded):
     close(output.logits, data["logits_train_nodrop"], 5e-3)
     close(network.encoder.initial_block.bn.running_mean, data["running_mean_after_initial_bn"], 1e-3)
     close(network.encoder.initial_block.bn.running_var, data["running_var_after_initial_bn"], 1e-3)
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [((6,), 2_063_281), ((6, 6), 2_063_671), ((6, 6, 8), 2_064_191)])
+def test_number_of_parameters_of_cils_stages(classes, parameters):
+    """Five, eleven and nineteen classes, and no background."""
+    network = ERFNet()
+    network.leave_out_background()
+    for n in classes:
+        network.add_classes(n)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("prefix", ["module.features.encoder.", "module.encoder.", ""])
+def test_encoders_of_files(prefix, tmp_path):
+    """The authors' ImageNet classifier, a whole network of theirs, and bare tensors, in any order of their names."""
+    theirs = ERFNet()
+    state = {f"{prefix}{name}": value for name, value in sorted(theirs.encoder.state_dict().items())}
+    if prefix:
+        head = {"features": "module.classifier.weight", "encoder.": "module.encoder.output_conv.weight"}[prefix[7:15]]
+        state |= {head: torch.zeros(2, 128), "module.decoder.layers.0.bn.weight": torch.zeros(64)}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "erfnet.pth.tar")
+    ours = ERFNet(pretrained=str(tmp_path / "erfnet.pth.tar")).encoder.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.encoder.state_dict().items())
+
+
+def test_a_file_that_does_not_fit_is_refused(tmp_path):
+    """Their loader stops silently at the first name that it does not expect."""
+    state = ERFNet().encoder.state_dict()
+    del state["layers.3.bn1.weight"]
+    torch.save(state, tmp_path / "erfnet.pth")
+    with pytest.raises(ConfigError, match=r"erfnet\.pth does not fit .* 1 missing: layers\.3\.bn1\.weight"):
+        ERFNet(pretrained=str(tmp_path / "erfnet.pth"))
 
 
 @pytest.mark.parametrize(("classes", "parameters"), [(5, 2_063_281), (11, 2_063_671), (19, 2_064_191), (20, 2_064_256)])

@@ -1,0 +1,170 @@
+"""A saved model in forms that others read; each is checked against the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from continual.errors import ConfigError, UserError
+from continual.files import write_atomically
+from continual.results import percent
+from continual.saved_model import ABOUT, SavedModel
+
+TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
+CHECKED = (1, 2)  # sizes of the batches on which an export is compared
+
+
+class Exported(nn.Module):
+    """Image B x 3 x H x W uint8 RGB to logits B x C x H x W and classes B x H x W uint8, normalisation included."""
+
+    def __init__(self, model: SavedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.network = model.network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and classes."""
+        output = self.network(self.model.normalise(image))
+        return output.logits, self.model.loss.predict(output).to(torch.uint8)
+
+
+def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
+    """Write an ONNX graph for images of one size in batches of any.
+
+    Args:
+        model: on the CPU.
+        path: of the file.
+        size: height and width.
+
+    Returns:
+        Greatest difference of a logit in onnxruntime from the original's.
+
+    Raises:
+        ConfigError: a package is missing.
+        UserError: the graph computes something else.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx translates with
+    except ImportError as error:
+        raise ConfigError(
+            f'{error.name} is missing: pip install "palimpsest[export]", or leave onnx out of --formats'
+        ) from error
+    exported = Exported(model).eval()
+    example = torch.zeros(CHECKED[-1], 3, *size, dtype=torch.uint8)
+    program = torch.onnx.export(
+        exported, (example,), dynamo=True, input_names=["image"], output_names=["logits", "classes"],
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
+    )  # fmt: skip
+    graph = program.model_proto
+    for key, value in card_data(model, size).items():
+        graph.metadata_props.add(key=key, value=json.dumps(value))
+    onnx.save(graph, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return max(_difference(exported, session, random_images(batch, size), path) for batch in CHECKED)
+
+
+def _difference(exported: Exported, session: Any, image: Tensor, path: Path) -> float:
+    with torch.inference_mode():
+        logits, _ = exported(image)
+    got = session.run(["logits"], {"image": image.numpy()})[0]
+    difference = float(np.abs(got - logits.numpy()).max())
+    if got.shape != tuple(logits.shape) or not difference <= TOLERANCE * logits.abs().max().item():
+        raise UserError(f"{path} does not compute what {exported.model.path} does: logits differ by {difference:.3g}")
+    return difference
+
+
+def export_safetensors(model: SavedModel, path: Path) -> float:
+    """Write the weights, with what is needed to build the network as metadata; `SavedModel.load` reads the file.
+
+    Returns:
+        Greatest difference of a logit after reading it back.
+
+    Raises:
+        UserError: it is not 0.
+    """
+    save_file({name: value.contiguous() for name, value in model.network.state_dict().items()}, path,
+              metadata={ABOUT: json.dumps(model.about), "format": "pt"})  # fmt: skip
+    image = random_images(1, (64, 96))
+    with torch.inference_mode():
+        logits, again = (Exported(m)(image)[0] for m in (model, SavedModel.load(path)))
+    if not torch.equal(logits, again):
+        raise UserError(f"{path} does not compute what {model.path} does")
+    return 0.0
+
+
+def random_images(batch: int, size: tuple[int, int]) -> Tensor:
+    """B x 3 x H x W uint8, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+def card_data(model: SavedModel, size: tuple[int, int]) -> dict[str, Any]:
+    """What a program must know to use the model, as plain values."""
+    dataset = model.config["dataset"]
+    classes = zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
+    return {
+        "classes": [{"name": name, "mask_value": value, "colour": colour} for name, value, colour in classes],
+        "mean": dataset["mean"],
+        "std": dataset["std"],
+        "height": size[0],
+        "width": size[1],
+        "tasks": {name: [group.start, group.stop] for name, group in model.groups.items()},
+    }
+
+
+def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapping[str, float]) -> None:
+    """Model card in Markdown.
+
+    Args:
+        model: the model.
+        path: of the card.
+        size: height and width that the network gets.
+        files: greatest difference of a logit by name of an exported file.
+    """
+    training, dataset = model.config["training"], model.config["dataset"]
+    rows = [
+        f"| {channel} | {name} | {value} | #{''.join(f'{part:02x}' for part in colour)} |"
+        for channel, (name, value, colour) in enumerate(
+            zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
+        )
+    ]
+    groups = [f"{name.replace('u', '∪')}: {group.start} to {group.stop - 1}" for name, group in model.groups.items()]
+    lines = [
+        f"# {type(model.loss).__name__} on {dataset['name']}, after task {model.task}",
+        "",
+        f"Semantic segmentation of {len(model.class_names)} classes, learned task after task: "
+        f"{type(model.network).__name__}, training.mode={training['mode']}, seed {training['seed']}.",
+        "",
+        f"- Input: RGB, uint8, batch x 3 x {size[0]} x {size[1]}; the ONNX graph normalises it itself, with mean "
+        f"{dataset['mean']} and deviation {dataset['std']} of values in [0, 1]; who builds on the weights must do it.",
+        "- Output: `logits`, batch x channels x height x width; `classes`, the channel of each pixel.",
+        f"- Channels by task, counted from 1: {'; '.join(groups)}.",
+        *(f"- `{name}`: logits differ from the original's by at most {value:.2g}." for name, value in files.items()),
+        "",
+        "| channel | class | value in the data set's masks | colour |",
+        "|---|---|---|---|",
+        *rows,
+        *_scores(model),
+    ]
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def _scores(model: SavedModel) -> list[str]:
+    """Test scores of the run that the checkpoint lies in, where there are any."""
+    results = model.path.parent.parent / "results.json"
+    if not results.is_file():
+        return []
+    for entry in json.loads(results.read_text())["tasks"]:
+        if entry["task"] == model.task:
+            iou = ", ".join(f"{name} {percent(value)}" for name, value in entry["iou"].items())
+            return ["", f"Test: mIoU {percent(entry['miou'])} % on {entry['images']} images; IoU in %: {iou}."]
+    return []

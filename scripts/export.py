@@ -1,0 +1,71 @@
+"""Export a checkpoint to ONNX and safetensors, with a model card; each file is checked against the original.
+
+python scripts/export.py outputs/.../task_01/model.ckpt [--output exported] [--formats onnx safetensors]
+    [--size 512x1024]
+
+ONNX needs: pip install "palimpsest[export]", from a clone pip install -e ".[export]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+from continual.errors import ConfigError
+from continual.launch import user_message
+
+FORMATS = ("onnx", "safetensors")
+
+
+def main() -> None:
+    """Read the arguments and export."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a finished task, or last.ckpt of one in training")
+    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder for the files")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--size", default="run", help="of the images: run = as in the run's evaluation | 512x1024")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    arguments = parser.parse_args()
+    try:
+        export(arguments.checkpoint, arguments.output, arguments.formats, arguments.size, arguments.overwrite)
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def export(checkpoint: Path, folder: Path, formats: list[str], size: str, overwrite: bool) -> None:
+    """Write model.onnx, model.safetensors and README.md.
+
+    Raises:
+        ConfigError: an option does not fit, a package is missing, or a file is there already.
+        RunError: the checkpoint cannot be used.
+        UserError: an exported file does not compute what the checkpoint does.
+    """
+    from continual.export import export_onnx, export_safetensors, write_card
+    from continual.saved_model import SavedModel
+
+    model = SavedModel.load(checkpoint)
+    height, width = model.fixed_size(size)
+    names = [*(f"model.{kind}" for kind in formats), "README.md"]
+    there = [name for name in names if (folder / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(f"{folder / there[0]} exists: give --overwrite, or another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    differences = {}
+    if "safetensors" in formats:
+        differences["model.safetensors"] = export_safetensors(model, folder / "model.safetensors")
+    if "onnx" in formats:
+        differences["model.onnx"] = export_onnx(model, folder / "model.onnx", (height, width))
+    write_card(model, folder / "README.md", (height, width), differences)
+    for name, difference in differences.items():
+        print(f"{folder / name}: logits equal the checkpoint's up to {difference:.2g}")
+    print(f"{folder / 'README.md'}: model card")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.class_weights import PUBLISHED, ClassWeights, class_shares, frequency_weights
+from continual.errors import ConfigError
+from continual.tasks import IGNORE, LabelSpace, Protocol, build_tasks
+from datamodules.cityscapes import CLASSES
+from loss.crossentropy import CrossEntropy
+from loss.mib import MiB
+from tests.conftest import TINY
+from tests.loss.steps import make_step
+
+KAPPA = {"enc": 1.2, "dec": 1.1}
+NAMES = {"enc": "erfnet_encoder", "dec": "erfnet_decoder"}
+
+
+def setup(loss, weights, names):
+    data = SimpleNamespace(source=SimpleNamespace(labels=SimpleNamespace(classes=dict(enumerate(names)))))
+    ClassWeights(weights).setup(SimpleNamespace(datamodule=data), SimpleNamespace(loss=loss), "fit")
+
+
+@pytest.mark.parametrize("phase", ["enc", "dec"])
+def test_golden_weighted_cross_entropy(golden, phase):
+    """Void is their 20th class, of weight 0."""
+    data = golden("cil_erfnet_weighted_ce")
+    weights = [PUBLISHED[NAMES[phase]][name] for name in CLASSES.values()]
+    np.testing.assert_allclose(weights, data[f"weights_{phase}"][:19], rtol=1e-6)
+    logits, labels = (torch.from_numpy(data[name]) for name in ("logits", "labels"))
+    logits = logits.double().requires_grad_()
+    step = make_step(logits, torch.where(labels == 19, IGNORE, labels))
+    step.memory = {"class_weights": torch.tensor([*weights, 0.0])}
+    term = CrossEntropy()(step)["ce"]
+    assert term.item() == pytest.approx(float(data[f"loss_{phase}"]), rel=2e-4)
+    (grad,) = torch.autograd.grad(term, logits)
+    np.testing.assert_allclose(grad, data[f"grad_{phase}"], rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("phase", ["enc", "dec"])
+def test_golden_shares_give_the_published_weights(golden, phase):
+    data = golden("cil_erfnet_weighted_ce")
+    weights = frequency_weights(data[f"implied_class_freq_{phase}"], KAPPA[phase])
+    np.testing.assert_allclose(weights, data[f"weights_{phase}"][:19], rtol=1e-5)
+
+
+def test_shares_are_of_all_pixels():
+    labels = LabelSpace({7: "a", 9: "b"}, background=None, ignored=(1, IGNORE))
+    task = build_tasks(labels, Protocol(hidden="ignore"), dataset="x", task="1-1")[1]
+    counts = np.zeros(256, np.int64)
+    counts[[7, 9, 1]] = 50, 30, 20
+    assert class_shares(counts, task).tolist() == [0, 0, 0.3]  # the class of task 0 has no label
+
+
+def test_what_nobody_reads_or_has_no_weight_is_refused():
+    setup(CrossEntropy(), "erfnet_decoder", CLASSES.values())
+    with pytest.raises(ConfigError, match="MiB weighs no classes; choose loss=crossentropy or cil"):
+        setup(MiB(), 1.1, ["a"])
+    with pytest.raises(ConfigError, match="published for Cityscapes, not for cow; give a number above 1"):
+        setup(CrossEntropy(), "erfnet_decoder", ["road", "cow"])
+    for weights in (1.0, "enet"):
+        with pytest.raises(ConfigError, match=rf"callbacks\.class_weights\.weights={weights} is neither"):
+            ClassWeights(weights)
+
+
+@pytest.mark.slow
+def test_rare_classes_gain_in_a_whole_run(cli, tmp_path):
+    cli(*TINY, "loss=crossentropy", "callbacks=class_weights", "training.task=4-2", "hydra.run.dir=run")
+    assert len(json.loads((tmp_path / "run/results.json").read_text())["tasks"]) == 3

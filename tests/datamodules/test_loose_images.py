@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from datamodules.base import DataError
+from datamodules.loose_images import find_images, find_masks, loose_batches
+from tests.datamodules.trees import cityscapes_tree, write_image, write_mask
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("a.jpg", "b.png", "more/c.jpg"):
+        write_image(tmp_path / name)
+    write_image(tmp_path / "d.jpg", (40, 20))
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def names(paths):
+    return [path.name for path in paths]
+
+
+def test_files_folders_and_globs_in_their_order(photos):
+    found = find_images([str(photos / "d.jpg"), str(photos), str(photos / "more" / "*"), str(photos / "?.jpg")])
+    assert names(found) == ["d.jpg", "a.jpg", "b.png", "c.jpg"]
+    assert names(find_images([str(photos / "**/*.jpg")])) == ["a.jpg", "d.jpg", "c.jpg"]
+
+
+def test_what_gives_no_image_is_named(photos):
+    for pattern in ("nowhere", "*.txt", "empty"):
+        (photos / "empty").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="gives no image"):
+            find_images([str(photos / pattern)])
+    write_image(photos / "more/a.png")
+    with pytest.raises(DataError, match="have the same name, which their results would have too"):
+        find_images([str(photos), str(photos / "more")])
+
+
+def test_batches_have_one_size_and_keep_the_order(photos):
+    paths = find_images([str(photos)])
+    assert names(paths) == ["a.jpg", "b.png", "d.jpg"]
+    batches = list(loose_batches(paths, lambda h, w: (h // 2, w // 2), batch_size=4, workers=0))
+    assert [[tuple(pixels.shape) for *_, pixels in batch] for batch in batches] == [[(3, 12, 16)] * 2, [(3, 20, 10)]]
+    assert [path for batch in batches for path, *_ in batch] == paths
+    assert batches[1][0][1].shape == (40, 20, 3)
+    assert [len(batch) for batch in loose_batches(paths, lambda h, w: (8, 8), batch_size=2, workers=0)] == [2, 1]
+
+
+def test_masks_by_name(photos):
+    write_mask(photos / "masks/x/a.png", (0, 1))
+    write_mask(photos / "masks/b.png", (0, 1), (3, 4))
+    a, b = photos / "a.jpg", photos / "b.png"
+    assert find_masks([a], photos / "masks") == {a: photos / "masks/x/a.png"}
+    with pytest.raises(DataError, match=r"b\.png and mask .* differ in size: 32x24 and 4x3"):
+        find_masks([b], photos / "masks")
+    with pytest.raises(DataError, match=r"d\.jpg and 0 more images have no mask below .*, such as d\.png"):
+        find_masks([photos / "d.jpg"], photos / "masks")
+    with pytest.raises(DataError, match="there is no such folder"):
+        find_masks([a], photos / "elsewhere")
+
+
+def test_masks_of_cityscapes(tmp_path):
+    tree = cityscapes_tree(tmp_path, {"ulm": 2})
+    images = find_images([str(tree / "leftImg8bit/train/ulm")])
+    masks = find_masks(images, tree / "gtFine")
+    assert [mask.name for mask in masks.values()] == [f"ulm_{i:06d}_000019_gtFine_labelIds.png" for i in range(2)]
+
+
+def test_a_broken_image_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be read"):
+        loose_batches([tmp_path / "broken.jpg"], lambda h, w: (h, w), 1, 0)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loss.cil import CIL, entropy_bits, teacher_loss
+from loss.functional import binary_cross_entropy, cross_entropy
+from tests.loss.steps import make_step
+
+STAGES = ("cil_loss_stage2", "cil_loss_stage2_T2_gs3", "cil_loss_stage3", "cil_loss_stage3_gs0")
+
+
+def tensors(data, *names):
+    parts = [torch.from_numpy(data[name]) for name in names]
+    return [part.double() if part.is_floating_point() else part.long() for part in parts]
+
+
+def close(got, want):
+    """The files were made in float32."""
+    torch.testing.assert_close(got.detach(), torch.as_tensor(want).double(), rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_golden_terms_and_gradients(golden, name):
+    data = golden(name)
+    logits, teacher, labels = tensors(data, "student_logits", "teacher_logits", "labels")
+    loss = CIL(temperature=float(data["temp"]), gradient_scaling=float(data["lambda_gs"]))
+    terms = loss(make_step(logits.requires_grad_(), labels, teacher))
+    for term, value, grad in (("ce", "ce_loss", "grad_ce"), ("kd", "kd_loss", "grad_kd")):
+        close(terms[term], data[value])
+        close(torch.autograd.grad(terms[term], logits, retain_graph=True)[0], data[grad])
+    close(sum(terms.values()), data["total"])
+    q = torch.softmax(teacher / float(data["temp"]), dim=1)
+    close(entropy_bits(q), data["entropy_bits"])
+    close(1 + float(data["lambda_gs"]) * entropy_bits(q), data["weight_map"])
+    weighted = CIL(temperature=float(data["temp"]), gradient_scaling=float(data["lambda_gs"]), norm="weights")
+    close(weighted(make_step(logits, labels, teacher))["kd"], data["kd_loss_norm_true"])
+
+
+def test_golden_first_task(golden):
+    """Also with class weights, and the sum over labelled pixels divided by all."""
+    data = golden("cil_static_ce")
+    logits, labels, weight = tensors(data, "logits", "labels", "class_weight")
+    step = make_step(logits.requires_grad_(), labels)
+    term = CIL()(step)["ce"]
+    close(term, data["loss"])
+    close(torch.autograd.grad(term, logits)[0], data["grad"])
+    step.memory = {"class_weights": weight}
+    term = CIL()(step)["ce"]
+    close(term, data["loss_weighted"])
+    close(torch.autograd.grad(term, logits)[0], data["grad_weighted"])
+    close(cross_entropy(logits, labels, reduction="none").mean(), data["loss_norm_bwh"])
+    assert CIL()(make_step(logits, torch.full_like(labels, 255)))["ce"].item() == float(data["loss_all_void"]) == 0
+
+
+def test_golden_plain_distillation(golden):
+    """The authors' other distillations are this one on other pixels, without the entropy's weight."""
+    data = golden("cil_aux_losses")
+    logits, teacher, labels = tensors(data, "student_logits", "teacher_logits", "labels")
+    logits.requires_grad_()
+    temperature, n_old = float(data["temp"]), int(data["num_old"])
+    void = labels == 255
+    new = ~void & (labels >= n_old)
+    pixels = {
+        "kd_plain_nomask": (torch.ones_like(void), 1.0),
+        "kd_plain_mask": (void, 1.0),
+        "kd_plain_mask_bwh": (void, void.double().mean()),
+        "kd_oldpix": (labels < n_old, 1 / temperature),
+        "kd_oldpix_bg": (~new, 1 / temperature),
+        "kd_newpix": (new, 1 / temperature),
+    }
+    for name, (mask, factor) in pixels.items():
+        term = factor * teacher_loss(logits, teacher, mask, temperature=temperature, gradient_scaling=0)
+        close(term, data[name])
+        close(torch.autograd.grad(term, logits)[0], data[f"{name}_grad"])
+    background = torch.where(void, 0, labels)  # their one-hot label of a void pixel has no 1
+    void_term = torch.where(void, logits[:, 0], 0)
+    term = (binary_cross_entropy(logits, background, reduction="none") + void_term).mean()
+    close(term, data["bce"])
+    close(torch.autograd.grad(term, logits)[0], data["bce_grad"])
+
+
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_a_pixel_has_either_a_label_or_a_teacher(seed, share):
+    """Labelled pixels get no gradient from the distillation, all others none from the labels; never a NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 7, 4, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    teacher = 1000 * torch.randn(2, 4, 4, 5, generator=generator, dtype=torch.float64)  # saturated: entropy of zeros
+    new = torch.rand(2, 4, 5, generator=generator) < share
+    old = torch.randint(0, 5, (2, 4, 5), generator=generator)
+    labels = torch.where(new, torch.randint(4, 7, (2, 4, 5), generator=generator), torch.where(old == 4, 255, old))
+    terms = CIL()(make_step(logits, labels, teacher))
+    for term, pixels in (("ce", new), ("kd", ~new)):
+        (grad,) = torch.autograd.grad(terms[term], logits, retain_graph=True)
+        assert grad.isfinite().all()
+        assert torch.equal(grad.abs().sum(1) > 0, pixels) or term == "kd"
+        assert not grad.abs().sum(1)[~pixels].any()
+
+
+def test_what_it_cannot_be_set_to():
+    with pytest.raises(ValueError, match=r"loss\.norm=mean is none of pixels, weights"):
+        CIL(norm="mean")
+    with pytest.raises(ValueError, match=r"loss\.temperature=0 must be above 0"):
+        CIL(temperature=0)
