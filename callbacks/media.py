@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from continual.learner import at_size_of
 from continual.palette import overlay, palette, wrong_pixels
 from continual.plots import DPI, render, save_picture, shorten
 from continual.tasks import IGNORE
@@ -48,7 +49,8 @@ class PredictionImages(pl.Callback):
         image = batch["image"].to(learner.device)
         prediction = learner.loss.predict(learner.network(learner.normalise(image)))
         learner.network.train(was_training)
-        arrays = (image.permute(0, 2, 3, 1), batch["label"], prediction)
+        label = batch["label"]
+        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 

@@ -35,6 +35,7 @@ from torch.utils.data import Dataset, Sampler
 
 from callbacks.passes import batches
 from continual.errors import ConfigError, RunError
+from continual.learner import at_size_of
 from continual.tasks import Task
 from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
@@ -402,6 +403,7 @@ class ReplayBuffer(pl.Callback):
             labels = batch["label"]
             if task.index:
                 sure = learner.loss.sure_classes(learner.network(batch["image"]), self.confidence)
+                sure = at_size_of(sure, labels)
                 labels = torch.where(labels == 0, sure, labels)
             for index, label in zip(batch["index"].tolist(), labels.cpu().numpy(), strict=True):
                 shown = sorted(set(np.unique(label).tolist()) - {0, 255})
