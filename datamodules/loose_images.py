@@ -18,6 +18,7 @@ from datamodules.files import IMAGE_SUFFIXES, image_files, read_image
 from datamodules.transforms import resize_image
 
 Size = tuple[int, int]  # height, width
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
 ENDINGS = ("_leftImg8bit", "_gtFine_labelIds")  # of Cityscapes' images and masks, before the suffix
 
 
@@ -77,14 +78,15 @@ def _plain(stem: str) -> str:
 
 
 def image_size(path: Path) -> Size:
-    """Height and width, from the header.
+    """Height and width as `read_image` gives it, from the header: turned upright where a camera says how.
 
     Raises:
         DataError: it is no image.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"image {path} cannot be read ({error}); replace the file") from error
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.base import DataError
-from datamodules.loose_images import find_images, find_masks, loose_batches
+from datamodules.loose_images import ORIENTATION, find_images, find_masks, image_size, loose_batches
 from tests.datamodules.trees import cityscapes_tree, write_image, write_mask
 
 
@@ -70,3 +72,21 @@ def test_a_broken_image_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.jpg cannot be read"):
         loose_batches([tmp_path / "broken.jpg"], lambda h, w: (h, w), 1, 0)
+
+
+def test_any_kind_of_image_becomes_upright_rgb(tmp_path):
+    """Grey, with transparency, of 16 bits, and turned by a camera."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
+    paths = find_images([str(tmp_path)])
+    assert [image_size(path) for path in paths] == [(20, 30), (20, 30), (20, 30), (30, 20)]
+    batches = loose_batches(paths, lambda height, width: (height, width), 4, 0)
+    shapes = [(path.stem, image.shape, tuple(network.shape)) for batch in batches for path, image, network in batch]
+    assert shapes == [
+        *((name, (20, 30, 3), (3, 20, 30)) for name in ("clear", "deep", "grey")), ("turned", (30, 20, 3), (3, 30, 20)),
+    ]  # fmt: skip
