@@ -220,6 +220,8 @@ class ContinualLearner(pl.LightningModule):
         }
         step = Step(self.task, batch, student, teacher, self.memory, replay)
         terms = self.loss(step)
+        for place, logits in enumerate(student.extras.get("auxiliary", ()), start=1):
+            terms[f"auxiliary{place}"] = self.network.auxiliary_weight * self.loss.classification(logits, step)
         if replay and not self.loss.reads_replay:
             terms |= self.loss.replayed(step)
         total = torch.stack([term.float() for term in terms.values()]).sum()

@@ -91,6 +91,10 @@ class ContinualLoss(nn.Module, ABC):
         probability, prediction = torch.softmax(at_least_float32(output.logits), dim=1).max(dim=1)
         return torch.where(probability >= confidence, prediction, 0)
 
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """What auxiliary classifiers learn, e.g. BiSeNet's: `label_loss` of the batch's labels."""
+        return self.label_loss(logits, step.batch["label"])
+
     @property
     def reads_replay(self) -> tuple[str, ...]:
         """Entries of the replay buffer that it has terms for; without any they get the one of `replayed`."""

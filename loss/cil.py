@@ -37,7 +37,7 @@ def entropy_bits(probabilities: Tensor) -> Tensor:
 def teacher_loss(
     logits: Tensor,
     teacher_logits: Tensor,
-    unlabelled: Tensor,
+    pixels: Tensor,
     *,
     temperature: float = 1.0,
     gradient_scaling: float = 1.0,
@@ -48,17 +48,17 @@ def teacher_loss(
     Args:
         logits: z, B x C x H x W.
         teacher_logits: z', B x K x H x W, K <= C.
-        unlabelled: U, B x H x W bool.
+        pixels: U, B x H x W bool.
         temperature: T.
         gradient_scaling: factor of the entropy; 0: all pixels count alike.
         norm: what the sum over U is divided by: "pixels", their number, or "weights", the sum of their w.
     """
     teacher = torch.softmax(at_least_float32(teacher_logits) / temperature, dim=1)
     student = torch.log_softmax(at_least_float32(logits) / temperature, dim=1)[:, : teacher.shape[1]]
-    weight = unlabelled * (1 + gradient_scaling * entropy_bits(teacher))
+    weight = pixels * (1 + gradient_scaling * entropy_bits(teacher))
     total = temperature**2 * (weight * -(teacher * student).sum(dim=1)).sum()
     # weights are at least 1 where they count
-    return total / (weight if norm == "weights" else unlabelled).sum().clamp(min=1)
+    return total / (weight if norm == "weights" else pixels).sum().clamp(min=1)
 
 
 class CIL(ContinualLoss):
@@ -90,12 +90,19 @@ class CIL(ContinualLoss):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"}."""
-        logits, labels, weight = step.student.logits, step.batch["label"], step.memory.get("class_weights")
-        if step.teacher is None:
-            return {"ce": cross_entropy(logits, labels, weight=weight)}
-        unlabelled = (labels < step.task.n_old) | (labels == IGNORE_INDEX)
-        kd = teacher_loss(logits, step.teacher.logits, unlabelled, **self.settings)
-        return {
-            "ce": cross_entropy(logits, torch.where(unlabelled, IGNORE_INDEX, labels), weight=weight),
-            "kd": self.kd_weight * kd,
-        }
+        terms = {"ce": self.classification(step.student.logits, step)}
+        if step.teacher is not None:
+            kd = teacher_loss(step.student.logits, step.teacher.logits, unlabelled(step), **self.settings)
+            terms["kd"] = self.kd_weight * kd
+        return terms
+
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy of new labels, mean over them."""
+        labels = torch.where(unlabelled(step), IGNORE_INDEX, step.batch["label"])
+        return cross_entropy(logits, labels, weight=step.memory.get("class_weights"))
+
+
+def unlabelled(step: Step) -> Tensor:
+    """Pixels without a new label, B x H x W bool."""
+    labels = step.batch["label"]
+    return (labels < step.task.n_old) | (labels == IGNORE_INDEX)

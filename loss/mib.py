@@ -77,7 +77,7 @@ class MiB(ContinualLoss):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"} and, where it has a weight, {"features"}."""
         logits = step.student.logits
-        terms = {"ce": self._classification(logits, step.batch["label"], step.task.n_old).mean()}
+        terms = {"ce": self.classification(logits, step)}
         if step.teacher is not None:
             terms["kd"] = self.kd_weight * self.distillation(logits, step.teacher.logits, alpha=self.alpha)
             if self.feature_weight:
@@ -85,7 +85,9 @@ class MiB(ContinualLoss):
                 terms["features"] = self.feature_weight * distance
         return terms
 
-    def _classification(self, logits: Tensor, labels: Tensor, n_old: int) -> Tensor:
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy in which background may be any old class, mean over all pixels."""
+        labels, n_old = step.batch["label"], step.task.n_old
         if self.unbiased_ce and n_old:
-            return unbiased_cross_entropy(logits, labels, n_old, reduction="none")
-        return cross_entropy(logits, labels, reduction="none")
+            return unbiased_cross_entropy(logits, labels, n_old, reduction="none").mean()
+        return cross_entropy(logits, labels, reduction="none").mean()

@@ -32,7 +32,6 @@ from loss.base import ContinualLoss, Step
 from loss.functional import (
     at_least_float32,
     class_sums,
-    cross_entropy,
     nearest_pixels,
     unbiased_cross_entropy,
     unbiased_distillation,
@@ -86,13 +85,13 @@ class SDR(ContinualLoss):
         prototypes = step.memory["prototypes"]
         prototypes.update(by_class.detach(), cells)
         if step.teacher is None:
-            return {"ce": cross_entropy(logits, labels, reduction="none").mean()}
+            return {"ce": self.classification(logits, step)}
         known = prototypes.counts > 0
         present = class_sums(by_class.detach(), cells, step.task.n_seen)[1] > 0
         old = self._old_cells(step, cells)
         to_match = scramble(features, old, by_rows=True) if self.literal_layout else features
         return {
-            "ce": unbiased_cross_entropy(logits, labels, step.task.n_old, reduction="none").mean(),
+            "ce": self.classification(logits, step),
             "kd": self.kd_weight * unbiased_distillation(logits, step.teacher.logits),
             "match": self.match_weight * matching(to_match, old, prototypes.vectors, known),
             "attract": self.attract_weight
@@ -100,6 +99,10 @@ class SDR(ContinualLoss):
             "repulse": self.repulse_weight * repulsion(by_class, cells, present),
             "sparsity": self.sparsity_weight * sparsity(features, cells),
         }
+
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy in which background may be any old class, mean over all pixels."""
+        return unbiased_cross_entropy(logits, step.batch["label"], step.task.n_old, reduction="none").mean()
 
     @staticmethod
     def _old_cells(step: Step, cells: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ class NetworkOutput:
         embedding: B x D x h x w, what the classifier reads.
         stages: outputs of the encoder's stages, from high to low resolution.
         extras: "class_vectors" C x D, what each class is compared with; "unknown" B x 1 x H x W, logits of unknown
-            objects, where the method asks for them; and what one architecture alone has (pre-activations; patch and
-            class features and masks of class tokens; auxiliary heads).
+            objects, where the method asks for them; "auxiliary", logits B x C x H x W of further classifiers, while
+            training; and what one architecture alone has (pre-activations; patch and class features and masks of class
+            tokens).
     """
 
     logits: Tensor
@@ -51,7 +52,10 @@ class SegmentationNetwork(nn.Module, ABC):
         has_background: false where nothing is ever background: its channel 0 is then a constant that no softmax gives
             any probability, and takes no weights.
         class_counts: channels of each task, background's in the first.
+        auxiliary_weight: of the losses of auxiliary classifiers, where there are any.
     """
+
+    auxiliary_weight: float = 1.0
 
     def __init__(
         self,
@@ -182,23 +186,32 @@ class SegmentationNetwork(nn.Module, ABC):
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)
         scores = self.classify(embedding, extras)
-        logits = _upsample(scores, padded, self.classifier.sizes)
-        class_vectors = self.classifier.class_vectors()
-        if not self.has_background:
-            scores, logits = (F.pad(maps, (0, 0, 0, 0, 1, 0), value=NEVER) for maps in (scores, logits))
-            class_vectors = F.pad(class_vectors, (0, 0, 1, 0))
-        extras["class_vectors"] = class_vectors
+        finish = partial(self._logits, padded=padded, size=(height, width))
+        extras["class_vectors"] = self._with_background(self.classifier.class_vectors(), 0.0)
+        if "auxiliary" in extras:
+            extras["auxiliary"] = [finish(other) for other in extras["auxiliary"]]
         if getattr(self.classifier, "unknown", None) is not None:
             unknown = _upsample(self.classifier.unknown(embedding), padded, [1])
             extras["unknown"] = unknown[..., :height, :width]
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
-            logits=logits[..., :height, :width],
-            scores=crop(scores),
+            logits=finish(scores),
+            scores=crop(self._with_background(scores, NEVER)),
             embedding=crop(embedding),
             stages=[crop(stage) for stage in stages],
             extras=extras,
         )
+
+    def _logits(self, scores: Tensor, padded: torch.Size, size: tuple[int, int]) -> Tensor:
+        """Scores at the size of the image, with background's channel."""
+        height, width = size
+        return self._with_background(_upsample(scores, padded, self.classifier.sizes)[..., :height, :width], NEVER)
+
+    def _with_background(self, values: Tensor, value: float) -> Tensor:
+        """B x C x h x w, or C x D, with a constant in front where there is no background."""
+        if self.has_background:
+            return values
+        return F.pad(values, (0, 0, 0, 0, 1, 0) if values.ndim == 4 else (0, 0, 1, 0), value=value)
 
 
 def _upsample(scores: Tensor, size: torch.Size, parts: list[int]) -> Tensor:
