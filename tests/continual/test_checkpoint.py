@@ -10,7 +10,7 @@ from continual.errors import RunError
 def test_round_trip(tmp_path):
     save_atomically(tmp_path / "model.ckpt", {"task": 1, "network": {"w": torch.arange(3.0)}, "classes": [1, 2]})
     content = load_checkpoint(tmp_path / "model.ckpt")
-    assert content["about"]["mask_values"] == [0, 1, 2]
+    assert content["classes"] == [1, 2]
     assert torch.equal(content["network"]["w"], torch.arange(3.0))
     assert [f.name for f in tmp_path.iterdir()] == ["model.ckpt"]
 

@@ -155,5 +155,5 @@ def test_what_cannot_be_built_is_said(settings, message):
 
 def test_weights_of_another_backbone_are_refused(tmp_path):
     torch.save(timm.create_model("vit_tiny_patch16_224", **TINY | {"depth": 2}).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(ConfigError, match=r"does not fit the encoder .* network\.backbone: .*missing: blocks\.2"):
+    with pytest.raises(ConfigError, match=r"does not fit the network's encoder: .*missing: blocks\.2"):
         tiny(pretrained=str(tmp_path / "vit.pth"))
