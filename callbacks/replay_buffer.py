@@ -13,7 +13,8 @@ first one fills and writes, all read.
 
 What the batch gets:
     batch["replay"] = {"labels": {"image", "label", "task"}, "logits": {"image", "logits", "channels", "task"}}
-with normalised images, labels int64, and logits with zeros for channels above `channels`, those of their time. The
+with normalised images, labels int64, and logits with zeros for channels above `channels`, those of their time; or
+{"taught": {"image", "task"}}, images without labels, of which the teacher says what they show (`labels=teacher`). The
 learner runs the network on each, and the loss has terms for them, or the one that every loss has. Or (`use=append`) the
 images become a part of the batch. Which slots come at a step is a function of (seed, task, step, process).
 """
@@ -41,6 +42,7 @@ from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.saliency import SALIENT
 from datamodules.sampler import seed_sequence
+from loss.functional import LESSONS
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ FOLDER = "replay"
 ARRAYS = ("image", "label", "logits")
 SELECTIONS = ("reservoir", "balanced", "classes")
 AGAIN = ("fresh", "seen", "new")  # labels of images that are read again
-LABELS = ("stored", *AGAIN)
+TEACHER = "teacher"
+LABELS = ("stored", *AGAIN, TEACHER)
 STORAGES = ("ram", "disk")
 USES = ("term", "append", "replace", "loss")
 
@@ -75,6 +78,7 @@ class ReplayBuffer(pl.Callback):
         logits: bool = False,
         use: str = "term",
         weight: float = 1.0,
+        lesson: str = "mse",
         background: bool = False,
         flip: bool = True,
         storage: str = "ram",
@@ -91,13 +95,14 @@ class ReplayBuffer(pl.Callback):
         confidence: with "classes", probability from which the network's prediction on background is a class that an
             image shows, after the first task.
         labels: which images with labels come: "stored", or those that are read and augmented again: "fresh", labelled
-            as in their task, "seen", with all classes so far (SSUL-M), "new", as in the current task (DKD-M); None:
-            none.
+            as in their task, "seen", with all classes so far (SSUL-M), "new", as in the current task (DKD-M);
+            "teacher": stored images without labels, which get what the previous network says of them; None: none.
         logits: whether stored images with their logits come.
         use: "term": images with labels get a term of their own, see `ContinualLoss.replayed`; "append": they are
             appended to the batch; "replace": they take the place of as many of its images (SSUL-M); "loss": the loss
             has terms for what comes.
         weight: of that term.
+        lesson: with "teacher", what its term is: see `loss.functional.lesson`.
         background: whether background counts in it.
         flip: mirror stored images at random, with label and logits.
         storage: "ram" or "disk".
@@ -109,6 +114,7 @@ class ReplayBuffer(pl.Callback):
         self.selection, self.loss_share, self.confidence = selection, loss_share, confidence
         self.labels, self.logits, self.flip, self.storage = labels, logits, flip, storage
         self.use, self.weight, self.background = use, weight, background
+        self.lesson = lesson
         self._check()
         self.slots = Slots()
         self.arrays: dict[str, np.ndarray] | None = None
@@ -120,7 +126,7 @@ class ReplayBuffer(pl.Callback):
     def _check(self) -> None:
         for key, value, choices in (
             ("selection", self.selection, SELECTIONS), ("labels", self.labels, (*LABELS, None)),
-            ("storage", self.storage, STORAGES), ("use", self.use, USES),
+            ("storage", self.storage, STORAGES), ("use", self.use, USES), ("lesson", self.lesson, LESSONS),
         ):  # fmt: skip
             if value not in choices:
                 raise ConfigError(f"callbacks.replay.{key}={value} is none of {', '.join(map(str, choices))}")
@@ -139,6 +145,10 @@ class ReplayBuffer(pl.Callback):
             )
         if not 0 <= self.loss_share <= 1:
             raise ConfigError(f"callbacks.replay.loss_share={self.loss_share} must be between 0 and 1")
+        if self.labels == TEACHER and (self.use != "term" or self.logits):
+            raise ConfigError(
+                "callbacks.replay.labels=teacher is a term of its own: set callbacks.replay.use=term and logits=false"
+            )
         if self.labels is None and (self.use != "loss" or not self.logits):
             raise ConfigError("callbacks.replay.labels=null needs callbacks.replay.logits=true and use=loss")
 
@@ -148,10 +158,17 @@ class ReplayBuffer(pl.Callback):
         Raises:
             ConfigError: something would be replayed for nobody, or the loss would wait for it in vain.
         """
-        pl_module.memory["replay"] = {"weight": self.weight, "background": self.background}
+        pl_module.memory["replay"] = {"weight": self.weight, "background": self.background, "lesson": self.lesson}
         self._fit_to_batches(trainer.datamodule)
         read, name = pl_module.loss.reads_replay, type(pl_module.loss).__name__
         given = {"labels": self.labels is not None, "logits": self.logits}
+        if self.labels == TEACHER:
+            if read:
+                raise ConfigError(
+                    f"callbacks.replay.labels=teacher gives images alone, and {name} reads {' and '.join(read)}: "
+                    "choose another loss"
+                )
+            return
         if self.use != "loss":
             if read or self.logits:
                 what = f"{name} has terms of its own for it" if read else f"{name} does not read logits"
@@ -177,6 +194,11 @@ class ReplayBuffer(pl.Callback):
         """Draw from the start."""
         self.luts = [*self.luts[: task.index], task.train_lut.tolist()]
         self.draws = 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the learner must keep the previous network, whatever the loss does with it."""
+        return self.labels == TEACHER
 
     @property
     def stores(self) -> bool:
@@ -286,7 +308,9 @@ class ReplayBuffer(pl.Callback):
         if self.arrays is None:
             return
         entries = {}
-        if self.labels == "stored":
+        if self.labels == TEACHER:
+            entries["taught"] = self._stored(self._which(self.draws), ("image",), pl_module)
+        elif self.labels == "stored":
             entries["labels"] = self._stored(self._which(self.draws), ("image", "label"), pl_module)
         elif self.labels in AGAIN:
             entries["labels"] = self._again(next(self._fresh), pl_module)
@@ -304,7 +328,7 @@ class ReplayBuffer(pl.Callback):
         entry = {name: self.arrays[name][slots] for name in names}
         if self.flip:
             chance = np.random.default_rng(
-                seed_sequence(FLIP, learner.seed, learner.task.index, self.draws, learner.global_rank, len(names[1]))
+                seed_sequence(FLIP, learner.seed, learner.task.index, self.draws, learner.global_rank, len(names[-1]))
             )
             mirrored = chance.random(len(slots)) < 0.5
             for values in entry.values():

@@ -76,6 +76,7 @@ class Experiment:
         self.data = self._build_data(config)
         self.learner = self._build_learner(config)
         self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
+        self.learner.needs_teacher = any(getattr(c, "needs_teacher", False) for c in self.callbacks)
         self.loggers: list[Any] = []
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
         for task, images in zip(self.tasks, self.split.images, strict=True):

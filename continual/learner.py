@@ -17,6 +17,7 @@ from continual.tasks import Task
 from loss.base import ContinualLoss, Replayed, Step
 from loss.functional import cross_entropy, nearest_pixels
 from networks.base import NetworkOutput, SegmentationNetwork
+from networks.norm import kept_statistics
 
 # Looking at a loss value waits for the device, so a non-finite loss is noticed only this often.
 FINITE_CHECK_INTERVAL = 100
@@ -31,6 +32,7 @@ class ContinualLearner(pl.LightningModule):
             It is no submodule: it would be written into every checkpoint.
         blank: with `restart`, the network as it was before the first task; no submodule either.
         memory: what callbacks publish for the loss, by name.
+        needs_teacher: whether a callback wants the previous network, whatever the loss does with it.
         about: what each checkpoint says of itself, see continual/saved_model.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
     """
@@ -105,10 +107,12 @@ class ContinualLearner(pl.LightningModule):
         self._term_names: list[str] = []
         self.__dict__["teacher"] = self.__dict__["blank"] = None
         self.about: dict[str, Any] = {}
+        self.needs_teacher = False
 
     def begin_task(self, task: Task) -> None:
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
-        self.__dict__["teacher"] = self._frozen_network() if task.index and self.loss.needs_teacher else None
+        taught = self.loss.needs_teacher or self.needs_teacher
+        self.__dict__["teacher"] = self._frozen_network() if task.index and taught else None
         if self.restart:
             self._start_anew(task)
         elif task.n_new:
@@ -211,13 +215,10 @@ class ContinualLearner(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Sum of the method's weighted terms; each is logged under its name."""
         teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher(batch["image"])
+        if self.loss.needs_teacher:
+            teacher = self._ask_teacher(batch["image"])
         student = self.network(batch["image"])
-        replay = {
-            name: Replayed(entry, self.network(entry["image"])) for name, entry in batch.get("replay", {}).items()
-        }
+        replay = {name: self._replayed(name, entry) for name, entry in batch.get("replay", {}).items()}
         step = Step(self.task, batch, student, teacher, self.memory, replay)
         terms = self.loss(step)
         for place, logits in enumerate(student.extras.get("auxiliary", ()), start=1):
@@ -229,6 +230,18 @@ class ContinualLearner(pl.LightningModule):
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    @torch.no_grad()
+    def _ask_teacher(self, image: Tensor) -> NetworkOutput | None:
+        return None if self.teacher is None else self.teacher(image)
+
+    def _replayed(self, name: str, entry: dict[str, Tensor]) -> Replayed:
+        """Outputs for replayed images; images that are not of the data leave the running statistics as they are."""
+        if name != "taught":
+            return Replayed(entry, self.network(entry["image"]))
+        with kept_statistics(self.network):
+            student = self.network(entry["image"])
+        return Replayed(entry, student, self._ask_teacher(entry["image"]))
 
     def _watch(self, terms: dict[str, Tensor]) -> None:
         """Remember on the device which terms were the first to be non-finite; look at it only now and then."""

@@ -205,3 +205,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if ABOUT not in metadata:
         raise RunError(f"{path} does not say what it holds; give one that scripts/export.py wrote")
     return json.loads(metadata[ABOUT]), state
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto": a GPU where there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from continual.tasks import Task
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
+from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, lesson
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 
@@ -24,10 +24,12 @@ class Replayed:
         batch: "image" B x 3 x H x W normalised, "task" B, and "label" B x H x W int64, or "logits" B x C x h x w of
             their time and "channels" B, how many of them there were.
         student: output of the network being trained.
+        teacher: output of the previous network, where the images have no labels.
     """
 
     batch: Mapping[str, Tensor]
     student: NetworkOutput
+    teacher: NetworkOutput | None = None
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Step:
         student: output of the network being trained.
         teacher: output of the previous task's frozen network; None in task 0 and where the loss does not need it.
         memory: what callbacks publish for the loss (prototypes, thresholds, weights), by name.
-        replay: images of earlier tasks: "labels", "logits".
+        replay: images of earlier tasks: "labels", "logits", "taught".
     """
 
     task: Task
@@ -104,11 +106,17 @@ class ContinualLoss(nn.Module, ABC):
         """{"replay"}: `label_loss` of the replayed images' old classes, mean over their pixels.
 
         Their labels are of another task than the batch's, so they do not go through the method's own rules: MiB, for
-        one, takes every old label for background.
+        one, takes every old label for background. Images without labels: see `loss.functional.lesson`.
         """
+        settings = step.memory["replay"]
+        if "taught" in step.replay:
+            entry = step.replay["taught"]
+            return {
+                "replay": settings["weight"] * lesson(entry.student.logits, entry.teacher.logits, settings["lesson"])
+            }
         if "labels" not in step.replay:
             return {}
-        entry, settings = step.replay["labels"], step.memory["replay"]
+        entry = step.replay["labels"]
         labels = entry.batch["label"]
         is_old = (labels < step.task.n_old) & (labels >= (0 if settings["background"] else 1))
         return {

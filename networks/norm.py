@@ -16,6 +16,8 @@ converts the numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -205,6 +207,19 @@ def activate(x: Tensor, slope: float, inplace: bool = False) -> Tensor:
 def is_norm(module: nn.Module) -> bool:
     """Whether a module keeps running statistics, whatever its class."""
     return getattr(module, "running_mean", None) is not None
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Within, layers in training mode normalise by their batch and leave their running statistics as they are."""
+    layers = [(m, m.momentum) for m in network.modules() if is_norm(m) and m.training]
+    try:
+        for layer, _ in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in layers:
+            layer.momentum = momentum
 
 
 @cache

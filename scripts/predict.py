@@ -14,16 +14,12 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
 
 from continual.errors import ConfigError
 from continual.files import write_atomically
 from continual.launch import user_message
-
-if TYPE_CHECKING:
-    import torch
 
 
 def main() -> None:
@@ -66,7 +62,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from rich.progress import Progress
 
     from continual.predictions import Writer, scores_table
-    from continual.saved_model import SavedModel
+    from continual.saved_model import SavedModel, find_device
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
     if arguments.batch_size < 1 or arguments.workers < 0:
@@ -94,22 +90,6 @@ def predict(arguments: argparse.Namespace) -> None:
         scores = writer.scores(sum(confusions))
         write_atomically(arguments.output / "scores.json", json.dumps(scores, indent=1))
         Console().print(scores_table(scores))
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto": a GPU where there is one.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error
 
 
 if __name__ == "__main__":

@@ -1,0 +1,215 @@
+"""A folder of images that a network dreamed: PNGs, what is known of each, and a contact sheet to look at.
+
+    img_s007_00001_id003.png   class (channel) 7, batch 1, place 3
+    dreams.json                {"settings", "images": [{"file", "class", "name", "confidence", "share", "losses"}]}
+    contact_sheet.png
+
+A batch is written when it is done, and what is there is not dreamed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from continual.errors import RunError
+from continual.files import write_atomically
+from continual.inversion import (
+    FeatureStatistics,
+    Network,
+    Recipe,
+    dense_targets,
+    pixel_bounds,
+    pool,
+    random_draws,
+    synthesise,
+)
+from continual.plots import DPI, render, save_picture, shorten
+from networks.base import SegmentationNetwork
+
+RECORD, SHEET = "dreams.json", "contact_sheet.png"
+SHEET_COLUMNS, SHEET_ROWS = 8, 24
+
+
+@dataclass
+class Dreamer:
+    """A frozen network that dreams images of its classes.
+
+    Attributes:
+        network: in evaluation mode, on its device.
+        class_names: of its channels.
+        mean, std: per RGB channel, in [0, 1], of what it was trained on.
+        recipe: how images are made.
+        size: height and width of the images.
+        per_class: images of each class.
+        batch_size: images that are made together.
+        seed: of all random numbers; each batch has its own stream.
+        student: gives scores or logits, for the competition.
+    """
+
+    network: SegmentationNetwork
+    class_names: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+    recipe: Recipe
+    size: tuple[int, int]
+    per_class: int
+    batch_size: int
+    seed: int = 0
+    student: Network | None = None
+
+    def dream(self, classes: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+        """Fill a folder, where it was left.
+
+        Args:
+            classes: channels to dream of.
+            folder: is made.
+
+        Returns:
+            "images" of the record.
+
+        Raises:
+            ConfigError: the network has nothing to dream by.
+            RunError: the folder holds dreams of other settings.
+        """
+        statistics = FeatureStatistics(self.network, self.recipe.first_layer)
+        settings = self._settings(classes)
+        images = read_record(folder, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = [c for _ in range(self.per_class) for c in classes]
+        batches = [wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)]
+        with _progress() as progress:
+            steps = sum(phase.iterations for phase in self.recipe.phases)
+            bar = progress.add_task("dreaming", total=steps * len(batches), losses="")
+            for number, batch in enumerate(batches):
+                if len(images) > number * self.batch_size:  # written before
+                    progress.advance(bar, steps)
+                    continue
+
+                def watch(done: int, terms: Mapping[str, float], begin: int = number * steps) -> None:
+                    losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
+                    progress.update(bar, completed=begin + done, losses=losses)
+
+                images += self._batch(number, batch, folder, statistics, watch)
+                write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
+        save_picture(render(contact_sheet(folder, images)), folder / SHEET)
+        return images
+
+    def _settings(self, classes: Sequence[int]) -> dict[str, Any]:
+        """What the images depend on, as JSON has it."""
+        settings = {
+            "network": digest(self.network), "recipe": asdict(self.recipe), "size": self.size, "seed": self.seed,
+            "per_class": self.per_class, "batch_size": self.batch_size, "classes": list(classes),
+        }  # fmt: skip
+        return json.loads(json.dumps(settings))
+
+    def _batch(
+        self, number: int, classes: Sequence[int], folder: Path, statistics: FeatureStatistics, watch: Any
+    ) -> list[dict[str, Any]]:
+        device = next(self.network.parameters()).device
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        start = torch.randn(len(classes), 3, *self.size, generator=generator).to(device)
+        wanted = torch.tensor(list(classes))
+        targets = dense_targets(wanted, self.size, generator) if self.recipe.pooling == "dense" else wanted
+        bounds = pixel_bounds(self.mean, self.std, device)
+        draws = random_draws(generator, self.recipe.flip)
+        dreams = synthesise(
+            self._logits, statistics, start, targets.to(device), self.recipe, bounds, draws, self.student, watch
+        )
+        pixels = self._pixels(dreams.images)
+        confidence, share = self._judge(pixels, wanted)
+        records = []
+        for place, c in enumerate(classes):
+            file = f"img_s{c:03d}_{number:05d}_id{place:03d}.png"
+            Image.fromarray(pixels[place].permute(1, 2, 0).cpu().numpy()).save(folder / file)
+            records.append({
+                "file": file, "class": c, "name": self.class_names[c], "confidence": round(confidence[place].item(), 4),
+                "share": round(share[place].item(), 4), "losses": {"loss": dreams.loss, **dreams.terms},
+            })  # fmt: skip
+        return records
+
+    def _logits(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            return self.network(x).logits
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Normalised images as N x 3 x H x W uint8."""
+        mean, std = (torch.tensor(list(values), device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return ((images * std + mean).clamp(0, 1) * 255).round().byte()
+
+    @torch.no_grad()
+    def _judge(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """How sure the network is of the classes in N images (of logits' means), and on which share of pixels."""
+        device = next(self.network.parameters()).device
+        mean, std = (255 * torch.tensor(list(v), device=device).view(3, 1, 1) for v in (self.mean, self.std))
+        logits = self.network((pixels.to(device) - mean) / std).logits
+        wanted = classes.to(device)
+        scores = torch.softmax(pool(logits, "mean"), dim=1).gather(1, wanted[:, None]).squeeze(1)
+        return scores, (logits.argmax(1) == wanted.view(-1, 1, 1)).float().mean((1, 2))
+
+
+def digest(network: torch.nn.Module) -> str:
+    """Of the weights: which network dreamed."""
+    content = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        content.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def read_record(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Images that are in a folder already.
+
+    Raises:
+        RunError: they were made with other settings, or one is missing.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return []
+    content = json.loads(path.read_text())
+    if content["settings"] != dict(settings):
+        changed = [k for k, v in settings.items() if content["settings"].get(k) != v]
+        raise RunError(f"{folder} holds dreams of other settings ({', '.join(changed)}): give another folder")
+    for image in content["images"]:
+        if not (folder / image["file"]).is_file():
+            raise RunError(f"{folder / image['file']} is missing: delete {path} to dream all images again")
+    return content["images"]
+
+
+def contact_sheet(folder: Path, images: Sequence[Mapping[str, Any]]) -> Figure:
+    """A row per class, with how sure the network is."""
+    by_class: dict[int, list[Mapping[str, Any]]] = {}
+    for image in images:
+        by_class.setdefault(image["class"], []).append(image)
+    rows = list(by_class.items())[:SHEET_ROWS]
+    columns = min(SHEET_COLUMNS, max(len(row) for _, row in rows))
+    figure = Figure(figsize=(1.4 * columns + 1.2, 1.55 * len(rows)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (c, row) in zip(axes, rows, strict=True):
+        for axis, image in zip(line, row, strict=False):
+            axis.imshow(np.array(Image.open(folder / image["file"])))
+            axis.set_title(f"{100 * image['confidence']:.0f} %, {100 * image['share']:.0f} % of it", fontsize=6)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(f"{c} {shorten(row[0]['name'])}", fontsize=8, parse_math=False)
+    return figure
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"), transient=True, disable=not sys.stdout.isatty(),
+    )  # fmt: skip

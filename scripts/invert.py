@@ -1,0 +1,139 @@
+"""Images that a trained network dreams of its classes (DeepInversion): PNGs, a record of each, and a contact sheet.
+
+python scripts/invert.py outputs/.../task_00/model.ckpt [--output dreams] [--per-class 8] [--size 256]
+    [--iterations 2000] [--pooling lse_lba] [--student other.ckpt] [--judge third.ckpt] ...
+
+The same command continues where it was stopped. `callbacks=deep_inversion callbacks.replay.images=dreams` replays the
+images in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+from continual.errors import ConfigError
+from continual.launch import user_message
+
+if TYPE_CHECKING:
+    from continual.saved_model import SavedModel
+
+WEIGHTS = {
+    "classification": 1.0, "tv-l1": 0.0, "tv-l2": 1e-4, "l2": 1e-5, "statistics": 0.05, "first-layer": 10.0,
+    "competition": 0.0,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Read the arguments and dream."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a finished task, or an exported safetensors")
+    parser.add_argument("--output", type=Path, default=Path("dreams"), help="folder for the images")
+    parser.add_argument("--per-class", type=int, default=8, help="images of each class")
+    parser.add_argument("--task", help="only classes of one task, as scripts/evaluate.py names them: 1, 2, 1u2 ...")
+    parser.add_argument("--size", type=int, help="height and width; the side of the run's evaluation where not given")
+    parser.add_argument("--batch-size", type=int, default=32, help="images that are made together")
+    parser.add_argument("--iterations", type=int, default=2000, help="updates at full resolution")
+    parser.add_argument("--shrunk-iterations", type=int, default=0, help="updates before, at half the resolution")
+    parser.add_argument("--lr", type=float, default=0.2, help="greatest learning rate of the pixels")
+    parser.add_argument("--no-clip", action="store_true", help="pixels may leave [0, 255]; Adam's betas are 0.9, 0.999")
+    parser.add_argument("--pooling", default="lse_lba", help="of logits: lse_lba | mean | max; dense = label maps")
+    parser.add_argument("--jitter", type=int, default=30, help="greatest shift in pixels")
+    parser.add_argument("--no-flip", action="store_true", help="never mirror")
+    for name, default in WEIGHTS.items():
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"weight of that term ({default:g})")
+    parser.add_argument("--student", type=Path, help="checkpoint of the network to compete with (--competition)")
+    parser.add_argument("--judge", type=Path, help="checkpoint of another network: does it see the classes?")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
+    arguments = parser.parse_args()
+    try:
+        invert(arguments)
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def invert(arguments: argparse.Namespace) -> None:
+    """Dream, and say how sure the network, and the judge, are of what they see.
+
+    Raises:
+        ConfigError: an option does not fit, or the network has no batch normalisation.
+        RunError: a checkpoint cannot be used, or the folder holds other dreams.
+    """
+    from continual.dreams import Dreamer
+    from continual.inversion import Phase, Recipe
+    from continual.saved_model import SavedModel, find_device
+
+    for name in ("per_class", "batch_size", "iterations"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    device = find_device(arguments.device)
+    model = SavedModel.load(arguments.checkpoint)
+    model.network.to(device)
+    student = None
+    if arguments.student:
+        other = SavedModel.load(arguments.student)
+        other.network.to(device)
+        student = lambda x: other.network(x).logits  # noqa: E731  a network of one output
+    if arguments.competition and student is None:
+        raise ConfigError("--competition needs --student, the network to compete with")
+    betas = {"betas": (0.9, 0.999), "clip": False} if arguments.no_clip else {}
+    shrunk = [Phase(arguments.shrunk_iterations, shrink=2, **betas)] if arguments.shrunk_iterations else []
+    recipe = Recipe(
+        (*shrunk, Phase(arguments.iterations, **betas)), lr=arguments.lr, pooling=arguments.pooling,
+        jitter=arguments.jitter, flip=not arguments.no_flip,
+        **{name: getattr(arguments, name) for name in (w.replace("-", "_") for w in WEIGHTS)},
+    )  # fmt: skip
+    size = (arguments.size, arguments.size) if arguments.size else model.fixed_size("run")
+    group = model.group(arguments.task) or slice(0, len(model.class_names))
+    classes = [c for c in range(group.start, group.stop) if c > 0]
+    dataset = model.config["dataset"]
+    about = {"mean": dataset["mean"], "std": dataset["std"], "recipe": recipe, "size": size, "seed": arguments.seed}
+    dreamer = Dreamer(
+        model.network, model.class_names, per_class=arguments.per_class, batch_size=arguments.batch_size,
+        student=student, **about,
+    )  # fmt: skip
+    images = dreamer.dream(classes, arguments.output)
+    mean = lambda key: 100 * sum(image[key] for image in images) / len(images)  # noqa: E731
+    print(f"{len(images)} images of {len(classes)} classes: {arguments.output}")
+    print(f"the network gives the class {mean('confidence'):.0f} %, and sees it on {mean('share'):.0f} % of the pixels")
+    if arguments.judge:
+        print(judgement(SavedModel.load(arguments.judge), images, arguments.output))
+
+
+def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> str:
+    """How often a network sees the class of an image: among its own classes by the mean logit, and on how many pixels.
+
+    Raises:
+        ConfigError: it has not learned a class.
+    """
+    import torch
+
+    from datamodules.files import read_image
+
+    right, share = 0, 0.0
+    for image in images:
+        if image["name"] not in judge.class_names:
+            raise ConfigError(f"--judge {judge.path} has not learned {image['name']}")
+        channel = judge.class_names.index(image["name"])
+        pixels = torch.from_numpy(read_image(folder / image["file"])).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            logits = judge.network(judge.normalise(pixels)).logits[0]
+        right += int(logits[1:].mean((1, 2)).argmax()) + 1 == channel
+        share += (logits.argmax(0) == channel).float().mean().item()
+    chance = 100 / (len(judge.class_names) - 1)
+    return (
+        f"the judge gives {100 * right / len(images):.0f} % of the images their class (chance: {chance:.0f} %), and sees "
+        f"it on {100 * share / len(images):.0f} % of the pixels"
+    )
+
+
+if __name__ == "__main__":
+    main()
