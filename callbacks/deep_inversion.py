@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from callbacks.replay_buffer import TEACHER, ReplayBuffer, Writer
-from continual.dreams import Dreamer
+from continual.dreams import SHEET, Dreamer
 from continual.errors import ConfigError
-from continual.inversion import FeatureStatistics, Phase, Recipe
+from continual.inversion import FeatureStatistics, Network, Phase, Recipe
+from continual.saved_model import SavedModel
 from continual.tasks import IGNORE, Task
 from datamodules.files import image_files, read_image
 from datamodules.transforms import CenterCrop
@@ -39,6 +40,8 @@ class DeepInversion(ReplayBuffer):
         synthesis_batch: int = 32,
         iterations: int = 2000,
         shrunk_iterations: int = 0,
+        clip: bool = True,
+        student: str | None = None,
         recipe: dict[str, Any] | None = None,
         batch_size: int = 15,
         lesson: str = "mse",
@@ -53,6 +56,8 @@ class DeepInversion(ReplayBuffer):
         synthesis_batch: images that are dreamed together.
         iterations: updates at full resolution.
         shrunk_iterations: updates before, of which the network sees images of half the size.
+        clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
+        student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
         recipe: other values of `continual.inversion.Recipe`.
         batch_size, lesson, weight, flip, storage: see `ReplayBuffer`; images per step.
 
@@ -70,19 +75,28 @@ class DeepInversion(ReplayBuffer):
         }.items():
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
-        phases = (*([Phase(shrunk_iterations, shrink=2)] if shrunk_iterations else []), Phase(iterations))
+        adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
+        shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
+        phases = (*shrunk, Phase(iterations, **adam))
         self.recipe = Recipe(phases, **(recipe or {}))
         self.per_class, self.size, self.synthesis_batch = per_class, size, synthesis_batch
+        if (self.recipe.competition > 0) != (student is not None):
+            raise ConfigError(
+                "callbacks.replay.recipe.competition needs callbacks.replay.student, the network to compete with, and "
+                "the other way round"
+            )
+        self.student = None if student is None else SavedModel.load(Path(student).expanduser())
         self.paths = None if images is None else self._list(Path(images).expanduser())
 
     @staticmethod
     def _list(folder: Path) -> list[Path]:
-        if not folder.is_dir() or not image_files(folder):
+        paths = [p for p in image_files(folder).values() if p.name != SHEET] if folder.is_dir() else []
+        if not paths:
             raise ConfigError(
                 f"callbacks.replay.images={folder} is no folder with images: scripts/invert.py makes some, null dreams "
                 "them between the tasks"
             )
-        return list(image_files(folder).values())
+        return paths
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """See whether the network can dream, before it is trained.
@@ -121,7 +135,7 @@ class DeepInversion(ReplayBuffer):
         learner.network.eval().requires_grad_(False)
         dreamer = Dreamer(
             learner.network, task.class_names, settings["dataset"]["mean"], settings["dataset"]["std"], self.recipe,
-            size, self.per_class, self.synthesis_batch, seed=learner.seed + task.index,
+            size, self.per_class, self.synthesis_batch, seed=learner.seed + task.index, student=self._student(),
         )  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():
             record = dreamer.dream(range(1, task.n_seen), folder)
@@ -133,6 +147,12 @@ class DeepInversion(ReplayBuffer):
             f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {100 * sure:.0f} %: {folder}"
         )
         return record
+
+    def _student(self) -> Network | None:
+        if self.student is None:
+            return None
+        network = self.student.network.to(self.learner.device)
+        return lambda x: network(x).logits
 
     def _describe(self, task: Task, count: int, classes: list[int] | None) -> None:
         """What is known of the slots."""

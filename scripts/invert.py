@@ -130,8 +130,8 @@ def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> 
         share += (logits.argmax(0) == channel).float().mean().item()
     chance = 100 / (len(judge.class_names) - 1)
     return (
-        f"the judge gives {100 * right / len(images):.0f} % of the images their class (chance: {chance:.0f} %), and sees "
-        f"it on {100 * share / len(images):.0f} % of the pixels"
+        f"the judge gives {100 * right / len(images):.0f} % of the images their class (chance: {chance:.0f} %), and "
+        f"sees it on {100 * share / len(images):.0f} % of the pixels"
     )
 
 

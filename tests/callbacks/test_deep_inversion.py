@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from callbacks.deep_inversion import DeepInversion
+from callbacks.replay_buffer import ReplayBuffer
+from continual.dreams import Dreamer
+from continual.errors import ConfigError, RunError
+from continual.inversion import Phase, Recipe
+from loss.crossentropy import CrossEntropy
+from loss.der import DER
+from loss.functional import cross_entropy, distillation, lesson, unbiased_distillation
+from loss.mib import MiB
+from networks.norm import kept_statistics
+from networks.unet import UNet
+from tests.conftest import TINY
+from tests.continual.test_learner import TASKS, fit, make_learner
+
+DREAM = ("callbacks=deep_inversion", "callbacks.replay.iterations=4", "callbacks.replay.per_class=2",
+         "callbacks.replay.batch_size=4", "callbacks.replay.synthesis_batch=5")  # fmt: skip
+
+
+def test_golden_lesson(golden):
+    data = golden("mib_di_replay")
+    for case in range(int(data["n_cases"])):
+        logits, old = (torch.from_numpy(data[f"c{case}_{name}"]) for name in ("logits", "old_logits"))
+        value = lesson(logits.requires_grad_(), old, "mse")
+        assert value.item() == pytest.approx(float(data[f"c{case}_loss"]), rel=1e-9)
+        np.testing.assert_allclose(torch.autograd.grad(value, logits)[0], data[f"c{case}_grad"], rtol=1e-9)
+
+
+def test_the_other_lessons():
+    logits, old = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 4, 4)
+    assert torch.equal(lesson(logits, old, "kl"), distillation(logits, old))
+    assert torch.equal(lesson(logits, old, "unbiased"), unbiased_distillation(logits, old))
+    assert torch.equal(lesson(logits, old, "pseudo"), cross_entropy(logits, old.argmax(1)))
+    assert torch.equal(lesson(old, old, "unbiased"), distillation(old, old))  # a task without new classes
+
+
+def test_dreams_leave_the_running_statistics_as_they_are():
+    network = UNet(width=4, num_layers=3, bilinear=True)
+    network.add_classes(2)
+    before = {n: v.clone() for n, v in network.state_dict().items() if "running" in n}
+    with kept_statistics(network):
+        in_between = network(torch.randn(2, 3, 16, 16)).logits
+    assert in_between.requires_grad
+    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items() if "running" in n)
+    network(torch.randn(2, 3, 16, 16))
+    assert not all(torch.equal(v, before[n]) for n, v in network.state_dict().items() if "running" in n)
+
+
+class Bring(pl.Callback):
+    """Adds images without labels to each batch, and keeps the values of their term."""
+
+    def __init__(self):
+        self.terms = []
+
+    def on_train_batch_start(self, trainer, learner, batch, index):
+        image = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(index))
+        batch["replay"] = {"taught": {"image": image, "task": torch.zeros(3)}}
+
+    def on_train_batch_end(self, trainer, learner, outputs, batch, index):
+        self.terms.append(float(trainer.callback_metrics["train/replay"]))
+
+
+def test_any_method_learns_from_them_what_its_teacher_says():
+    """Fine-tuning, which needs no teacher itself, is held near it by a strong lesson."""
+    distances = []
+    for weight in (1e-6, 5.0):
+        learner = make_learner(CrossEntropy())
+        learner.needs_teacher = True
+        learner.memory["replay"] = {"weight": weight, "background": False, "lesson": "mse"}
+        for task in TASKS[:2]:
+            learner.begin_task(task)
+        bring = Bring()
+        fit(learner, callbacks=[bring], max_epochs=5)
+        assert all(term > 0 for term in bring.terms[1:])
+        x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+        with torch.no_grad():
+            old, new = (network.eval()(x).logits for network in (learner.teacher, learner.network))
+        distances.append(lesson(new, old, "mse").item())
+    assert distances[1] < distances[0] / 2
+
+
+def setup(buffer, loss, network=None):
+    network = network or UNet(width=4, num_layers=3, bilinear=True)
+    learner = SimpleNamespace(loss=loss, memory={}, network=network)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=8, saliency=None))
+    buffer.setup(trainer, learner, "fit")
+    return learner.memory["replay"]
+
+
+def test_what_cannot_be_replayed_is_refused(tmp_path):
+    assert setup(DeepInversion(lesson="kl"), MiB())["lesson"] == "kl"
+    assert DeepInversion().needs_teacher
+    assert not ReplayBuffer().needs_teacher
+    with pytest.raises(ConfigError, match="gives images alone, and DER reads labels and logits"):
+        setup(DeepInversion(), DER())
+    with pytest.raises(ConfigError, match="Sequential has no batch normalisation"):
+        setup(DeepInversion(), MiB(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
+    for settings, words in (
+        ({"images": str(tmp_path)}, "is no folder with images: scripts/invert.py makes some"),
+        ({"per_class": 0}, r"callbacks\.replay\.per_class=0 must be a whole number"),
+        ({"lesson": "l1"}, r"callbacks\.replay\.lesson=l1 is none of mse, kl, unbiased, pseudo"),
+        ({"recipe": {"competition": 0.2}}, r"competition needs callbacks\.replay\.student"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            DeepInversion(**settings)
+    with pytest.raises(ConfigError, match="labels=teacher is a term of its own"):
+        ReplayBuffer(labels="teacher", use="append")
+
+
+def dreamer(**settings):
+    torch.manual_seed(0)
+    network = UNet(width=4, num_layers=3, bilinear=True)
+    network.add_classes(4)
+    recipe = Recipe((Phase(3),), jitter=2)
+    about = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "size": (16, 24), "per_class": 3, "batch_size": 4}
+    return Dreamer(network.eval(), ["background", "a", "b", "c"], recipe=recipe, **{**about, **settings})
+
+
+def test_a_folder_of_dreams_is_finished_where_it_was_left(tmp_path):
+    """To the bit, and nothing is dreamed twice; other settings are refused."""
+    whole = dreamer().dream([1, 2, 3], tmp_path / "whole")
+    assert [image["class"] for image in whole] == [1, 2, 3] * 3
+    assert {Image.open(tmp_path / "whole" / image["file"]).size for image in whole} == {(24, 16)}
+    assert (tmp_path / "whole/contact_sheet.png").is_file()
+    dreamer().dream([1, 2, 3], tmp_path / "part")
+    record = tmp_path / "part/dreams.json"
+    content = json.loads(record.read_text())
+    for image in content["images"][4:]:
+        (tmp_path / "part" / image["file"]).unlink()
+    record.write_text(json.dumps({**content, "images": content["images"][:4]}))
+    kept = (tmp_path / "part" / whole[0]["file"]).stat().st_mtime_ns
+    assert dreamer().dream([1, 2, 3], tmp_path / "part") == whole
+    assert (tmp_path / "part" / whole[0]["file"]).stat().st_mtime_ns == kept
+    for image in whole:
+        first, second = (np.array(Image.open(tmp_path / folder / image["file"])) for folder in ("whole", "part"))
+        assert (first == second).all()
+    with pytest.raises(RunError, match=r"holds dreams of other settings \(seed\): give another folder"):
+        dreamer(seed=1).dream([1, 2, 3], tmp_path / "part")
+    (tmp_path / "part" / whole[0]["file"]).unlink()
+    with pytest.raises(RunError, match=r"img_s001_00000_id000\.png is missing: delete .*dreams\.json"):
+        dreamer().dream([1, 2, 3], tmp_path / "part")
+
+
+@pytest.mark.slow
+def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
+    """Of all classes so far; the same run from a folder of images, and with real images."""
+    run = (*TINY, "training.task=4-2", "loss=finetune")
+    cli(*run, *DREAM, "hydra.run.dir=run", "training.log_every=1")
+    for task, classes in ((0, 4), (1, 6)):
+        record = json.loads((tmp_path / f"run/task_{task:02d}/dreams/dreams.json").read_text())
+        assert sorted({image["class"] for image in record["images"]}) == list(range(1, classes + 1))
+        assert np.load(tmp_path / f"run/task_{task:02d}/replay/image.npy").shape == (2 * classes, 3, 32, 32)
+    assert not (tmp_path / "run/task_02/dreams").exists()
+    assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
+    folder = tmp_path / "run/task_00/dreams"
+    cli(*run, *DREAM, f"callbacks.replay.images={folder}", "callbacks.replay.lesson=pseudo", "hydra.run.dir=folder")
+    assert not (tmp_path / "folder/task_00/dreams").exists()
+    assert len(np.load(tmp_path / "folder/task_00/replay/image.npy")) == 8
+    cli(
+        *run, "callbacks=replay", "callbacks.replay.labels=teacher", "callbacks.replay.capacity=8", "hydra.run.dir=real"
+    )
+    assert json.loads((tmp_path / "real/results.json").read_text())["forgetting"] is not None
+
+
+@pytest.mark.slow
+def test_a_killed_run_dreams_on(cli, tmp_path):
+    """As one that never stopped, to the bit."""
+    run = (*TINY, "training.task=6-2", "loss=mib", *DREAM)
+    cli(*run, "hydra.run.dir=whole")
+    cli(*run, "hydra.run.dir=part")
+    (tmp_path / "part/task_01/model.ckpt").unlink()
+    state = json.loads((tmp_path / "part/state.json").read_text())
+    (tmp_path / "part/state.json").write_text(json.dumps({**state, "next_task": 1}))
+    results = json.loads((tmp_path / "part/results.json").read_text())
+    (tmp_path / "part/results.json").write_text(json.dumps({**results, "tasks": results["tasks"][:1]}))
+    cli(*run, "hydra.run.dir=part")
+    networks = [
+        torch.load(tmp_path / name / "task_01/model.ckpt", weights_only=True)["network"] for name in ("whole", "part")
+    ]
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+
+
+@pytest.mark.slow
+def test_the_command_that_dreams(cli, tmp_path):
+    cli(*TINY, "training.task=6-2", "training.debug=true", "hydra.run.dir=run")
+    dream = ("run/task_01/model.ckpt", "--iterations", "3", "--per-class", "2", "--size", "32", "--batch-size", "8")
+    text = cli(*dream, "--judge", "run/task_01/model.ckpt", script="scripts/invert.py").stdout
+    assert "16 images of 8 classes: dreams" in text
+    assert "(chance: 12 %)" in text
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "dreams").glob("img_*.png")}
+    assert len(before) == 16
+    cli(*dream, script="scripts/invert.py")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "dreams").glob("img_*.png")} == before
+    other = (*dream, "--output", "two", "--task", "2", "--pooling", "dense", "--shrunk-iterations", "2", "--no-clip")
+    cli(*other, "--competition", "0.2", "--student", "run/task_01/model.ckpt", script="scripts/invert.py")
+    record = json.loads((tmp_path / "two/dreams.json").read_text())["images"]
+    assert {image["name"] for image in record} == {"bar", "ring"}
+    assert {"class", "statistics", "competition", "loss"} <= set(record[0]["losses"])
+    failed = cli(*dream, "--competition", "0.2", script="scripts/invert.py", check=False)
+    assert "error: --competition needs --student" in failed.stderr
