@@ -130,11 +130,12 @@ class DeepInversion(ReplayBuffer):
         self._describe(task, len(paths), classes)
 
     def _dream(self, task: Task, folder: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
-        learner, settings = self.learner, self.learner.about["config"]
+        learner = self.learner
+        mean, std = ((values / 255).flatten().tolist() for values in (learner.mean, learner.std))
         was_training, learning = learner.network.training, [p for p in learner.network.parameters() if p.requires_grad]
         learner.network.eval().requires_grad_(False)
         dreamer = Dreamer(
-            learner.network, task.class_names, settings["dataset"]["mean"], settings["dataset"]["std"], self.recipe,
+            learner.network, task.class_names, mean, std, self.recipe,
             size, self.per_class, self.synthesis_batch, seed=learner.seed + task.index, student=self._student(),
         )  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():

@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from continual.learner import at_size_of
 from continual.palette import overlay, palette, wrong_pixels
 from continual.plots import DPI, render, save_picture, shorten
 from continual.tasks import IGNORE
+from loss.functional import at_size_of
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40

@@ -36,13 +36,12 @@ from torch.utils.data import Dataset, Sampler
 
 from callbacks.passes import batches
 from continual.errors import ConfigError, RunError
-from continual.learner import at_size_of
-from continual.tasks import Task
+from continual.tasks import IGNORE, Task
 from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.saliency import SALIENT
 from datamodules.sampler import seed_sequence
-from loss.functional import LESSONS
+from loss.functional import LESSONS, at_size_of
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +168,11 @@ class ReplayBuffer(pl.Callback):
                     "choose another loss"
                 )
             return
+        if self.use in ("append", "replace") and not pl_module.loss.learns_old_labels:
+            raise ConfigError(
+                f"callbacks.replay.use={self.use}: {name} does not look at labels of old classes; set "
+                "callbacks.replay.use=term"
+            )
         if self.use != "loss":
             if read or self.logits:
                 what = f"{name} has terms of its own for it" if read else f"{name} does not read logits"
@@ -428,7 +432,7 @@ class ReplayBuffer(pl.Callback):
             if task.index:
                 sure = learner.loss.sure_classes(learner.network(batch["image"]), self.confidence)
                 sure = at_size_of(sure, labels)
-                labels = torch.where(labels == 0, sure, labels)
+                labels = torch.where((labels == 0) | (labels == IGNORE), sure, labels)
             for index, label in zip(batch["index"].tolist(), labels.cpu().numpy(), strict=True):
                 shown = sorted(set(np.unique(label).tolist()) - {0, 255})
                 entries.append((task.index, index, task.n_seen, shown))

@@ -21,10 +21,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from continual.learner import at_size_of
-from continual.metrics import class_accuracy, class_iou, count_pairs, pixel_accuracy
+from continual.metrics import BACKGROUND, class_accuracy, class_iou, count_pairs, or_none, pixel_accuracy
 from continual.results import percent
 from continual.tasks import IGNORE
+from loss.functional import at_size_of
 from networks.base import NetworkOutput
 
 Groups = dict[str, slice]  # channels by name
@@ -33,7 +33,7 @@ COLUMNS = (("recall", "recall"), ("precision", "prec"), ("accuracy", "acc"), ("f
 
 
 def class_groups(class_counts: Sequence[int], has_background: bool = True) -> Groups:
-    """The groups after the last of some tasks.
+    """The groups after the last of some tasks, or after joint training of them.
 
     Args:
         class_counts: channels of each task, background's in the first.
@@ -75,8 +75,7 @@ class ClosedWorldScores(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is counted yet."""
-        network = pl_module.network
-        self.groups = class_groups(network.class_counts, network.has_background)
+        self.groups = class_groups(pl_module.task.step_counts, pl_module.network.has_background)
         self.confusions: dict[str, Tensor | int] = dict.fromkeys(self.groups, 0)
 
     def on_test_batch_end(
@@ -110,37 +109,48 @@ class ClosedWorldScores(pl.Callback):
             defined = [open_iou[name] for name in classes if open_iou[name] is not None]
             scores[group] = {
                 "classes": classes,
-                "closed_world": group_scores(self.confusions[group], classes, open_iou),
+                "closed_world": group_scores(self.confusions[group], classes, open_iou[BACKGROUND] is not None),
                 "open_world": {"miou": sum(defined) / len(defined) if defined else None},
             }
         return scores
 
 
-def group_scores(confusion: Tensor, names: Sequence[str], scored: Mapping[str, float | None]) -> dict[str, Any]:
+def group_scores(confusion: Tensor, names: Sequence[str], with_background: bool = True) -> dict[str, Any]:
     """Means over classes that occur in labels or predictions, and what is weighted by the labels.
 
     Args:
         confusion: n x n.
         names: of its classes.
-        scored: classes without a number here are left out of the means (a background that is never labelled).
+        with_background: false where background is never labelled: it is left out of the means.
 
     Returns:
         miou, mean recall and precision, accuracy (share of the pixels that are right), fw_iou (IoU weighted by the
-        labels' share), iou by name; fractions in [0, 1], None where undefined.
+        labels' share); iou, class_recall, class_precision by name; fractions in [0, 1], None where undefined.
     """
-    counted = torch.tensor([name in scored and scored[name] is not None for name in names], device=confusion.device)
-    iou = class_iou(confusion)
+    counted = torch.tensor([with_background or name != BACKGROUND for name in names], device=confusion.device)
+    by_class = {
+        "iou": class_iou(confusion),
+        "recall": class_accuracy(confusion),
+        "precision": class_accuracy(confusion.T),
+    }
     share = confusion.sum(1) / confusion.sum()
     values = {
-        "miou": iou[counted].nanmean(),
-        "recall": class_accuracy(confusion)[counted].nanmean(),
-        "precision": class_accuracy(confusion.T)[counted].nanmean(),
+        "miou": by_class["iou"][counted].nanmean(),
+        "recall": by_class["recall"][counted].nanmean(),
+        "precision": by_class["precision"][counted].nanmean(),
         "accuracy": pixel_accuracy(confusion),
-        "fw_iou": (share * iou.nan_to_num()).sum(),
+        "fw_iou": (share * by_class["iou"].nan_to_num()).sum(),
     }
-    defined = {name: None if value.isnan() else value.item() for name, value in values.items()}
-    by_class = zip(names, iou.tolist(), counted.tolist(), strict=True)
-    return {**defined, "iou": {name: value if c and value == value else None for name, value, c in by_class}}
+    return {
+        **{name: or_none(value.item()) for name, value in values.items()},
+        **{
+            "iou" if kind == "iou" else f"class_{kind}": {
+                name: or_none(value) if use else None
+                for name, value, use in zip(names, row.tolist(), counted.tolist(), strict=True)
+            }
+            for kind, row in by_class.items()
+        },
+    }
 
 
 def groups_table(entry: Mapping[str, Any]) -> Table:

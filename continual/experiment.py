@@ -22,7 +22,7 @@ from rich.console import Console
 
 from callbacks.media import PredictionImages
 from callbacks.progress import TaskProgressBar
-from continual.checkpoint import load_checkpoint, save_atomically
+from continual.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state, save_atomically
 from continual.closed_world import ClosedWorldScores
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
@@ -30,7 +30,7 @@ from continual.learner import ContinualLearner
 from continual.provenance import describe_environment
 from continual.results import HEADINGS, Results, summary_line
 from continual.run_state import RunState, fingerprint, numbers_of
-from continual.saved_model import ABOUT, describe
+from continual.saved_model import describe
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
@@ -62,6 +62,7 @@ class Experiment:
             UserError: a setting, the data or the run's folder cannot be used.
         """
         self.settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        self.unresolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "logger"]))
         self.training: dict[str, Any] = self.settings["training"]
         self.directory = directory
         self.name = name
@@ -254,7 +255,9 @@ class Experiment:
         """Prepare a task; skip, resume or start its training; test and record it."""
         pl.seed_everything(self.training["seed"] + task.index, workers=True, verbose=False)
         self.learner.begin_task(task)
-        self.learner.about = describe(task, self.learner.network, self.tasks[-1].n_seen, self.settings)
+        self.learner.about = describe(
+            task, self.learner.network, self.tasks[-1].n_seen, self.unresolved, self.split.source.mask_table
+        )
         images = self.split.images[task.index]
         self.data.begin_task(task, images.train, images.val, images.test)
         model_file = self._folder(task) / MODEL
@@ -285,7 +288,7 @@ class Experiment:
         """Train a task, from its last epoch where it was interrupted; gives the optimizer steps of the whole task."""
         last = self._folder(task) / LAST
         if last.exists():
-            load_checkpoint(last)  # a damaged file gives its own clear error here
+            load_checkpoint(last, again(last))  # a damaged file gives its own clear error here
             log.info(f"task {task.index}: continuing from {last}")
         trainer.fit(self.learner, datamodule=self.data, ckpt_path=str(last) if last.exists() else None)
         if trainer.interrupted:
@@ -304,10 +307,7 @@ class Experiment:
         """With `training.keep=best` go back to the best validation's network; the last one where there was none."""
         best = self._folder(task) / BEST
         if self.training["keep"] == "best" and trainer.strategy.broadcast(best.exists()):
-            states = load_checkpoint(best)["state_dict"]
-            prefix = "network."
-            network = {name.removeprefix(prefix): value for name, value in states.items() if name.startswith(prefix)}
-            self.learner.network.load_state_dict(network)
+            self.learner.network.load_state_dict(network_state(load_checkpoint(best)))
 
     def _model_content(self, task: Task, steps: int) -> dict[str, Any]:
         states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
@@ -316,7 +316,7 @@ class Experiment:
             "steps": steps,
             "fingerprint": self.state.fingerprint,
             ABOUT: self.learner.about,
-            "network": self.learner.network.state_dict(),
+            NETWORK: self.learner.network.state_dict(),
             "callbacks": states,
         }
 
@@ -326,13 +326,13 @@ class Experiment:
         Raises:
             RunError: the file is missing, damaged or of another run.
         """
-        content = load_checkpoint(path)
+        content = load_checkpoint(path, again(path))
         if content.get("fingerprint") != self.state.fingerprint or content.get("task") != task.index:
             raise RunError(
                 f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
                 "give training.ckpt_dir or training.name another value"
             )
-        self.learner.network.load_state_dict(content["network"])
+        self.learner.network.load_state_dict(content[NETWORK])
         for callback in self.callbacks:
             if type(callback).__name__ in content["callbacks"]:
                 callback.load_state_dict(content["callbacks"][type(callback).__name__])
@@ -452,3 +452,8 @@ class Experiment:
         Console().print(self.results.table())
         log.info(f"results: {self.directory / 'results.md'}")
         return self.results.average_miou
+
+
+def again(path: Path) -> str:
+    """What helps where a run's own checkpoint cannot be used."""
+    return f"delete the folder {path.parent} to train that task again"

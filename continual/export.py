@@ -18,6 +18,7 @@ from continual.results import percent
 from continual.saved_model import ABOUT, SavedModel
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
+AGREEMENT = 0.999  # share of pixels whose class must be the same; ties may fall otherwise
 CHECKED = (1, 2)  # sizes of the batches on which an export is compared
 
 
@@ -67,18 +68,40 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
     graph = program.model_proto
     for key, value in card_data(model, size).items():
         graph.metadata_props.add(key=key, value=json.dumps(value))
-    onnx.save(graph, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return max(_difference(exported, session, random_images(batch, size), path) for batch in CHECKED)
+    partial = path.with_name(f".{path.name}")
+    onnx.save(graph, partial)
+    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    try:
+        difference = max(compare(exported, session, random_images(batch, size)) for batch in CHECKED)
+    except UserError:
+        partial.unlink()
+        raise
+    partial.replace(path)
+    return difference
 
 
-def _difference(exported: Exported, session: Any, image: Tensor, path: Path) -> float:
+def compare(exported: Exported, session: Any, image: Tensor) -> float:
+    """Greatest difference of a logit in a session of onnxruntime.
+
+    Raises:
+        UserError: it is more than rounding, the classes differ, or the graph does not run.
+    """
     with torch.inference_mode():
-        logits, _ = exported(image)
-    got = session.run(["logits"], {"image": image.numpy()})[0]
-    difference = float(np.abs(got - logits.numpy()).max())
-    if got.shape != tuple(logits.shape) or not difference <= TOLERANCE * logits.abs().max().item():
-        raise UserError(f"{path} does not compute what {exported.model.path} does: logits differ by {difference:.3g}")
+        logits, classes = exported(image)
+    try:
+        got_logits, got_classes = session.run(["logits", "classes"], {"image": image.numpy()})
+    except Exception as error:  # of onnxruntime, of several kinds without a common name
+        raise UserError(
+            f"the ONNX graph of {exported.model.path} does not run on {len(image)} images: {error}"
+        ) from error
+    real = logits[:, int(not exported.network.has_background) :]  # without a constant that hides all differences
+    difference = float(np.abs(got_logits - logits.numpy()).max())
+    agreement = float((got_classes == classes.numpy()).mean())
+    if not difference <= TOLERANCE * real.abs().max().item() or agreement < AGREEMENT:
+        raise UserError(
+            f"the ONNX graph does not compute what {exported.model.path} does: logits differ by {difference:.3g}, and "
+            f"{100 * agreement:.1f} % of the classes agree"
+        )
     return difference
 
 
@@ -131,18 +154,20 @@ def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapp
         files: greatest difference of a logit by name of an exported file.
     """
     training, dataset = model.config["training"], model.config["dataset"]
+    first = int(not model.network.has_background)
     rows = [
         f"| {channel} | {name} | {value} | #{''.join(f'{part:02x}' for part in colour)} |"
         for channel, (name, value, colour) in enumerate(
             zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
         )
+        if channel >= first
     ]
     groups = [f"{name.replace('u', '∪')}: {group.start} to {group.stop - 1}" for name, group in model.groups.items()]
     lines = [
-        f"# {type(model.loss).__name__} on {dataset['name']}, after task {model.task}",
+        f"# {type(model.loss).__name__} on {dataset['name']}, {len(model.about['step_counts'])} tasks learned",
         "",
-        f"Semantic segmentation of {len(model.class_names)} classes, learned task after task: "
-        f"{type(model.network).__name__}, training.mode={training['mode']}, seed {training['seed']}.",
+        f"Semantic segmentation of {len(model.class_names) - 1} classes{' and background' * (not first)} by "
+        f"{type(model.network).__name__}, which learned them task after task; seed {training['seed']}.",
         "",
         f"- Input: RGB, uint8, batch x 3 x {size[0]} x {size[1]}; the ONNX graph normalises it itself, with mean "
         f"{dataset['mean']} and deviation {dataset['std']} of values in [0, 1]; who builds on the weights must do it.",
@@ -163,7 +188,11 @@ def _scores(model: SavedModel) -> list[str]:
     results = model.path.parent.parent / "results.json"
     if not results.is_file():
         return []
-    for entry in json.loads(results.read_text())["tasks"]:
+    try:
+        entries = json.loads(results.read_text())["tasks"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):  # the card does without
+        return []
+    for entry in entries:
         if entry["task"] == model.task:
             iou = ", ".join(f"{name} {percent(value)}" for name, value in entry["iou"].items())
             return ["", f"Test: mIoU {percent(entry['miou'])} % on {entry['images']} images; IoU in %: {iou}."]

@@ -10,13 +10,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from continual.checkpoint import ABOUT
 from continual.errors import ConfigError
 from continual.metrics import SegmentationMetrics
 from continual.parameter_groups import check_factors, parameter_groups
 from continual.tasks import Task
 from loss.base import ContinualLoss, Replayed, Step
-from loss.functional import cross_entropy, nearest_pixels
+from loss.functional import at_size_of, cross_entropy
 from networks.base import NetworkOutput, SegmentationNetwork
+from networks.classifier import EARLIER
 from networks.norm import kept_statistics
 
 # Looking at a loss value waits for the device, so a non-finite loss is noticed only this often.
@@ -33,7 +35,7 @@ class ContinualLearner(pl.LightningModule):
         blank: with `restart`, the network as it was before the first task; no submodule either.
         memory: what callbacks publish for the loss, by name.
         needs_teacher: whether a callback wants the previous network, whatever the loss does with it.
-        about: what each checkpoint says of itself, see continual/saved_model.py.
+        about: what each checkpoint says of itself, see `describe` in continual/saved_model.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
     """
 
@@ -91,6 +93,11 @@ class ContinualLearner(pl.LightningModule):
             raise ConfigError(f"training.decay_next={decay_next} is neither all nor new")
         self.decay_next = decay_next
         self.restart = restart
+        if restart and loss.classifier_init in EARLIER:
+            raise ConfigError(
+                f"training.restart=true begins with random classifiers: set loss.classifier_init=random instead of "
+                f"{loss.classifier_init}, or training.restart=false"
+            )
         if restart and self.freeze_parts:
             raise ConfigError(
                 f"training.restart=true begins later tasks anew, and training.freeze={list(self.freeze_parts)} leaves "
@@ -185,7 +192,7 @@ class ContinualLearner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The checkpoint says what it holds."""
-        checkpoint["about"] = self.about
+        checkpoint[ABOUT] = self.about
 
     def on_fit_start(self) -> None:
         """The teacher is no submodule, so Lightning does not move it."""
@@ -297,8 +304,3 @@ class ContinualLearner(pl.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
         """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
         return self._evaluate(batch)
-
-
-def at_size_of(maps: Tensor, label: Tensor) -> Tensor:
-    """Maps ... x h x w at the size of the label, which evaluation may leave as it was; the nearest pixel."""
-    return maps if maps.shape[-2:] == label.shape[-2:] else nearest_pixels(maps, label.shape[-2:])

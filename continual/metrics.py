@@ -122,7 +122,7 @@ def task_scores(confusion: Tensor, task: Task) -> dict[str, Any]:
     """
     if confusion.shape != (task.n_seen, task.n_seen):
         raise ValueError(f"confusion matrix of {tuple(confusion.shape)} for a task of {task.n_seen} classes")
-    iou = [_defined(value) for value in class_iou(confusion).tolist()]
+    iou = [or_none(value) for value in class_iou(confusion).tolist()]
     if not _background_is_scored(task):
         iou[0] = None
     by_class = dict(zip(task.seen, iou[1:], strict=True))
@@ -135,7 +135,7 @@ def task_scores(confusion: Tensor, task: Task) -> dict[str, Any]:
         "miou_initial": _mean(initial),
         "miou_initial_bg": _mean([iou[0], *initial]),
         "miou_added": _mean([by_class[c] for c in task.seen if c not in task.initial]),
-        "pixel_accuracy": _defined(pixel_accuracy(confusion).item()),
+        "pixel_accuracy": or_none(pixel_accuracy(confusion).item()),
         "iou": dict(zip(task.class_names, iou, strict=True)),
     }
 
@@ -173,7 +173,7 @@ def average_miou(history: Sequence[Mapping[str, Any]]) -> float | None:
     return _mean([entry["miou"] for entry in history])
 
 
-def _defined(value: float) -> float | None:
+def or_none(value: float) -> float | None:
     """None for NaN: JSON has none."""
     return None if value != value else value
 

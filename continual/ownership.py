@@ -17,13 +17,16 @@ from datamodules.sampler import OWNERS, seed_sequence
 KEY = "training.task_images"
 
 
-def owned_images(ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_tasks: int, seed: int) -> list[np.ndarray]:
+def owned_images(
+    ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_tasks: int, n_steps: int, seed: int
+) -> list[np.ndarray]:
     """Positions of the training images of each task, ascending; no image has two owners.
 
     Args:
         ids: names of all training images.
         rule: "random": equal shares, by the seed; or for each task the patterns of its images' names ("aachen_*").
-        n_tasks: number of tasks; 1 has what all of them own.
+        n_tasks: number of tasks; one, in joint training, has what all steps own.
+        n_steps: steps of the sequence.
         seed: of the shares.
 
     Raises:
@@ -35,8 +38,8 @@ def owned_images(ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_task
         return [np.sort(part) for part in np.array_split(order, n_tasks)]
     if isinstance(rule, str) or not all(isinstance(patterns, list | tuple) for patterns in rule):
         raise TaskError(f"{KEY}={rule} is neither null, nor random, nor a list of patterns for each task")
-    if n_tasks not in (1, len(rule)):
-        raise TaskError(f"{KEY} has lists for {len(rule)} tasks, and there are {n_tasks}")
+    if len(rule) != n_steps:
+        raise TaskError(f"{KEY} has lists for {len(rule)} tasks, and there are {n_steps}")
     owner = np.full(len(ids), -1)
     for task, patterns in enumerate(rule):
         for pattern in patterns:

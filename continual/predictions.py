@@ -25,9 +25,10 @@ from datamodules.files import read_mask
 from loss.functional import nearest_pixels
 
 JPEG_QUALITY = 92
+SCORES = "scores.json"
 
 
-class Writer:
+class PredictionWriter:
     """Label maps, overlays and comparisons in one folder.
 
     Attributes:
@@ -59,9 +60,15 @@ class Writer:
         """Make the folder.
 
         Raises:
-            DataError: it holds a result of one of the images already.
+            DataError: it is the folder of an image, no folder, or holds a result already.
         """
-        there = [path for image in images for path in self._files(image) if path.exists()]
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"--output {self.folder} is a file: give a folder")
+        here = [image for image in images if image.parent.resolve() == self.folder.resolve()]
+        if here:
+            raise DataError(f"--output {self.folder} is the folder of {here[0]}, which a result could replace")
+        wanted = [path for image in images for path in self._files(image)]
+        there = [path for path in (*wanted, self.folder / SCORES) if path.exists()]
         if there and not overwrite:
             raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ class Writer:
         names = (f"{image.stem}.png", f"{image.stem}_overlay.jpg", f"{image.stem}_compare.jpg")
         return tuple(self.folder / name for name in names)
 
-    def write(self, path: Path, image: np.ndarray, prediction: Tensor) -> Tensor | None:
+    def write(self, path: Path, image: np.ndarray, prediction: Tensor) -> Tensor | int:
         """Write the files of one image.
 
         Args:
@@ -80,7 +87,7 @@ class Writer:
             prediction: h x w uint8 channels; a pixel takes the nearest.
 
         Returns:
-            Confusion matrix of the image, None without a mask.
+            Confusion matrix of the image, 0 without a mask.
 
         Raises:
             DataError: the mask is damaged.
@@ -93,7 +100,7 @@ class Writer:
         shown = overlay(image, self.colours[channels])
         write_jpeg(overlay_file, shown)
         if path not in self.masks:
-            return None
+            return 0
         mask = read_mask(self.masks[path])
         label = self.channels[mask]
         write_jpeg(
@@ -110,25 +117,21 @@ class Writer:
         """Scores of the classes that may win, see `continual.closed_world.group_scores`."""
         group = self.group or slice(0, len(self.names))
         names = self.names[group]
-        labelled = dict.fromkeys(names, 1.0)
-        if not (self.channels == 0).any():
-            labelled["background"] = None
-        return group_scores(confusion[group, group], names, labelled)
+        return group_scores(confusion[group, group], names, with_background=bool((self.channels == 0).any()))
 
 
 def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
     """256-entry table from mask value to channel; 255 for values of no class, and of none in the group."""
-    table = np.full(256, IGNORE, np.uint8)
-    first = 0 if model.about["labels_background"] else 1
-    for channel in range(first, len(model.mask_values)):
-        if group is None or group.start <= channel < group.stop:
-            table[model.mask_values[channel]] = channel
+    table = np.array(model.about["labels"], np.uint8)
+    if group is not None:
+        table[(table < group.start) | (table >= group.stop)] = IGNORE
     return table
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
     """H x W x 3 uint8 RGB."""
-    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+        raise DataError(f"{path} cannot be written: is the disk full?")
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:

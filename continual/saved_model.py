@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from continual.checkpoint import load_checkpoint
+from continual.checkpoint import ABOUT, load_checkpoint, network_state
 from continual.closed_world import Groups, class_groups, closed_prediction
 from continual.errors import ConfigError, RunError
 from continual.palette import palette
@@ -24,27 +25,29 @@ from continual.tasks import IGNORE, Task
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
 
-ABOUT = "about"  # the key under which every checkpoint of the project describes itself
 
-
-def describe(task: Task, network: SegmentationNetwork, total: int, settings: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: np.ndarray | None = None
+) -> dict[str, Any]:
     """What a checkpoint says of its network, as plain containers.
 
     Args:
         task: the task that it learned or learns.
         network: what it holds.
         total: channels after the last task.
-        settings: the run's resolved configuration.
+        config: the run's configuration, with its references to other keys.
+        mask_table: see `DataSource`.
     """
     return {
-        "config": settings,
+        "config": config,
         "task": task.index,
         "class_counts": list(network.class_counts),
         "class_names": list(task.class_names),
         "mask_values": [IGNORE if task.labels.background is None else task.labels.background, *task.seen],
         "colours": palette(task)[: task.n_seen].tolist(),
         "background": network.has_background,
-        "labels_background": task.labels.background is not None,
+        "step_counts": list(task.step_counts),
+        "labels": (task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
         "total": total,
     }
 
@@ -73,25 +76,27 @@ class SavedModel:
             RunError: the file is missing, damaged, or does not describe itself.
         """
         about, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-        config = about["config"]
-        nodes = {part: OmegaConf.create(config[part]) for part in ("network", "loss")}
-        if "pretrained" in nodes["network"]:
-            nodes["network"].pretrained = None  # the checkpoint has better ones
-        network, loss = (instantiate(nodes[part], _convert_="all") for part in ("network", "loss"))
+        config = OmegaConf.create(about["config"])
+        if "pretrained" in config.network:
+            config.network.pretrained = None  # the checkpoint has better ones
+        network, loss = (instantiate(config[part], _convert_="all") for part in ("network", "loss"))
         network.arrange_classifier(loss.layout)
         if not about["background"]:
             network.leave_out_background()
-        if config["training"]["single_head"]:
+        if config.training.single_head:
             network.use_single_head(about["total"])
         for n in about["class_counts"]:
             network.add_classes(n)
-        network.load_state_dict(state)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise RunError(f"{path} does not hold the weights of its {type(network).__name__}: {error}") from error
         return cls(path, network.eval().requires_grad_(False), loss, about)
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The run's resolved configuration."""
-        return self.about["config"]
+        """The run's resolved configuration, but for its loggers."""
+        return OmegaConf.to_container(OmegaConf.create(self.about["config"]), resolve=True)
 
     @property
     def task(self) -> int:
@@ -116,7 +121,7 @@ class SavedModel:
     @property
     def groups(self) -> Groups:
         """Channels of each task and of all together, see continual/closed_world.py."""
-        return class_groups(self.network.class_counts, self.network.has_background)
+        return class_groups(self.about["step_counts"], self.network.has_background)
 
     def group(self, name: str | None) -> slice | None:
         """Channels of a group; None: all may win.
@@ -140,7 +145,7 @@ class SavedModel:
         """
         if size == "native":
             return lambda height, width: (height, width)
-        fixed = re.fullmatch(r"(\d+)x(\d+)", size)
+        fixed = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
         if fixed:
             return lambda height, width: (int(fixed[1]), int(fixed[2]))
         if size != "run":
@@ -187,11 +192,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = load_checkpoint(path)
     if ABOUT not in content:
         raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
-    if "network" in content:
-        return content[ABOUT], content["network"]
-    prefix = "network."  # Lightning's own checkpoints hold all of the learner
-    tensors = content["state_dict"].items()
-    return content[ABOUT], {n.removeprefix(prefix): value for n, value in tensors if n.startswith(prefix)}
+    return content[ABOUT], network_state(content)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -82,10 +82,12 @@ class TaskSplit:
         presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
         images = _select(tasks, presence, training["ade_partition"])
         if training["task_images"] is not None:
-            owned = owned_images(source.split("train").ids, training["task_images"], len(tasks), training["seed"])
+            owned = owned_images(
+                source.split("train").ids, training["task_images"], len(tasks), len(tasks[0].steps), training["seed"]
+            )
             images = tuple(replace(chosen, train=own) for chosen, own in zip(images, owned, strict=True))
         for task, chosen in zip(tasks, images, strict=True):
-            _check_not_empty(task, chosen)
+            _check_not_empty(task, chosen, owned=training["task_images"] is not None)
         return cls(source, tasks, images)
 
     @classmethod
@@ -93,6 +95,8 @@ class TaskSplit:
         cls, source: DomainSource, protocol: Protocol, dataset: DictConfig, training: Mapping[str, Any]
     ) -> TaskSplit:
         """Tasks of all classes in images of other domains."""
+        if training["task_images"] is not None:
+            raise TaskError(f"training.task_images: the tasks of {source.name} own the images of their domains already")
         every = tuple(range(len(source.domains)))
         order = {key: training[key] for key in ("class_order", "shuffle_classes", "seed", "joint")}
         steps = class_steps(every, dataset=source.name, **order, **named_increments(training))
@@ -160,9 +164,11 @@ def _select(
     )
 
 
-def _check_not_empty(task: Task, images: TaskImages) -> None:
+def _check_not_empty(task: Task, images: TaskImages, owned: bool) -> None:
     for name in SPLITS:
         if len(getattr(images, name)) == 0:
+            if owned and name == "train":
+                raise TaskError(f"training.task_images gives task {task.index} no image")
             classes = ", ".join(task.labels.classes[c] for c in task.new)
             raise TaskError(
                 f"task {task.index} ({classes}) has no {name} image under training.mode={task.protocol.mode}; "

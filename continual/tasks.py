@@ -92,6 +92,7 @@ class Task:
     initial: tuple[int, ...]  # classes of the sequence's first step; of `new` too where all is learned jointly
     labels: LabelSpace
     protocol: Protocol = field(default_factory=Protocol)
+    steps: tuple[tuple[int, ...], ...] = ()  # classes of all steps of the sequence, also where they are learned jointly
     domains: tuple[str, ...] = ()  # where tasks differ by where their images come from, see continual/domains.py
 
     @property
@@ -113,6 +114,12 @@ class Task:
     def n_seen(self) -> int:
         """Channels of the network in this task."""
         return len(self.seen) + 1
+
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """Channels of each step of the sequence so far, background in the first."""
+        sizes = [len(step) for step in self.steps if set(step) <= set(self.seen)]
+        return (sizes[0] + 1, *sizes[1:]) if sizes else (self.n_seen,)
 
     @property
     def has_background(self) -> bool:
@@ -225,6 +232,7 @@ def build_tasks(
             old=tuple(c for step in merged[:t] for c in step),
             future=tuple(c for step in merged[t + 1 :] for c in step),
             initial=steps[0],
+            steps=steps,
             labels=labels,
             protocol=protocol,
         )

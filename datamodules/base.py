@@ -54,6 +54,7 @@ class DataSource(ABC):
 
     name: str
     labels: LabelSpace
+    mask_table: np.ndarray | None = None  # 256 entries, from values in the files to those that splits give; None: as is
 
     @abstractmethod
     def split(self, name: str) -> Split:

@@ -80,6 +80,7 @@ class Cityscapes(DataSource):
         self.cities = cities
         self.val_cities = val_cities
         self.as_background = void_as_background_class
+        self.mask_table = BACKGROUND_TABLE if void_as_background_class else None
         self.labels = LabelSpace(
             CLASSES, background=0 if void_as_background_class else None,
             ignored=(IGNORE,) if void_as_background_class else (*UNSCORED, IGNORE), colours=COLOURS,

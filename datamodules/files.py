@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.base import DataError, Split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
 MASK_MODES = ("P", "L", "1")  # one value per pixel, one byte
 # Last bytes of a complete file, and how far from its end they may stand.
 END_OF_JPEG, END_OF_PNG, TAIL = b"\xff\xd9", b"IEND", 64
@@ -56,8 +57,7 @@ class FileSplit(Split):
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width, from the mask's header alone."""
-        with Image.open(self.masks[index]) as mask:
-            return mask.height, mask.width
+        return image_size(self.masks[index])
 
     def mask_name(self, index: int) -> str:
         """Path of the mask."""
@@ -80,9 +80,11 @@ class FileSplit(Split):
         image_path, mask_path = self.images[index], self.masks[index]
         try:
             with Image.open(image_path) as image, Image.open(mask_path) as mask:
-                if image.size != mask.size:
+                sizes = upright_size(image), upright_size(mask)
+                if sizes[0] != sizes[1]:
+                    shown = [f"{width}x{height}" for height, width in sizes]
                     raise DataError(
-                        f"image {image_path} is {_size(image)} and its mask {mask_path} is {_size(mask)} pixels; "
+                        f"image {image_path} is {shown[0]} and its mask {mask_path} is {shown[1]} pixels; "
                         "they must be of the same size"
                     )
                 if not _ends_properly(image_path):
@@ -110,19 +112,44 @@ def read_mask(path: str | Path) -> np.ndarray:
         DataError: the file is damaged or holds colours instead of class ids.
     """
     try:
+        check_mask_mode(path)
         with Image.open(path) as mask:
-            if mask.mode not in MASK_MODES:
-                raise DataError(
-                    f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
-                    "masks must be grey or palette PNGs whose values are class ids"
-                )
             return np.array(mask, dtype=np.uint8)
     except (OSError, SyntaxError) as error:
         raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
 
 
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image or mask as they are read, from the header.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"image {path} cannot be read ({error}); replace the file") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image, turned upright where a camera says how."""
+    turned = image.getexif().get(ORIENTATION, 1) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def check_mask_mode(path: str | Path) -> None:
+    """See from the header whether a mask has one byte per pixel.
+
+    Raises:
+        DataError: it has not.
+    """
+    with Image.open(path) as mask:
+        if mask.mode not in MASK_MODES:
+            raise DataError(
+                f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
+                "masks must be grey or palette PNGs whose values are class ids"
+            )
 
 
 def _ends_properly(path: str) -> bool:

@@ -9,51 +9,50 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.base import DataError
-from datamodules.files import IMAGE_SUFFIXES, image_files, read_image
+from datamodules.batches import Loader
+from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, read_image
 from datamodules.transforms import resize_image
 
 Size = tuple[int, int]  # height, width
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
 ENDINGS = ("_leftImg8bit", "_gtFine_labelIds")  # of Cityscapes' images and masks, before the suffix
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Files, all images of folders, and what globs match, in the order given, each once.
+    """Files, all images below folders, and what globs match, in the order given, each once.
 
     Raises:
         DataError: one gives no image, or two files have the same name, which their results would have too.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
-            paths = list(image_files(path).values())
-        elif path.is_file():
+        if path.is_file():
             paths = [path]
         else:
-            paths = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-            paths = [match for match in paths if match.suffix.lower() in IMAGE_SUFFIXES]
+            below = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            paths = sorted(p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         if not paths:
-            raise DataError(f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): no such file, folder or match")
-        found |= dict.fromkeys(paths)
+            raise DataError(
+                f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"
+            )
+        found |= {p.resolve(): p for p in paths if p.resolve() not in found}
     stems: dict[str, Path] = {}
-    for path in found:
+    for path in found.values():
         other = stems.setdefault(path.stem, path)
         if other != path:
             raise DataError(f"{other} and {path} have the same name, which their results would have too")
-    return list(found)
+    return list(found.values())
 
 
 def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """The mask of each image: of the same name, or of Cityscapes' names, anywhere below a folder.
 
     Raises:
-        DataError: there is no such folder, or an image has no mask there, or one of another size.
+        DataError: there is no such folder, or an image has no mask there, or one of another size or kind.
     """
     if not folder.is_dir():
         raise DataError(f"--masks {folder}: there is no such folder")
@@ -68,6 +67,7 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
         if sizes[0] != sizes[1]:
             shown = " and ".join(f"{width}x{height}" for height, width in sizes)
             raise DataError(f"image {image} and mask {mask} differ in size: {shown}")
+        check_mask_mode(mask)
     return found
 
 
@@ -75,20 +75,6 @@ def _plain(stem: str) -> str:
     for ending in ENDINGS:
         stem = stem.removesuffix(ending)
     return stem
-
-
-def image_size(path: Path) -> Size:
-    """Height and width as `read_image` gives it, from the header: turned upright where a camera says how.
-
-    Raises:
-        DataError: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"image {path} cannot be read ({error}); replace the file") from error
 
 
 class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
@@ -130,4 +116,4 @@ def loose_batches(
         for run in [list(members)]
         for start in range(0, len(run), batch_size)
     ]
-    return iter(DataLoader(LooseImages(paths, sizes), batch_sampler=chunks, num_workers=workers, collate_fn=list))
+    return iter(Loader(LooseImages(paths, sizes), batch_sampler=chunks, num_workers=workers, collate_fn=list))

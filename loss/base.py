@@ -60,6 +60,7 @@ class ContinualLoss(nn.Module, ABC):
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
         reads_class_weights: whether it knows memory["class_weights"], see callbacks/class_weights.py.
+        learns_old_labels: whether labels of old classes, which replay may put into a batch, teach it anything.
         needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
@@ -70,6 +71,7 @@ class ContinualLoss(nn.Module, ABC):
     needs_teacher: bool = False
     needs_background: bool = False
     reads_class_weights: bool = False
+    learns_old_labels: bool = True
     label_loss = staticmethod(cross_entropy)
     layout: Layout = Layout()
 

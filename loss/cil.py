@@ -66,6 +66,7 @@ class CIL(ContinualLoss):
 
     needs_teacher = True
     reads_class_weights = True
+    learns_old_labels = False
 
     def __init__(
         self,
@@ -85,6 +86,8 @@ class CIL(ContinualLoss):
             raise ValueError(f"loss.norm={norm} is none of {', '.join(NORMS)}")
         if temperature <= 0:
             raise ValueError(f"loss.temperature={temperature} must be above 0")
+        if kd_weight < 0 or gradient_scaling < 0:
+            raise ValueError(f"loss.kd_weight={kd_weight} and gradient_scaling={gradient_scaling} must be at least 0")
         self.kd_weight = kd_weight
         self.settings = {"temperature": temperature, "gradient_scaling": gradient_scaling, "norm": norm}
 
@@ -103,6 +106,7 @@ class CIL(ContinualLoss):
 
 
 def unlabelled(step: Step) -> Tensor:
-    """Pixels without a new label, B x H x W bool."""
+    """Pixels without a new label, B x H x W bool; where a task brings no classes (domains) all labels are new."""
     labels = step.batch["label"]
-    return (labels < step.task.n_old) | (labels == IGNORE_INDEX)
+    first_new = step.task.n_old if step.task.n_new else 0
+    return (labels < first_new) | (labels == IGNORE_INDEX)

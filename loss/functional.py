@@ -243,6 +243,11 @@ def nearest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return maps[..., rows[:, None], columns]
 
 
+def at_size_of(maps: Tensor, label: Tensor) -> Tensor:
+    """Maps ... x h x w at the size of the label, which evaluation may leave as it was; the nearest pixel."""
+    return maps if maps.shape[-2:] == label.shape[-2:] else nearest_pixels(maps, label.shape[-2:])
+
+
 def class_sums(features: Tensor, classes: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Sum of the feature vectors of each class, n x D, and its number of cells, n, in at least float32.
 

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from networks.base import SegmentationNetwork
 from networks.pretrained import load_exactly, read_state
 
+WHERE_FROM = (
+    "ERFNet's authors publish erfnet_encoder_pretrained.pth.tar (Eromera/erfnet_pytorch on GitHub, trained_models); "
+    "network.pretrained=null trains from random weights"
+)
 norm = partial(nn.BatchNorm2d, eps=1e-3)
 
 
@@ -149,7 +153,7 @@ def load_encoder(encoder: Encoder, pretrained: str) -> None:
     Raises:
         ConfigError: the file is missing, or does not fit.
     """
-    state = read_state(pretrained)
+    state = read_state(pretrained, WHERE_FROM)
     for prefix in ("features.encoder.", "encoder.", ""):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part:

@@ -197,14 +197,16 @@ def timm_weights(name: str, like: str = "resnet*") -> State:
         ) from error
 
 
-def read_state(path: str) -> State:
+def read_state(path: str, where_from: str = WHERE_FROM) -> State:
     """State dict of a file, bare or under the key "state_dict"; a leading "module." is dropped.
+
+    Args: `where_from`: where such files can be had.
 
     Raises:
         ConfigError: there is no such file, or it holds no state dict.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"network.pretrained={path}: there is no such file. {WHERE_FROM}")
+        raise ConfigError(f"network.pretrained={path}: there is no such file. {where_from}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is broken or holds more than tensors

@@ -92,7 +92,7 @@ class Segmenter(TokenNetwork):
         """Prefix and patch tokens with their positions, B x N x D."""
         tokens = self.encoder.patch_embed(image)
         if self.encoder.cls_token is not None:
-            tokens = torch.cat([self.encoder.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.encoder.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.encoder.norm_pre(tokens + self._positions(size))
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
@@ -130,7 +130,7 @@ class MaskTransformer(nn.Module):
 
     def forward(self, patches: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Patches B x N x d and tokens C x d to patches B x N x d and classes B x C x d."""
-        x = torch.cat([self.proj_dec(patches), tokens.expand(len(patches), -1, -1)], dim=1)
+        x = torch.cat([self.proj_dec(patches), tokens.expand(patches.shape[0], -1, -1)], dim=1)
         for block in self.blocks:
             x = block(x)
         patches, classes = self.decoder_norm(x).split([patches.shape[1], len(tokens)], dim=1)

@@ -76,6 +76,8 @@ def evaluate(
     from continual.results import Results
 
     quiet_lightning()
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     if run.is_file():
         folder, checkpoint = run.parent, run
         config, state, finished = of_checkpoint(run)
@@ -117,12 +119,11 @@ def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
     Raises:
         RunError: it is none.
     """
-    from continual.checkpoint import load_checkpoint
-    from continual.saved_model import ABOUT
+    from continual.checkpoint import ABOUT, load_checkpoint
 
     content = load_checkpoint(path)
     if ABOUT not in content or "fingerprint" not in content:
-        raise RunError(f"{path} is no checkpoint of a finished task: give a model.ckpt, or a run's folder")
+        raise RunError(f"{path} is no checkpoint of a finished task: give its model.ckpt, or the run's folder")
     state = RunState(content["fingerprint"], {}, run_id="")
     return OmegaConf.create(content[ABOUT]["config"]), state, [content["task"]]
 
@@ -134,6 +135,8 @@ def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> Dic
         ConfigError: an override has no value, or its key may not be set here.
     """
     config.logger = {}
+    if "pretrained" in config.network:
+        config.network.pretrained = None  # the checkpoint has better weights
     quiet = {"log_images": 0, "progress_bar_refresh_rate": 0}
     config.training.update({"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", **quiet})
     if full_size:

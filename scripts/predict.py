@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from continual.errors import ConfigError
 from continual.files import write_atomically
 from continual.launch import user_message
+
+MOST_WAITING = 16  # images whose files are being written while the network goes on
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from continual.predictions import Writer, scores_table
+    from continual.predictions import SCORES, PredictionWriter, scores_table
     from continual.saved_model import SavedModel, find_device
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
@@ -70,25 +73,28 @@ def predict(arguments: argparse.Namespace) -> None:
     images = find_images(arguments.images)
     masks = find_masks(images, arguments.masks) if arguments.masks else {}
     model = SavedModel.load(arguments.checkpoint)
-    writer = Writer(model, arguments.output, model.group(arguments.task), masks)
+    writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks)
     writer.check_free(images, arguments.overwrite)
     device = find_device(arguments.device)
     model.network.to(device)
     batches = loose_batches(images, model.input_size(arguments.size), arguments.batch_size, arguments.workers)
-    written = []
+    confusion, waiting = 0, deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
         bar = progress.add_task("predicting", total=len(images))
         for batch in batches:
             pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
             predictions = model.predict(pixels, writer.group).to(torch.uint8).cpu()
             for (path, image, _), prediction in zip(batch, predictions, strict=True):
-                written.append(pool.submit(writer.write, path, image, prediction))
+                waiting.append(pool.submit(writer.write, path, image, prediction))
+            while len(waiting) > MOST_WAITING:
+                confusion = confusion + waiting.popleft().result()
             progress.advance(bar, len(batch))
-        confusions = [future.result() for future in written]
+        while waiting:
+            confusion = confusion + waiting.popleft().result()
     print(f"{len(images)} images: {arguments.output}")
     if masks:
-        scores = writer.scores(sum(confusions))
-        write_atomically(arguments.output / "scores.json", json.dumps(scores, indent=1))
+        scores = writer.scores(confusion)
+        write_atomically(arguments.output / SCORES, json.dumps(scores, indent=1))
         Console().print(scores_table(scores))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -115,14 +116,47 @@ def test_three_stages_their_scores_predictions_and_exports(cli, tmp_path, citysc
 
 
 def test_joint_training_takes_the_three_parts_without_erfurt(cli, tmp_path, cityscapes):
-    cli("experiment=cil/cityscapes_joint", f"dataset.root={cityscapes}", "output=s.json", script="scripts/tasks.py")
+    """And is scored as the three tasks are, also where the data and the encoder's file are no longer."""
+    root, file = tmp_path / "data", tmp_path / "encoder.pth.tar"
+    shutil.copytree(cityscapes, root)
+    (root / "encoder.pth.tar").rename(file)
+    split = ("experiment=cil/cityscapes_joint", f"dataset.root={root}")
+    cli(*split, "output=s.json", script="scripts/tasks.py")
     (task,) = json.loads((tmp_path / "s.json").read_text())["tasks"]
     assert {name.split("_")[0] for name in task["train"]} == {city for part in PARTS for city in part}
     assert len(task["new"]) == 19
+    cli(*split, *SMALL, f"network.pretrained={file}", "hydra.run.dir=joint", "training.epochs=1")
+    root.rename(tmp_path / "moved")
+    file.unlink()
+    moved = ("joint/task_00/model.ckpt", f"dataset.root={tmp_path}/moved", "--output", "new/scores.json")
+    cli(*moved, script="scripts/evaluate.py")
+    (entry,) = json.loads((tmp_path / "new/scores.json").read_text())
+    assert list(entry["groups"]) == ["1", "2", "1u2", "3", "1u2u3"]
+    assert entry["miou"] == json.loads((tmp_path / "joint/results.json").read_text())["tasks"][0]["miou"]
+    failed = cli(*moved[:1], "dataset.root=nowhere", script="scripts/evaluate.py", check=False)
+    assert "dataset.root=nowhere: there is no such folder" in failed.stderr
+
+
+def test_a_killed_run_restarts_alike(cli, tmp_path, cityscapes):
+    """Its later tasks begin with the first one's weights, which the interrupted run no longer has in memory."""
+    run = ("experiment=cil/cityscapes", f"dataset.root={cityscapes}", *SMALL, "network.pretrained=null",
+           "training.epochs=1")  # fmt: skip
+    for name in ("whole", "part"):
+        cli(*run, f"hydra.run.dir={name}")
+    for task in (1, 2):
+        (tmp_path / f"part/task_{task:02d}/model.ckpt").unlink()
+    state = json.loads((tmp_path / "part/state.json").read_text())
+    (tmp_path / "part/state.json").write_text(json.dumps({**state, "next_task": 1}))
+    results = json.loads((tmp_path / "part/results.json").read_text())
+    (tmp_path / "part/results.json").write_text(json.dumps({**results, "tasks": results["tasks"][:1]}))
+    cli(*run, "hydra.run.dir=part")
+    files = [tmp_path / name / "task_02/model.ckpt" for name in ("whole", "part")]
+    first, second = (torch.load(file, weights_only=True)["network"] for file in files)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize("network", ["unet_small", "segmenter"])
-def test_any_network_and_data_set(cli, network):
+def test_any_network_and_data_set(cli, tmp_path, network):
     """Where there is a background, with and without it after the first task."""
     from tests.conftest import TINY
 
@@ -134,3 +168,4 @@ def test_any_network_and_data_set(cli, network):
             "training.task=6-2", "training.task_images=random", f"training.hidden={hidden}", "dataset.size=64",
             f"training.restart={'true' if hidden == 'ignore' else 'false'}", f"hydra.run.dir={hidden}",
         )  # fmt: skip
+        assert json.loads((tmp_path / hidden / "results.json").read_text())["tasks"][1]["iou"].keys() >= {"bar", "ring"}

@@ -22,6 +22,7 @@ from continual.tasks import LabelSpace, Task
 from datamodules.base import DataError
 from loss.bacs import BACS
 from loss.base import Replayed
+from loss.cil import CIL
 from loss.crossentropy import CrossEntropy
 from loss.der import DER
 from loss.dkd import DKD
@@ -209,13 +210,14 @@ def started(loss, salient=None, **settings):
 
 
 def test_what_is_replayed_must_be_what_the_loss_reads():
-    assert started(MiB(), weight=0.5) == {"weight": 0.5, "background": False}
+    assert started(MiB(), weight=0.5) == {"weight": 0.5, "background": False, "lesson": "mse"}
     started(LwFMC(disjoint=True), use="append")
     started(SSUL(), use="replace", batch_size=None)
     started(DER(), use="loss", logits=True)
     started(DER(labels_weight=0), use="loss", labels=None, logits=True)
     started(BACS(logits_weight=0), use="loss", labels="fresh")
     for loss, settings, words in (
+        (CIL(), {"use": "append"}, "CIL does not look at labels of old classes; set .*use=term"),
         (SSUL(), {"use": "append", "salient": print}, r"with dataset\.saliency needs images that are read again"),
         (SSUL(), {"use": "replace", "batch_size": 8}, r"batch_size=8 must be at least 1 and less than .*batch_size=8"),
         (DER(), {}, r"use=term does not go with this loss: DER has terms of its own for it; set .*use=loss"),

@@ -25,7 +25,7 @@ def test_truncated_file(tmp_path, keep):
     path = tmp_path / "model.ckpt"
     save_atomically(path, {"w": torch.rand(1000)})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(RunError, match=r"model\.ckpt cannot be read.*train that task again"):
+    with pytest.raises(RunError, match=r"model\.ckpt cannot be read.*give a model\.ckpt or last\.ckpt of a run"):
         load_checkpoint(path)
 
 

@@ -84,7 +84,7 @@ def test_network_grows_by_the_classes_of_each_task():
 
 
 def test_a_restart_begins_every_task_with_the_first_weights():
-    learner = make_learner(restart=True)
+    learner = make_learner(MiB(classifier_init="random"), restart=True)
     first = copy.deepcopy(learner.network.state_dict())
     for task in TASKS:
         learner.begin_task(task)
@@ -97,8 +97,10 @@ def test_a_restart_begins_every_task_with_the_first_weights():
         with torch.no_grad():
             for parameter in learner.network.parameters():
                 parameter.fill_(7)
+    with pytest.raises(ConfigError, match=r"set loss\.classifier_init=random instead of background"):
+        make_learner(MiB(), restart=True)
     with pytest.raises(ConfigError, match=r"training\.restart=true begins later tasks anew"):
-        make_learner(restart=True, freeze=["down"])
+        make_learner(MiB(classifier_init="random"), restart=True, freeze=["down"])
 
 
 def test_lr_next_and_schedule_length():

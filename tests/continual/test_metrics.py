@@ -309,3 +309,15 @@ def test_forgetting_leaves_undefined_scores_out():
 def test_average_miou():
     assert average_miou([{"miou": 0.4}, {"miou": 0.3}, {"miou": 0.2}]) == pytest.approx(0.3)
     assert average_miou([]) is None
+
+
+def test_golden_iou_of_erfnet(golden):
+    """Void is their 20th class, and their mean counts absent classes as 0."""
+    data = golden("cil_erfnet_ioueval")
+    prediction, target = (torch.from_numpy(data[name]).long() for name in ("pred", "target"))
+    counted = target != 19
+    metric = SegmentationMetrics(20)
+    metric.update(prediction[:, 0], torch.where(counted, target, 255)[:, 0])
+    iou = class_iou(metric.compute()[0])[:19]
+    np.testing.assert_allclose(iou.nan_to_num(), data["iou"], atol=1e-6)
+    assert iou.nan_to_num().mean().item() == pytest.approx(float(data["mean_iou"]), abs=1e-6)

@@ -16,17 +16,17 @@ RULE = [["aachen_*"], ["jena_*", "ulm_1"]]
 @given(count=st.integers(0, 50), n_tasks=st.integers(1, 6), seed=st.integers(0, 9))
 def test_random_shares_are_equal_and_disjoint(count, n_tasks, seed):
     ids = [str(i) for i in range(count)]
-    parts = owned_images(ids, "random", n_tasks, seed)
+    parts = owned_images(ids, "random", n_tasks, n_tasks, seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert all((np.diff(part) > 0).all() for part in parts)
-    again = owned_images(ids, "random", n_tasks, seed)
+    again = owned_images(ids, "random", n_tasks, n_tasks, seed)
     assert all((a == b).all() for a, b in zip(parts, again, strict=True))
 
 
 def test_patterns_of_names():
-    assert [part.tolist() for part in owned_images(IDS, RULE, 2, 0)] == [[0, 1], [2, 3]]
-    assert owned_images(IDS, RULE, 1, 0)[0].tolist() == [0, 1, 2, 3]  # joint training: those of all tasks
+    assert [part.tolist() for part in owned_images(IDS, RULE, 2, 2, 0)] == [[0, 1], [2, 3]]
+    assert owned_images(IDS, RULE, 1, 2, 0)[0].tolist() == [0, 1, 2, 3]  # joint training: those of all tasks
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,18 @@ def test_patterns_of_names():
 )
 def test_rules_that_are_none(rule, n_tasks, words):
     with pytest.raises(TaskError, match=words):
-        owned_images(IDS, rule, n_tasks, 0)
+        owned_images(IDS, rule, n_tasks, n_tasks, 0)
+
+
+def test_joint_training_needs_the_lists_of_all_steps():
+    with pytest.raises(TaskError, match="has lists for 2 tasks, and there are 3"):
+        owned_images(IDS, RULE, 1, 3, 0)
+
+
+def test_a_task_without_an_image_names_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(TaskError, match=r"training\.task_images gives task 1 no image"):
+        split_of(SMALL, "training.task=4-2", "training.task_images=[['*0'],[],['*1']]")
 
 
 def test_a_run_trains_on_what_its_tasks_own(tmp_path, monkeypatch):

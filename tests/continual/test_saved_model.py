@@ -10,7 +10,7 @@ from PIL import Image
 from continual.closed_world import closed_confusion, group_scores
 from continual.errors import ConfigError, RunError
 from continual.palette import overlay
-from continual.predictions import Writer
+from continual.predictions import PredictionWriter
 from continual.saved_model import SavedModel, describe
 from continual.tasks import LabelSpace, Protocol, build_tasks
 from datamodules.base import DataError
@@ -47,7 +47,6 @@ def model(golden):
     network.add_classes(20)
     fill(network, int(golden("cil_inference")["seed_base"]))
     about = describe(tasks()[-1], network, 20, SETTINGS)
-    network.class_counts = [6, 6, 8]
     return SavedModel(Path("model.ckpt"), network.eval(), CIL(), about)
 
 
@@ -74,9 +73,9 @@ def test_golden_predictions_and_scores(tmp_path, model, seen, task):
     data, image, labels, pixels = seen
     group = model.group(GROUPS[task])
     prediction = model.predict(pixels, group)
-    writer = Writer(model, tmp_path, group)
-    writer.check_free([Path("street.png")], overwrite=False)
-    writer.write(Path("street.png"), image, prediction[0].to(torch.uint8))
+    writer = PredictionWriter(model, tmp_path, group)
+    writer.check_free([Path("elsewhere/street.png")], overwrite=False)
+    writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
     with Image.open(tmp_path / "street.png") as file:
         ids, colours = np.array(file), np.array(file.convert("RGB"))
     sure = data[f"t{task}_margin"] > 1e-3
@@ -90,7 +89,7 @@ def test_golden_predictions_and_scores(tmp_path, model, seen, task):
     output = model.network(model.normalise(pixels))
     confusion = closed_confusion(output.logits, torch.where(labels == 255, 255, labels + 1)[None], group)
     names = model.class_names[group]
-    scores = group_scores(confusion, names, dict.fromkeys(names, 1.0))
+    scores = group_scores(confusion, names)
     assert scores["miou"] == pytest.approx(float(data[f"t{task}_miou"]), abs=2e-3)
     assert scores["recall"] == pytest.approx(float(data[f"t{task}_macc"]), abs=2e-3)
 
@@ -102,7 +101,7 @@ def saved(tmp_path, name="model.ckpt", **changes):
     network.leave_out_background()
     for n in (6, 6):
         network.add_classes(n)
-    about = describe(tasks()[1], network, 20, {**SETTINGS, "training": {"single_head": False}})
+    about = describe(tasks()[1], network, 20, SETTINGS)
     torch.save({"about": about, "network": network.state_dict(), **changes}, tmp_path / name)
     return network.eval(), about
 
@@ -126,6 +125,9 @@ def test_a_checkpoint_is_enough(tmp_path):
 
 
 def test_files_that_are_no_models(tmp_path):
+    saved(tmp_path, "other.ckpt", network={"classifier.heads.0.bias": torch.zeros(3)})
+    with pytest.raises(RunError, match=r"other\.ckpt does not hold the weights of its ERFNet"):
+        SavedModel.load(tmp_path / "other.ckpt")
     torch.save({"network": {}}, tmp_path / "old.ckpt")
     with pytest.raises(RunError, match=r"old\.ckpt does not say what it holds"):
         SavedModel.load(tmp_path / "old.ckpt")
@@ -157,7 +159,7 @@ def test_masks_give_scores_of_what_may_win(tmp_path, model):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     image = np.full((*mask.shape, 3), 90, np.uint8)
     path = Path("a.jpg")
-    writer = Writer(model, tmp_path / "out", model.group("1u2"), {path: tmp_path / "mask.png"})
+    writer = PredictionWriter(model, tmp_path / "out", model.group("1u2"), {path: tmp_path / "mask.png"})
     writer.check_free([path], overwrite=False)
     channel = np.zeros(256, np.uint8)
     channel[model.mask_values] = range(20)
@@ -167,6 +169,10 @@ def test_masks_give_scores_of_what_may_win(tmp_path, model):
     assert "car" not in scores["iou"]
     with pytest.raises(DataError, match=r"a\.png exists: give --overwrite"):
         writer.check_free([path], overwrite=False)
+    with pytest.raises(DataError, match=r"is the folder of .*, which a result could replace"):
+        writer.check_free([tmp_path / "out" / "b.png"], overwrite=True)
+    with pytest.raises(DataError, match=r"mask\.png is a file: give a folder"):
+        PredictionWriter(model, tmp_path / "mask.png").check_free([path], overwrite=True)
     shown = overlay(image, writer.colours[channel[mask]])
     with Image.open(tmp_path / "out/a_overlay.jpg") as file:
         assert np.abs(np.array(file).astype(int) - shown).mean() < 5

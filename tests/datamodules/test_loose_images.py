@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from datamodules.base import DataError
-from datamodules.loose_images import ORIENTATION, find_images, find_masks, image_size, loose_batches
+from datamodules.files import ORIENTATION, image_size
+from datamodules.loose_images import find_images, find_masks, loose_batches
 from tests.datamodules.trees import cityscapes_tree, write_image, write_mask
 
 
@@ -23,7 +24,8 @@ def names(paths):
 
 
 def test_files_folders_and_globs_in_their_order(photos):
-    found = find_images([str(photos / "d.jpg"), str(photos), str(photos / "more" / "*"), str(photos / "?.jpg")])
+    again = str(photos / "more" / ".." / "a.jpg")
+    found = find_images([str(photos / "d.jpg"), str(photos), str(photos / "more" / "*"), str(photos / "?.jpg"), again])
     assert names(found) == ["d.jpg", "a.jpg", "b.png", "c.jpg"]
     assert names(find_images([str(photos / "**/*.jpg")])) == ["a.jpg", "d.jpg", "c.jpg"]
 
@@ -33,13 +35,15 @@ def test_what_gives_no_image_is_named(photos):
         (photos / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="gives no image"):
             find_images([str(photos / pattern)])
-    write_image(photos / "more/a.png")
-    with pytest.raises(DataError, match="have the same name, which their results would have too"):
-        find_images([str(photos), str(photos / "more")])
+    for twin in ("a.png", "more/a.png"):
+        write_image(photos / twin)
+        with pytest.raises(DataError, match="have the same name, which their results would have too"):
+            find_images([str(photos)])
+        (photos / twin).unlink()
 
 
 def test_batches_have_one_size_and_keep_the_order(photos):
-    paths = find_images([str(photos)])
+    paths = find_images([str(photos / "*.*")])
     assert names(paths) == ["a.jpg", "b.png", "d.jpg"]
     batches = list(loose_batches(paths, lambda h, w: (h // 2, w // 2), batch_size=4, workers=0))
     assert [[tuple(pixels.shape) for *_, pixels in batch] for batch in batches] == [[(3, 12, 16)] * 2, [(3, 20, 10)]]
@@ -66,6 +70,21 @@ def test_masks_of_cityscapes(tmp_path):
     images = find_images([str(tree / "leftImg8bit/train/ulm")])
     masks = find_masks(images, tree / "gtFine")
     assert [mask.name for mask in masks.values()] == [f"ulm_{i:06d}_000019_gtFine_labelIds.png" for i in range(2)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_is_named(photos, workers):
+    """By one line, from a process that reads too."""
+    path = photos / "b.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"^image .*b\.png cannot be .*; replace the file$"):
+        list(loose_batches([path], lambda h, w: (h, w), 1, workers))
+
+
+def test_masks_of_colours_are_refused_before_anything_runs(photos):
+    write_image(photos / "masks/a.png")
+    with pytest.raises(DataError, match=r"a\.png is an image of mode RGB"):
+        find_masks([photos / "a.jpg"], photos / "masks")
 
 
 def test_a_broken_image_is_named(tmp_path):

@@ -105,3 +105,14 @@ def test_what_it_cannot_be_set_to():
         CIL(norm="mean")
     with pytest.raises(ValueError, match=r"loss\.temperature=0 must be above 0"):
         CIL(temperature=0)
+    with pytest.raises(ValueError, match=r"gradient_scaling=-1 must be at least 0"):
+        CIL(gradient_scaling=-1)
+
+
+def test_labels_of_a_new_domain_are_new():
+    """Where no class is new the labels teach, and the teacher what has none."""
+    logits, labels = torch.randn(1, 4, 3, 3, requires_grad=True), torch.randint(0, 4, (1, 3, 3))
+    step = make_step(logits, labels, torch.randn(1, 4, 3, 3))
+    assert step.task.n_new == 0
+    assert CIL()(step)["ce"].item() == pytest.approx(cross_entropy(logits, labels).item())
+    assert CIL()(step)["kd"].item() == 0
