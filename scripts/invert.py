@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("dreams"), help="folder for the images")
     parser.add_argument("--per-class", type=int, default=8, help="images of each class")
     parser.add_argument("--task", help="only classes of one task, as scripts/evaluate.py names them: 1, 2, 1u2 ...")
-    parser.add_argument("--size", type=int, help="height and width; the side of the run's evaluation where not given")
+    parser.add_argument("--size", type=int, help="height and width; those of the training crops where not given")
     parser.add_argument("--batch-size", type=int, default=32, help="images that are made together")
     parser.add_argument("--iterations", type=int, default=2000, help="updates at full resolution")
     parser.add_argument("--shrunk-iterations", type=int, default=0, help="updates before, at half the resolution")
@@ -91,11 +91,11 @@ def invert(arguments: argparse.Namespace) -> None:
         jitter=arguments.jitter, flip=not arguments.no_flip,
         **{name: getattr(arguments, name) for name in (w.replace("-", "_") for w in WEIGHTS)},
     )  # fmt: skip
-    size = (arguments.size, arguments.size) if arguments.size else model.fixed_size("run")
+    side = arguments.size or model.config["dataset"]["crop_size"]
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
     dataset = model.config["dataset"]
-    about = {"mean": dataset["mean"], "std": dataset["std"], "recipe": recipe, "size": size, "seed": arguments.seed}
+    about = {"mean": dataset["mean"], "std": dataset["std"], "recipe": recipe, "size": (side, side), "seed": arguments.seed}
     dreamer = Dreamer(
         model.network, model.class_names, per_class=arguments.per_class, batch_size=arguments.batch_size,
         student=student, **about,
