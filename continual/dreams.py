@@ -31,8 +31,8 @@ from continual.inversion import (
     Network,
     Recipe,
     dense_targets,
+    lse_lba,
     pixel_bounds,
-    pool,
     random_draws,
     synthesise,
 )
@@ -151,13 +151,18 @@ class Dreamer:
 
     @torch.no_grad()
     def _judge(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """How sure the network is of the classes in N images (of logits' means), and on which share of pixels."""
+        """How sure the network is of the classes in N images, and on which share of the pixels it sees them."""
         device = next(self.network.parameters()).device
         mean, std = (255 * torch.tensor(list(v), device=device).view(3, 1, 1) for v in (self.mean, self.std))
         logits = self.network((pixels.to(device) - mean) / std).logits
         wanted = classes.to(device)
-        scores = torch.softmax(pool(logits, "mean"), dim=1).gather(1, wanted[:, None]).squeeze(1)
+        scores = class_probabilities(logits).gather(1, wanted[:, None] - 1).squeeze(1)
         return scores, (logits.argmax(1) == wanted.view(-1, 1, 1)).float().mean((1, 2))
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Of the classes, background left out, in images as wholes: N x C - 1, from logits N x C x H x W by LSE-LBA."""
+    return torch.softmax(lse_lba(logits.float(), 0.0)[:, 1:], dim=1)
 
 
 def digest(network: torch.nn.Module) -> str:

@@ -95,7 +95,13 @@ def invert(arguments: argparse.Namespace) -> None:
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
     dataset = model.config["dataset"]
-    about = {"mean": dataset["mean"], "std": dataset["std"], "recipe": recipe, "size": (side, side), "seed": arguments.seed}
+    about = {
+        "mean": dataset["mean"],
+        "std": dataset["std"],
+        "recipe": recipe,
+        "size": (side, side),
+        "seed": arguments.seed,
+    }
     dreamer = Dreamer(
         model.network, model.class_names, per_class=arguments.per_class, batch_size=arguments.batch_size,
         student=student, **about,
@@ -103,19 +109,22 @@ def invert(arguments: argparse.Namespace) -> None:
     images = dreamer.dream(classes, arguments.output)
     mean = lambda key: 100 * sum(image[key] for image in images) / len(images)  # noqa: E731
     print(f"{len(images)} images of {len(classes)} classes: {arguments.output}")
-    print(f"the network gives the class {mean('confidence'):.0f} %, and sees it on {mean('share'):.0f} % of the pixels")
+    print(
+        f"the network is {mean('confidence'):.0f} % sure of them, and sees them on {mean('share'):.0f} % of the pixels"
+    )
     if arguments.judge:
         print(judgement(SavedModel.load(arguments.judge), images, arguments.output))
 
 
 def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> str:
-    """How often a network sees the class of an image: among its own classes by the mean logit, and on how many pixels.
+    """How often a network finds the class of an image likeliest among its own, and on how many pixels it sees it.
 
     Raises:
         ConfigError: it has not learned a class.
     """
     import torch
 
+    from continual.dreams import class_probabilities
     from datamodules.files import read_image
 
     right, share = 0, 0.0
@@ -126,7 +135,7 @@ def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> 
         pixels = torch.from_numpy(read_image(folder / image["file"])).permute(2, 0, 1)[None]
         with torch.inference_mode():
             logits = judge.network(judge.normalise(pixels)).logits[0]
-        right += int(logits[1:].mean((1, 2)).argmax()) + 1 == channel
+        right += int(class_probabilities(logits[None]).argmax()) + 1 == channel
         share += (logits.argmax(0) == channel).float().mean().item()
     chance = 100 / (len(judge.class_names) - 1)
     return (
