@@ -46,20 +46,21 @@ class Augmentation:
     sample has its own stream, through which the transforms draw in turn.
     """
 
-    def __init__(self, **transforms: A.BasicTransform) -> None:
-        """Args: `transforms` by name, in their order; the name is the key in the configuration.
+    def __init__(self, **transforms: A.BasicTransform | None) -> None:
+        """Args: `transforms` by name, in their order; the name is the key in the configuration. None leaves one out.
 
         Raises:
             DataError: a transform would fill masks with something else than 255.
         """
-        for name, transform in transforms.items():
+        kept = {name: transform for name, transform in transforms.items() if transform is not None}
+        for name, transform in kept.items():
             if getattr(transform, "fill_mask", IGNORE) != IGNORE:
                 raise DataError(
                     f"dataset.augmentation.{name} fills masks with {transform.fill_mask}, which is a class; "
                     f"set dataset.augmentation.{name}.fill_mask={IGNORE}"
                 )
         # sizes were compared when the class index was built
-        self.pipeline = A.Compose(list(transforms.values()), is_check_shapes=False)
+        self.pipeline = A.Compose(list(kept.values()), is_check_shapes=False)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int) -> Pair:
         """Image and mask, augmented."""

@@ -95,16 +95,9 @@ def invert(arguments: argparse.Namespace) -> None:
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
     dataset = model.config["dataset"]
-    about = {
-        "mean": dataset["mean"],
-        "std": dataset["std"],
-        "recipe": recipe,
-        "size": (side, side),
-        "seed": arguments.seed,
-    }
     dreamer = Dreamer(
-        model.network, model.class_names, per_class=arguments.per_class, batch_size=arguments.batch_size,
-        student=student, **about,
+        model.network, model.class_names, dataset["mean"], dataset["std"], recipe, (side, side), arguments.per_class,
+        arguments.batch_size, arguments.seed, student,
     )  # fmt: skip
     images = dreamer.dream(classes, arguments.output)
     mean = lambda key: 100 * sum(image[key] for image in images) / len(images)  # noqa: E731

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
 from PIL import Image
 
 from callbacks.deep_inversion import DeepInversion
@@ -22,6 +23,8 @@ from networks.norm import kept_statistics
 from networks.unet import UNet
 from tests.conftest import TINY
 from tests.continual.test_learner import TASKS, fit, make_learner
+from tests.test_configurations import composed
+from tests.test_data_sets import voc
 
 DREAM = ("callbacks=deep_inversion", "callbacks.replay.iterations=4", "callbacks.replay.per_class=2",
          "callbacks.replay.batch_size=4", "callbacks.replay.synthesis_batch=5")  # fmt: skip
@@ -208,3 +211,35 @@ def test_the_command_that_dreams(cli, tmp_path):
     assert {"class", "statistics", "competition", "loss"} <= set(record[0]["losses"])
     failed = cli(*dream, "--competition", "0.2", script="scripts/invert.py", check=False)
     assert "error: --competition needs --student" in failed.stderr
+
+
+def test_the_recipe():
+    config = composed("experiment=deepinversion/voc_15-5", "dataset.root=x")
+    training, replay = config.training, config.callbacks.replay
+    assert (training.task, training.mode, training.batch_size, training.next_epochs) == ("15-5", "overlap", 16, 20)
+    assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.nesterov) == (0.01, 0.0, True)
+    assert (replay.per_class, replay.size, replay.iterations, replay.clip, replay.batch_size) == (
+        32,
+        256,
+        20000,
+        False,
+        15,
+    )
+    assert (config.network.backbone, config.loss._target_) == ("resnet50", "loss.mib.MiB")
+    transforms = instantiate(config.dataset.augmentation, _convert_="all").pipeline.transforms
+    assert [type(t).__name__ for t in transforms] == ["RandomResizedCrop", "Rotate"]
+
+
+@pytest.mark.slow
+def test_the_preset_runs(cli, tmp_path):
+    root = voc(tmp_path / "data")
+    small = (
+        "network.backbone=resnet18", "network.pretrained=null", "dataset.crop_size=32", "callbacks.replay.per_class=1",
+        "callbacks.replay.size=32", "callbacks.replay.iterations=2", "training.batch_size=2", "training.num_workers=0",
+        "training.accelerator=cpu", "training.mixed_precision=null", "training.log_every=1", "training.epochs=12",
+        "training.next_epochs=1", "training.log_images=0", "training.val_every=12",
+    )  # fmt: skip
+    cli("experiment=deepinversion/voc_15-5", f"dataset.root={root}", *small, "hydra.run.dir=run")
+    logged = (tmp_path / "run/metrics.csv").read_text()
+    assert all(f",train/{name}," in logged for name in ("ce", "kd", "auxiliary1", "auxiliary2", "replay"))
+    assert len(list((tmp_path / "run/task_00/dreams").glob("img_*.png"))) == 15
