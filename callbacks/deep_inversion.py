@@ -93,7 +93,7 @@ class DeepInversion(ReplayBuffer):
         paths = [p for p in image_files(folder).values() if p.name != SHEET] if folder.is_dir() else []
         if not paths:
             raise ConfigError(
-                f"callbacks.replay.images={folder} is no folder with images: scripts/invert.py makes some, null dreams "
+                f"deepinversion_images={folder} is no folder with images: scripts/invert.py makes some, null dreams "
                 "them between the tasks"
             )
         return paths

@@ -3,7 +3,7 @@
 python scripts/invert.py outputs/.../task_00/model.ckpt [--output dreams] [--per-class 8] [--size 256]
     [--iterations 2000] [--pooling lse_lba] [--student other.ckpt] [--judge third.ckpt] ...
 
-The same command continues where it was stopped. `callbacks=deep_inversion callbacks.replay.images=dreams` replays the
+The same command continues where it was stopped. `callbacks=deep_inversion deepinversion_images=dreams` replays the
 images in training.
 """
 

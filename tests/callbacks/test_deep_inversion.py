@@ -166,7 +166,7 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
     assert not (tmp_path / "run/task_02/dreams").exists()
     assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
     folder = tmp_path / "run/task_00/dreams"
-    cli(*run, *DREAM, f"callbacks.replay.images={folder}", "callbacks.replay.lesson=pseudo", "hydra.run.dir=folder")
+    cli(*run, *DREAM, f"deepinversion_images={folder}", "callbacks.replay.lesson=pseudo", "hydra.run.dir=folder")
     assert not (tmp_path / "folder/task_00/dreams").exists()
     assert len(np.load(tmp_path / "folder/task_00/replay/image.npy")) == 8
     cli(
