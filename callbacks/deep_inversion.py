@@ -10,6 +10,7 @@ images; they do not move the running statistics; a folder is read once, not in e
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from callbacks.replay_buffer import TEACHER, ReplayBuffer, Writer
-from continual.dreams import SHEET, Dreamer
+from callbacks.replay_buffer import DRAW, TEACHER, ReplayBuffer, Writer
+from continual.dreams import RECORD, SHEET, Dreamer, check_classes, digest
 from continual.errors import ConfigError
 from continual.inversion import FeatureStatistics, Network, Phase, Recipe
 from continual.saved_model import SavedModel
 from continual.tasks import IGNORE, Task
-from datamodules.files import image_files, read_image
-from datamodules.transforms import CenterCrop
+from datamodules.base import DataError
+from datamodules.files import read_image
+from datamodules.geometry import Window
+from datamodules.loose_images import find_images
+from datamodules.sampler import seed_sequence
+from datamodules.transforms import cut, resize_image
 
 log = logging.getLogger(__name__)
+
+DREAMS = "dreams"  # folder in a task's
 
 
 class DeepInversion(ReplayBuffer):
@@ -68,17 +75,17 @@ class DeepInversion(ReplayBuffer):
             batch_size=batch_size, labels=TEACHER, lesson=lesson, weight=weight, flip=flip, storage=storage,
             loss_share=0.0,
         )  # fmt: skip
-        for key, value in {
-            "per_class": per_class,
-            "synthesis_batch": synthesis_batch,
-            "iterations": iterations,
-        }.items():
-            if not isinstance(value, int) or value < 1:
+        counts = {"per_class": per_class, "synthesis_batch": synthesis_batch, "iterations": iterations}
+        optional = {"size": size, "shrunk_iterations": shrunk_iterations}
+        for key, value in {**counts, **{key: value for key, value in optional.items() if value}}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
         adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
         shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
-        phases = (*shrunk, Phase(iterations, **adam))
-        self.recipe = Recipe(phases, **(recipe or {}))
+        try:
+            self.recipe = Recipe((*shrunk, Phase(iterations, **adam)), **(recipe or {}))
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"callbacks.replay.recipe: {error}") from error
         self.per_class, self.size, self.synthesis_batch = per_class, size, synthesis_batch
         if (self.recipe.competition > 0) != (student is not None):
             raise ConfigError(
@@ -90,12 +97,15 @@ class DeepInversion(ReplayBuffer):
 
     @staticmethod
     def _list(folder: Path) -> list[Path]:
-        paths = [p for p in image_files(folder).values() if p.name != SHEET] if folder.is_dir() else []
-        if not paths:
+        """Its images, each of which can be read."""
+        try:
+            paths = [p for p in find_images([str(folder)]) if p.name != SHEET]
+        except DataError as error:
             raise ConfigError(
-                f"deepinversion_images={folder} is no folder with images: scripts/invert.py makes some, null dreams "
-                "them between the tasks"
-            )
+                f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them between the tasks"
+            ) from error
+        for path in paths:
+            read_image(path)
         return paths
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -108,52 +118,79 @@ class DeepInversion(ReplayBuffer):
         if self.paths is None:
             FeatureStatistics(pl_module.network)
 
-    def _fill(self, task: Task, folder: Path) -> None:
-        """Dream of all classes so far, or read the folder; nothing of earlier dreams stays."""
-        learner, data = self.learner, self.trainer.datamodule
-        learner.to(self.trainer.strategy.root_device)
-        crop = data.training_samples(1)[0]["label"].shape[-2:]
-        size = (self.size, self.size) if self.size else tuple(crop)
-        paths, classes = self.paths, None
-        if paths is None:
-            record = self._dream(task, folder.with_name("dreams"), size)
-            paths = [folder.with_name("dreams") / image["file"] for image in record]
-            classes = [image["class"] for image in record]
-        writer = Writer(folder, None)
-        for slot, path in enumerate(paths):
-            image = read_image(path)
-            if image.shape[:2] != size:
-                image, _ = CenterCrop(min(size))(image, image[..., 0])
-            label = np.full(image.shape[:2], IGNORE, np.uint8)
-            writer.put(slot, {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "label": label})
-        writer.finish(len(paths), task.n_seen)
-        self._describe(task, len(paths), classes)
-
-    def _dream(self, task: Task, folder: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
+    def _prepare(self, task: Task, folder: Path) -> None:
+        """Dream of all classes so far; the processes share the work."""
         learner = self.learner
+        learner.to(self.trainer.strategy.root_device)
+        if self.paths is not None:
+            return
         mean, std = ((values / 255).flatten().tolist() for values in (learner.mean, learner.std))
         was_training, learning = learner.network.training, [p for p in learner.network.parameters() if p.requires_grad]
         learner.network.eval().requires_grad_(False)
         dreamer = Dreamer(
-            learner.network, task.class_names, mean, std, self.recipe,
-            size, self.per_class, self.synthesis_batch, seed=learner.seed + task.index, student=self._student(),
+            learner.network, task.class_names, mean, std, self.recipe, self._image_size(), self.per_class,
+            self.synthesis_batch, learner.seed + task.index, *self._competitor(task),
         )  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():
-            record = dreamer.dream(range(1, task.n_seen), folder)
+            dreamer.dream(
+                range(1, task.n_seen), folder.with_name(DREAMS), self.trainer.global_rank, self.trainer.world_size,
+                self.trainer.strategy.barrier,
+            )  # fmt: skip
         for parameter in learning:
             parameter.requires_grad_(True)
         learner.network.train(was_training)
-        sure = np.mean([image["confidence"] for image in record])
-        log.info(
-            f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {100 * sure:.0f} %: {folder}"
-        )
-        return record
 
-    def _student(self) -> Network | None:
+    def _image_size(self) -> tuple[int, int]:
+        if self.size:
+            return self.size, self.size
+        height, width = self.trainer.datamodule.training_samples(1)[0]["label"].shape[-2:]
+        return height, width
+
+    def _competitor(self, task: Task) -> tuple[Network | None, str | None]:
+        """The student and its name.
+
+        Raises:
+            ConfigError: its classes are others, or in another order.
+        """
         if self.student is None:
-            return None
+            return None, None
+        check_classes(self.student, task.class_names, "callbacks.replay.student")
         network = self.student.network.to(self.learner.device)
-        return lambda x: network(x).logits
+        return lambda x: network(x).logits, digest(network)
+
+    def _fill(self, task: Task, folder: Path) -> None:
+        """With the dreams, or the folder's images; nothing of earlier tasks stays."""
+        paths, classes, size = self.paths, None, self._image_size()
+        if paths is None:
+            dreams = folder.with_name(DREAMS)
+            record = json.loads((dreams / RECORD).read_text())["images"]
+            paths, classes = [dreams / image["file"] for image in record], [image["class"] for image in record]
+            sure = 100 * np.mean([image["confidence"] for image in record])
+            log.info(
+                f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {sure:.0f} %: {dreams}"
+            )
+        writer = Writer(folder, None)
+        for slot, path in enumerate(paths):
+            image = fit(read_image(path), size)
+            label = np.full(size, IGNORE, np.uint8)
+            writer.put(slot, {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "label": label})
+        writer.finish(len(paths), task.n_seen)
+        self._describe(task, len(paths), classes)
+
+    def _which(self, draw: int, stream: int = DRAW) -> np.ndarray:
+        """Slots of a draw: of dreams the classes in turns, in a random order, and a random image of each."""
+        by_class: dict[int, list[int]] = {}
+        for slot, shown in enumerate(self.slots.shown):
+            by_class.setdefault(shown[0] if shown else 0, []).append(slot)
+        if len(by_class) == 1:
+            return super()._which(draw, stream)
+        learner = self.learner
+        random = np.random.default_rng(
+            seed_sequence(stream, learner.seed, learner.task.index, draw, self.trainer.global_rank)
+        )
+        turns = -(-self.batch_size // len(by_class))
+        classes = np.concatenate([random.permutation(sorted(by_class)) for _ in range(turns)])[: self.batch_size]
+        return np.array([random.choice(by_class[c]) for c in classes.tolist()])
 
     def _describe(self, task: Task, count: int, classes: list[int] | None) -> None:
         """What is known of the slots."""
@@ -162,3 +199,12 @@ class DeepInversion(ReplayBuffer):
         slots.channels, slots.importance = np.full(count, task.n_seen), np.zeros(count)
         slots.shown = [[c] for c in classes] if classes else [[] for _ in range(count)]
         slots.offered, slots.task = slots.offered + count, task.index
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of an image H x W x 3 at a size, none of its sides stretched."""
+    height, width = image.shape[:2]
+    scale = max(size[0] / height, size[1] / width)
+    height, width = max(round(height * scale), size[0]), max(round(width * scale), size[1])
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return cut(resize_image(image, height, width, "pil"), Window(top, left, *size))

@@ -148,6 +148,11 @@ class ReplayBuffer(pl.Callback):
             raise ConfigError(
                 "callbacks.replay.labels=teacher is a term of its own: set callbacks.replay.use=term and logits=false"
             )
+        if self.labels == TEACHER and self.batch_size == 1:
+            raise ConfigError(
+                "callbacks.replay.batch_size=1: images without labels are a batch of their own, of which normalisation "
+                "needs at least 2"
+            )
         if self.labels is None and (self.use != "loss" or not self.logits):
             raise ConfigError("callbacks.replay.labels=null needs callbacks.replay.logits=true and use=loss")
 
@@ -365,6 +370,7 @@ class ReplayBuffer(pl.Callback):
             self.trainer = None
             return
         folder = self._folder(task.index)
+        self._prepare(task, folder)
         if self.trainer.is_global_zero:
             self._fill(task, folder)
         state = self.trainer.strategy.broadcast(self.slots.state_dict())
@@ -377,6 +383,9 @@ class ReplayBuffer(pl.Callback):
         where = f"{size / 2**20:.1f} MiB in {self.storage}" if self.stores else "read again when they are needed"
         log.info(f"replay buffer: {self.slots.filled} images, {where}")
         self.trainer = None
+
+    def _prepare(self, task: Task, folder: Path) -> None:
+        """What all processes do before the first one fills the buffer."""
 
     @torch.no_grad()
     def _fill(self, task: Task, folder: Path) -> None:

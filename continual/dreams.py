@@ -1,10 +1,11 @@
 """A folder of images that a network dreamed: PNGs, what is known of each, and a contact sheet to look at.
 
     img_s007_00001_id003.png   class (channel) 7, batch 1, place 3
+    batch_00001.json           its record, until all batches are there
     dreams.json                {"settings", "images": [{"file", "class", "name", "confidence", "share", "losses"}]}
     contact_sheet.png
 
-A batch is written when it is done, and what is there is not dreamed again.
+A batch is written when it is done, and what is there is not dreamed again. Processes share the batches.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from continual.errors import RunError
+from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
 from continual.inversion import (
     FeatureStatistics,
@@ -37,6 +38,7 @@ from continual.inversion import (
     synthesise,
 )
 from continual.plots import DPI, render, save_picture, shorten
+from continual.saved_model import SavedModel
 from networks.base import SegmentationNetwork
 
 RECORD, SHEET = "dreams.json", "contact_sheet.png"
@@ -57,6 +59,7 @@ class Dreamer:
         batch_size: images that are made together.
         seed: of all random numbers; each batch has its own stream.
         student: gives scores or logits, for the competition.
+        student_name: which one, for the record.
     """
 
     network: SegmentationNetwork
@@ -69,48 +72,66 @@ class Dreamer:
     batch_size: int
     seed: int = 0
     student: Network | None = None
+    student_name: str | None = None
 
-    def dream(self, classes: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+    def dream(
+        self, classes: Sequence[int], folder: Path, rank: int = 0, world: int = 1, barrier: Callable[[], Any] = int
+    ) -> list[dict[str, Any]]:
         """Fill a folder, where it was left.
 
         Args:
             classes: channels to dream of.
             folder: is made.
+            rank, world: of the process, and how many there are; the first one writes the record.
+            barrier: waits for all processes.
 
         Returns:
             "images" of the record.
 
         Raises:
-            ConfigError: the network has nothing to dream by.
+            ConfigError: the network has nothing to dream by, or there is no class.
             RunError: the folder holds dreams of other settings.
         """
+        if not classes:
+            raise ConfigError("there is no class to dream of")
         statistics = FeatureStatistics(self.network, self.recipe.first_layer)
         settings = self._settings(classes)
-        images = read_record(folder, settings)
+        images = read_record(folder / RECORD, settings)
+        if images is not None:
+            return images
         folder.mkdir(parents=True, exist_ok=True)
         wanted = [c for _ in range(self.per_class) for c in classes]
         batches = [wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)]
-        with _progress() as progress:
+        files = [folder / f"batch_{number:05d}.json" for number in range(len(batches))]
+        mine = [number for number in range(len(batches)) if number % world == rank]
+        with _progress(rank) as progress:
             steps = sum(phase.iterations for phase in self.recipe.phases)
-            bar = progress.add_task("dreaming", total=steps * len(batches), losses="")
-            for number, batch in enumerate(batches):
-                if len(images) > number * self.batch_size:  # written before
-                    progress.advance(bar, steps)
-                    continue
+            bar = progress.add_task("dreaming", total=steps * len(mine), losses="")
+            for turn, number in enumerate(mine):
+                if read_record(files[number], settings) is None:
 
-                def watch(done: int, terms: Mapping[str, float], begin: int = number * steps) -> None:
-                    losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
-                    progress.update(bar, completed=begin + done, losses=losses)
+                    def watch(done: int, terms: Mapping[str, float], begin: int = turn * steps) -> None:
+                        losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
+                        progress.update(bar, completed=begin + done, losses=losses)
 
-                images += self._batch(number, batch, folder, statistics, watch)
-                write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
+                    records = self._batch(number, batches[number], folder, statistics, watch)
+                    write_atomically(files[number], json.dumps({"settings": settings, "images": records}))
+                progress.update(bar, completed=(turn + 1) * steps)
+        barrier()
+        if rank:
+            return []
+        images = [image for file in files for image in read_record(file, settings)]
         save_picture(render(contact_sheet(folder, images)), folder / SHEET)
+        write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
+        for file in files:
+            file.unlink()
         return images
 
     def _settings(self, classes: Sequence[int]) -> dict[str, Any]:
         """What the images depend on, as JSON has it."""
         settings = {
-            "network": digest(self.network), "recipe": asdict(self.recipe), "size": self.size, "seed": self.seed,
+            "network": digest(self.network), "student": self.student_name, "mean": list(self.mean),
+            "std": list(self.std), "recipe": asdict(self.recipe), "size": self.size, "seed": self.seed,
             "per_class": self.per_class, "batch_size": self.batch_size, "classes": list(classes),
         }  # fmt: skip
         return json.loads(json.dumps(settings))
@@ -173,23 +194,38 @@ def digest(network: torch.nn.Module) -> str:
     return content.hexdigest()[:16]
 
 
-def read_record(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Images that are in a folder already.
+def check_classes(model: SavedModel, names: Sequence[str], key: str) -> None:
+    """See whether a model's channels are those of a network, as far as both go.
 
     Raises:
-        RunError: they were made with other settings, or one is missing.
+        ConfigError: they are not; names the `key` that chose the model.
     """
-    path = folder / RECORD
+    for ours, theirs in zip(names, model.class_names, strict=False):
+        if ours != theirs:
+            raise ConfigError(f"{key}={model.path} has {theirs} where the network that dreams has {ours}")
+
+
+def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Images that were made already; None where there is no such record.
+
+    Raises:
+        RunError: they were made with other settings, or one is missing, or the file is no record.
+    """
     if not path.is_file():
-        return []
-    content = json.loads(path.read_text())
-    if content["settings"] != dict(settings):
-        changed = [k for k, v in settings.items() if content["settings"].get(k) != v]
-        raise RunError(f"{folder} holds dreams of other settings ({', '.join(changed)}): give another folder")
-    for image in content["images"]:
-        if not (folder / image["file"]).is_file():
-            raise RunError(f"{folder / image['file']} is missing: delete {path} to dream all images again")
-    return content["images"]
+        return None
+    mend = f"delete {path.parent}, or dream into another folder"
+    try:
+        content = json.loads(path.read_text())
+        before, images = content["settings"], content["images"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is no record of dreams ({error}): {mend}") from error
+    if before != dict(settings):
+        changed = [key for key, value in settings.items() if before.get(key) != value]
+        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}): {mend}")
+    missing = [image["file"] for image in images if not (path.parent / image["file"]).is_file()]
+    if missing:
+        raise RunError(f"{path.parent / missing[0]} is missing: {mend}")
+    return images
 
 
 def contact_sheet(folder: Path, images: Sequence[Mapping[str, Any]]) -> Figure:
@@ -210,11 +246,13 @@ def contact_sheet(folder: Path, images: Sequence[Mapping[str, Any]]) -> Figure:
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(f"{c} {shorten(row[0]['name'])}", fontsize=8, parse_math=False)
+    if len(by_class) > len(rows):
+        figure.suptitle(f"the first {len(rows)} of {len(by_class)} classes", fontsize=8)
     return figure
 
 
-def _progress() -> Progress:
+def _progress(rank: int) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"), transient=True, disable=not sys.stdout.isatty(),
+        TextColumn("{task.fields[losses]}"), transient=True, disable=rank > 0 or not sys.stdout.isatty(),
     )  # fmt: skip

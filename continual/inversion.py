@@ -85,8 +85,12 @@ class Recipe:
             raise ConfigError(f"pooling={self.pooling} is none of {', '.join(POOLINGS)}")
         if not self.phases or any(phase.iterations < 1 or phase.shrink not in (1, 2) for phase in self.phases):
             raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
-        if self.lr <= 0 or self.jitter < 0:
-            raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} at least 0")
+        if self.lr <= 0 or not isinstance(self.jitter, int) or self.jitter < 0:
+            raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
+        weights = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
+        for name in weights:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0")
 
 
 @dataclass
@@ -175,7 +179,9 @@ class FeatureStatistics:
                 f"{name} has no batch normalisation, whose running statistics are what DeepInversion remembers images "
                 "by: choose a network with it (deeplabv3, bisenet, erfnet, unet ...)"
             )
-        if any(base.__name__ == "InPlaceABN" for layer in self.layers for base in type(layer).__mro__):
+        if any(
+            base.__name__ in ("InPlaceABN", "InPlaceABNSync") for layer in self.layers for base in type(layer).__mro__
+        ):
             raise ConfigError(f"{name} has in-place ABN, which overwrites its input: train with network.norm=abn")
         self.terms: list[Tensor] = []
 
@@ -279,6 +285,8 @@ def synthesise(
         if record is not None:
             record(x.detach())
         numbers = dict(zip([*terms, "loss"], kept_terms.tolist(), strict=True))
+        if not lowest.isfinite():
+            raise FloatingPointError(f"the losses of the dreams are no numbers ({numbers}): lower their learning rate")
         best = Dreams(kept, numbers.pop("loss"), numbers)
     return best
 
@@ -293,7 +301,8 @@ def _terms(
         output = teacher(seen)
     output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
     dense = recipe.pooling == "dense"
-    wanted = jitter(targets[..., :: phase.shrink, :: phase.shrink], draw) if dense else targets
+    height, width = seen.shape[-2:]
+    wanted = jitter(targets[..., :: phase.shrink, :: phase.shrink][..., :height, :width], draw) if dense else targets
     scores = output if dense else pool(output, recipe.pooling, draw.beta)
     terms = {"class": recipe.classification * F.cross_entropy(scores, wanted, ignore_index=255)}
     tv_l1, tv_l2 = total_variation(seen)

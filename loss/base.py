@@ -113,9 +113,11 @@ class ContinualLoss(nn.Module, ABC):
         settings = step.memory["replay"]
         if "taught" in step.replay:
             entry = step.replay["taught"]
-            return {
-                "replay": settings["weight"] * lesson(entry.student.logits, entry.teacher.logits, settings["lesson"])
-            }
+            if settings["lesson"] == "pseudo":
+                term = self.label_loss(entry.student.logits, self.predict(entry.teacher))
+            else:
+                term = lesson(entry.student.logits, entry.teacher.logits, settings["lesson"])
+            return {"replay": settings["weight"] * term}
         if "labels" not in step.replay:
             return {}
         entry = step.replay["labels"]

@@ -182,7 +182,7 @@ def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(at_least_float32(features), at_least_float32(teacher_features))
 
 
-LESSONS = ("mse", "kl", "unbiased", "pseudo")
+LESSONS = ("mse", "kl", "unbiased", "pseudo")  # the last one is the method's loss of labels, see loss/base.py
 
 
 def lesson(logits: Tensor, teacher_logits: Tensor, kind: str) -> Tensor:
@@ -192,13 +192,11 @@ def lesson(logits: Tensor, teacher_logits: Tensor, kind: str) -> Tensor:
         logits: B x C x H x W.
         teacher_logits: B x K x H x W, K <= C.
         kind: "mse": mean squared difference of the K channels (the replay of DeepInversion's images); "kl":
-            `distillation`; "unbiased": `unbiased_distillation`; "pseudo": cross entropy with the teacher's classes.
+            `distillation`; "unbiased": `unbiased_distillation`.
     """
     if kind == "mse":
         n_old = teacher_logits.shape[1]
         return F.mse_loss(at_least_float32(logits)[:, :n_old], at_least_float32(teacher_logits))
-    if kind == "pseudo":
-        return cross_entropy(logits, teacher_logits.argmax(dim=1))
     if kind == "unbiased" and logits.shape[1] > teacher_logits.shape[1]:
         return unbiased_distillation(logits, teacher_logits)
     return distillation(logits, teacher_logits)

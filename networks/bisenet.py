@@ -92,7 +92,7 @@ class BiSeNet(SegmentationNetwork):
         self.fusion = FeatureFusion(CHANNELS + deep // 2 + deep, CHANNELS)
         for part in (self.spatial, self.refine, self.fusion):
             part.apply(_kaiming)
-        self.auxiliaries = nn.ModuleList(IncrementalClassifier(n) for n in (deep // 2, deep))
+        self.auxiliaries = nn.ModuleList(IncrementalClassifier(n) for n in (deep // 2, deep) if auxiliary_weight)
         if pretrained is not None:
             load_encoder(self.encoder, pretrained)
 
@@ -104,6 +104,14 @@ class BiSeNet(SegmentationNetwork):
         super().add_classes(n, init)
         self.auxiliaries.to(next(self.encoder.parameters()))
 
+    def train(self, mode: bool = True) -> BiSeNet:
+        """As of every network; old auxiliary classifiers are frozen with the others."""
+        super().train(mode)
+        if self.freeze_old_classes:
+            for auxiliary in self.auxiliaries:
+                auxiliary.freeze_old()
+        return self
+
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Fused map at stride 8, and the ResNet's stages."""
         stages, _ = self.encoder(image)
@@ -112,7 +120,7 @@ class BiSeNet(SegmentationNetwork):
         middle, deep = (refine(stage) for refine, stage in zip(self.refine, stages[-2:], strict=True))
         context = [resize(middle), resize(deep * _mean(stages[-1]))]
         extras: dict[str, Any] = {}
-        if self.training and self.auxiliary_weight:
+        if self.training and self.auxiliaries:
             extras["auxiliary"] = [c(maps) for c, maps in zip(self.auxiliaries, context, strict=True)]
         return self.fusion(torch.cat([spatial, *context], dim=1)), stages, extras
 

@@ -182,9 +182,10 @@ class RenormAct(nn.Module):
             d_max = (5 * self.num_batches_tracked / 20000 - 25 / 20).clamp(0, 5)
             r = (sigma / s).clamp(1 / r_max, r_max)
             d = ((mu - m) / s).clamp(-d_max, d_max)
-            self.running_mean.lerp_(mu, self.momentum)
-            self.running_var.copy_(torch.lerp(s, sigma, self.momentum).square())
-            self.num_batches_tracked.add_(1)
+            if self.momentum:
+                self.running_mean.lerp_(mu, self.momentum)
+                self.running_var.copy_(torch.lerp(s, sigma, self.momentum).square())
+                self.num_batches_tracked.add_(1)
         scale = self.weight * r / sigma
         return self._finish(x, scale, self.weight * d + self.bias - scale * mu)
 
@@ -212,7 +213,9 @@ def is_norm(module: nn.Module) -> bool:
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Within, layers in training mode normalise by their batch and leave their running statistics as they are."""
-    layers = [(m, m.momentum) for m in network.modules() if is_norm(m) and m.training]
+    # also what synchronises processes, which has no statistics of its own but writes those of others
+    modules = (m for m in network.modules() if m.training)
+    layers = [(m, m.momentum) for m in modules if isinstance(getattr(m, "momentum", None), float)]
     try:
         for layer, _ in layers:
             layer.momentum = 0.0

@@ -67,23 +67,30 @@ def invert(arguments: argparse.Namespace) -> None:
         ConfigError: an option does not fit, or the network has no batch normalisation.
         RunError: a checkpoint cannot be used, or the folder holds other dreams.
     """
-    from continual.dreams import Dreamer
+    from continual.dreams import Dreamer, check_classes, digest
     from continual.inversion import Phase, Recipe
     from continual.saved_model import SavedModel, find_device
 
-    for name in ("per_class", "batch_size", "iterations"):
+    for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    if (arguments.competition > 0) != (arguments.student is not None):
+        raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
     device = find_device(arguments.device)
     model = SavedModel.load(arguments.checkpoint)
     model.network.to(device)
-    student = None
+    group = model.group(arguments.task) or slice(0, len(model.class_names))
+    classes = [c for c in range(group.start, group.stop) if c > 0]
+    judge = SavedModel.load(arguments.judge) if arguments.judge else None
+    unknown = [model.class_names[c] for c in classes if judge and model.class_names[c] not in judge.class_names]
+    if unknown:
+        raise ConfigError(f"--judge {arguments.judge} has not learned {unknown[0]}")
+    student = (None, None)
     if arguments.student:
         other = SavedModel.load(arguments.student)
+        check_classes(other, model.class_names, "--student")
         other.network.to(device)
-        student = lambda x: other.network(x).logits  # noqa: E731  a network of one output
-    if arguments.competition and student is None:
-        raise ConfigError("--competition needs --student, the network to compete with")
+        student = (lambda x: other.network(x).logits, digest(other.network))
     betas = {"betas": (0.9, 0.999), "clip": False} if arguments.no_clip else {}
     shrunk = [Phase(arguments.shrunk_iterations, shrink=2, **betas)] if arguments.shrunk_iterations else []
     recipe = Recipe(
@@ -91,13 +98,11 @@ def invert(arguments: argparse.Namespace) -> None:
         jitter=arguments.jitter, flip=not arguments.no_flip,
         **{name: getattr(arguments, name) for name in (w.replace("-", "_") for w in WEIGHTS)},
     )  # fmt: skip
-    side = arguments.size or model.config["dataset"]["crop_size"]
-    group = model.group(arguments.task) or slice(0, len(model.class_names))
-    classes = [c for c in range(group.start, group.stop) if c > 0]
     dataset = model.config["dataset"]
+    side = arguments.size or dataset["crop_size"]
     dreamer = Dreamer(
         model.network, model.class_names, dataset["mean"], dataset["std"], recipe, (side, side), arguments.per_class,
-        arguments.batch_size, arguments.seed, student,
+        arguments.batch_size, arguments.seed, *student,
     )  # fmt: skip
     images = dreamer.dream(classes, arguments.output)
     mean = lambda key: 100 * sum(image[key] for image in images) / len(images)  # noqa: E731
@@ -105,27 +110,23 @@ def invert(arguments: argparse.Namespace) -> None:
     print(
         f"the network is {mean('confidence'):.0f} % sure of them, and sees them on {mean('share'):.0f} % of the pixels"
     )
-    if arguments.judge:
-        print(judgement(SavedModel.load(arguments.judge), images, arguments.output))
+    if judge:
+        judge.network.to(device)
+        print(judgement(judge, images, arguments.output))
 
 
 def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> str:
-    """How often a network finds the class of an image likeliest among its own, and on how many pixels it sees it.
-
-    Raises:
-        ConfigError: it has not learned a class.
-    """
+    """How often a network finds the class of an image likeliest among its own, and on how many pixels it sees it."""
     import torch
 
     from continual.dreams import class_probabilities
     from datamodules.files import read_image
 
     right, share = 0, 0.0
+    device = next(judge.network.parameters()).device
     for image in images:
-        if image["name"] not in judge.class_names:
-            raise ConfigError(f"--judge {judge.path} has not learned {image['name']}")
         channel = judge.class_names.index(image["name"])
-        pixels = torch.from_numpy(read_image(folder / image["file"])).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(read_image(folder / image["file"])).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():
             logits = judge.network(judge.normalise(pixels)).logits[0]
         right += int(class_probabilities(logits[None]).argmax()) + 1 == channel

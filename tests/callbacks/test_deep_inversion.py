@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,19 +11,25 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from callbacks.deep_inversion import DeepInversion
+from callbacks.deep_inversion import DeepInversion, fit
 from callbacks.replay_buffer import ReplayBuffer
 from continual.dreams import Dreamer
 from continual.errors import ConfigError, RunError
 from continual.inversion import Phase, Recipe
+from loss.base import Replayed, Step
 from loss.crossentropy import CrossEntropy
 from loss.der import DER
-from loss.functional import cross_entropy, distillation, lesson, unbiased_distillation
+from loss.dkd import DKD
+from loss.functional import distillation, lesson, unbiased_distillation
 from loss.mib import MiB
+from networks.deeplabv3 import DeepLabV3
 from networks.norm import kept_statistics
+from networks.sync_norm import CPUSyncNorm
 from networks.unet import UNet
 from tests.conftest import TINY
-from tests.continual.test_learner import TASKS, fit, make_learner
+from tests.continual.test_learner import TASKS, make_learner
+from tests.continual.test_learner import fit as train
+from tests.loss.steps import output
 from tests.test_configurations import composed
 from tests.test_data_sets import voc
 
@@ -43,14 +50,34 @@ def test_the_other_lessons():
     logits, old = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 4, 4)
     assert torch.equal(lesson(logits, old, "kl"), distillation(logits, old))
     assert torch.equal(lesson(logits, old, "unbiased"), unbiased_distillation(logits, old))
-    assert torch.equal(lesson(logits, old, "pseudo"), cross_entropy(logits, old.argmax(1)))
     assert torch.equal(lesson(old, old, "unbiased"), distillation(old, old))  # a task without new classes
 
 
-def test_dreams_leave_the_running_statistics_as_they_are():
+def test_pseudo_labels_are_the_methods():
+    """Its predictions of the teacher's output, in its loss of labels."""
+    task = SimpleNamespace(n_old=3)
+    logits, old = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 4, 4)
+    entry = Replayed({}, output(logits), output(old))
+    memory = {"replay": {"weight": 2.0, "lesson": "pseudo"}}
+    for loss, labels in ((MiB(), old.argmax(1)), (DKD(), DKD().predict(output(old)))):
+        term = loss.replayed(Step(task, {}, output(logits), memory=memory, replay={"taught": entry}))["replay"]
+        assert torch.equal(term, 2 * loss.label_loss(logits, labels))
+
+
+@pytest.mark.parametrize("synchronised", [False, True])
+@pytest.mark.parametrize("kind", ["unet", "abn", "abr"])
+def test_dreams_leave_the_running_statistics_as_they_are(kind, synchronised):
     network = UNet(width=4, num_layers=3, bilinear=True)
+    if kind != "unet":
+        network = DeepLabV3("resnet18", norm=kind)
+    if synchronised:
+        network = CPUSyncNorm().apply(network)
     network.add_classes(2)
-    before = {n: v.clone() for n, v in network.state_dict().items() if "running" in n}
+    before = {
+        n: v.clone()
+        for n, v in network.state_dict().items()
+        if "running" in n or ("num_batches" in n and kind == "abr")
+    }
     with kept_statistics(network):
         in_between = network(torch.randn(2, 3, 16, 16)).logits
     assert in_between.requires_grad
@@ -83,7 +110,8 @@ def test_any_method_learns_from_them_what_its_teacher_says():
         for task in TASKS[:2]:
             learner.begin_task(task)
         bring = Bring()
-        fit(learner, callbacks=[bring], max_epochs=5)
+        train(learner, callbacks=[bring], max_epochs=5)
+        assert len(bring.terms) == 20
         assert all(term > 0 for term in bring.terms[1:])
         x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(7))
         with torch.no_grad():
@@ -109,8 +137,14 @@ def test_what_cannot_be_replayed_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="Sequential has no batch normalisation"):
         setup(DeepInversion(), MiB(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
     for settings, words in (
-        ({"images": str(tmp_path)}, "is no folder with images: scripts/invert.py makes some"),
+        ({"images": str(tmp_path)}, r"deepinversion_images=.* gives no image .*scripts/invert\.py makes some"),
         ({"per_class": 0}, r"callbacks\.replay\.per_class=0 must be a whole number"),
+        ({"size": -8}, r"callbacks\.replay\.size=-8 must be a whole number"),
+        ({"per_class": True}, r"callbacks\.replay\.per_class=True must be a whole number"),
+        ({"batch_size": 1}, r"callbacks\.replay\.batch_size=1: .* at least 2"),
+        ({"recipe": {"pooling": "sum"}}, r"callbacks\.replay\.recipe: pooling=sum is none of"),
+        ({"recipe": {"foo": 1}}, r"callbacks\.replay\.recipe: .*unexpected keyword argument 'foo'"),
+        ({"recipe": {"l2": -1}}, r"callbacks\.replay\.recipe: l2=-1 must be at least 0"),
         ({"lesson": "l1"}, r"callbacks\.replay\.lesson=l1 is none of mse, kl, unbiased, pseudo"),
         ({"recipe": {"competition": 0.2}}, r"competition needs callbacks\.replay\.student"),
     ):
@@ -136,22 +170,62 @@ def test_a_folder_of_dreams_is_finished_where_it_was_left(tmp_path):
     assert {Image.open(tmp_path / "whole" / image["file"]).size for image in whole} == {(24, 16)}
     assert (tmp_path / "whole/contact_sheet.png").is_file()
     dreamer().dream([1, 2, 3], tmp_path / "part")
-    record = tmp_path / "part/dreams.json"
-    content = json.loads(record.read_text())
-    for image in content["images"][4:]:
-        (tmp_path / "part" / image["file"]).unlink()
-    record.write_text(json.dumps({**content, "images": content["images"][:4]}))
+    interrupt(tmp_path / "part", 4)
     kept = (tmp_path / "part" / whole[0]["file"]).stat().st_mtime_ns
     assert dreamer().dream([1, 2, 3], tmp_path / "part") == whole
     assert (tmp_path / "part" / whole[0]["file"]).stat().st_mtime_ns == kept
+    assert not list((tmp_path / "part").glob("batch_*"))
     for image in whole:
         first, second = (np.array(Image.open(tmp_path / folder / image["file"])) for folder in ("whole", "part"))
         assert (first == second).all()
-    with pytest.raises(RunError, match=r"holds dreams of other settings \(seed\): give another folder"):
-        dreamer(seed=1).dream([1, 2, 3], tmp_path / "part")
+    for settings, word in (({"seed": 1}, "seed"), ({"mean": (0, 0, 0)}, "mean"), ({"student_name": "x"}, "student")):
+        with pytest.raises(
+            RunError, match=rf"of dreams with other settings \({word}\): delete .*, or dream into another"
+        ):
+            dreamer(**settings).dream([1, 2, 3], tmp_path / "part")
     (tmp_path / "part" / whole[0]["file"]).unlink()
-    with pytest.raises(RunError, match=r"img_s001_00000_id000\.png is missing: delete .*dreams\.json"):
+    with pytest.raises(RunError, match=r"img_s001_00000_id000\.png is missing: delete "):
         dreamer().dream([1, 2, 3], tmp_path / "part")
+    (tmp_path / "part/dreams.json").write_text("{}")
+    with pytest.raises(RunError, match=r"dreams\.json is no record of dreams"):
+        dreamer().dream([1, 2, 3], tmp_path / "part")
+
+
+def interrupt(folder, images):
+    """As if it had been stopped after the first batch of so many images."""
+    record = folder / "dreams.json"
+    content = json.loads(record.read_text())
+    for image in content["images"][images:]:
+        (folder / image["file"]).unlink()
+    (folder / "batch_00000.json").write_text(json.dumps({**content, "images": content["images"][:images]}))
+    record.unlink()
+
+
+def test_processes_share_the_dreams(tmp_path):
+    whole = dreamer().dream([1, 2, 3], tmp_path / "whole")
+    assert dreamer().dream([1, 2, 3], tmp_path / "shared", 1, 2) == []
+    assert len(list((tmp_path / "shared").glob("img_*.png"))) == 4
+    assert dreamer().dream([1, 2, 3], tmp_path / "shared", 0, 2) == whole
+
+
+def test_folders_of_any_images_are_cut_to_one_size():
+    for shape in ((100, 200, 3), (48, 160, 3), (300, 20, 3)):
+        assert fit(np.zeros(shape, np.uint8), (48, 160)).shape == (48, 160, 3)
+    image = np.arange(40, dtype=np.uint8)[None, :, None].repeat(20, 0).repeat(3, 2)
+    assert fit(image, (20, 20))[0, :, 0].tolist() == list(range(10, 30))
+
+
+def test_a_step_has_an_image_of_each_class():
+    buffer = DeepInversion(batch_size=6)
+    buffer.slots.shown = [[c] for c in (1, 2, 3, 4) for _ in range(3)]
+    buffer.learner = SimpleNamespace(seed=0, task=SimpleNamespace(index=1))
+    buffer.trainer = SimpleNamespace(global_rank=0)
+    seen = set()
+    for draw in range(40):
+        slots = buffer._which(draw)
+        assert {1 + slot // 3 for slot in slots.tolist()} == {1, 2, 3, 4}
+        seen |= set(slots.tolist())
+    assert seen == set(range(12))
 
 
 @pytest.mark.slow
@@ -176,21 +250,26 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_dreams_on(cli, tmp_path):
-    """As one that never stopped, to the bit."""
+def test_a_run_that_was_killed_while_it_dreamed(cli, tmp_path):
+    """Ends as one that never stopped, to the bit, and does not dream twice."""
     run = (*TINY, "training.task=6-2", "loss=mib", *DREAM)
-    cli(*run, "hydra.run.dir=whole")
+    for name in ("whole", "part"):
+        cli(*run, f"hydra.run.dir={name}")
+    part = tmp_path / "part"
+    for task in (0, 1):
+        (part / f"task_{task:02d}/model.ckpt").unlink()
+    shutil.rmtree(part / "task_00/replay")
+    interrupt(part / "task_00/dreams", 5)
+    dreamed = part / "task_00/dreams/img_s001_00000_id000.png"
+    before = dreamed.stat().st_mtime_ns
+    state = json.loads((part / "state.json").read_text())
+    (part / "state.json").write_text(json.dumps({**state, "next_task": 0, "steps": 0}))
+    (part / "results.json").unlink()
     cli(*run, "hydra.run.dir=part")
-    (tmp_path / "part/task_01/model.ckpt").unlink()
-    state = json.loads((tmp_path / "part/state.json").read_text())
-    (tmp_path / "part/state.json").write_text(json.dumps({**state, "next_task": 1}))
-    results = json.loads((tmp_path / "part/results.json").read_text())
-    (tmp_path / "part/results.json").write_text(json.dumps({**results, "tasks": results["tasks"][:1]}))
-    cli(*run, "hydra.run.dir=part")
-    networks = [
-        torch.load(tmp_path / name / "task_01/model.ckpt", weights_only=True)["network"] for name in ("whole", "part")
-    ]
-    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+    assert dreamed.stat().st_mtime_ns == before
+    files = [tmp_path / name / "task_01/model.ckpt" for name in ("whole", "part")]
+    first, second = (torch.load(file, weights_only=True)["network"] for file in files)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.slow
@@ -209,15 +288,20 @@ def test_the_command_that_dreams(cli, tmp_path):
     record = json.loads((tmp_path / "two/dreams.json").read_text())["images"]
     assert {image["name"] for image in record} == {"bar", "ring"}
     assert {"class", "statistics", "competition", "loss"} <= set(record[0]["losses"])
-    failed = cli(*dream, "--competition", "0.2", script="scripts/invert.py", check=False)
-    assert "error: --competition needs --student" in failed.stderr
+    for wrong, words in (
+        (("--competition", "0.2"), "--competition needs --student"), (("--size", "-3"), "--size must be at least 1"),
+        (("--judge", "nowhere.ckpt"), "checkpoint nowhere.ckpt is missing"),
+        (("--judge", "run/task_00/model.ckpt"), "--judge run/task_00/model.ckpt has not learned bar"),
+    ):  # fmt: skip
+        assert f"error: {words}" in cli(*dream, *wrong, script="scripts/invert.py", check=False).stderr
 
 
 def test_the_recipe():
     config = composed("experiment=deepinversion/voc_15-5", "dataset.root=x")
     training, replay = config.training, config.callbacks.replay
     assert (training.task, training.mode, training.batch_size, training.next_epochs) == ("15-5", "overlap", 16, 20)
-    assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.nesterov) == (0.01, 0.0, True)
+    assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.nesterov) == (0.01, 1e-4, True)
+    assert (training.void_as_background, training.val_old) == (True, "ignore")
     assert (replay.per_class, replay.size, replay.iterations, replay.clip, replay.batch_size) == (
         32,
         256,

@@ -229,6 +229,23 @@ def test_dense_targets_have_a_piece_of_each_class():
     assert [set(m.unique().tolist()) for m in maps] == [{3, 255}, {7, 255}]
 
 
+def test_label_maps_of_odd_sizes_shrink_as_images_do():
+    network = Colours().eval()
+    recipe = Recipe((Phase(2, shrink=2),), pooling="dense", jitter=1)
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.tensor([1])
+    dreams = synthesise(
+        network, FeatureStatistics(network), torch.randn(1, 3, 33, 35), dense_targets(classes, (33, 35), generator),
+        recipe, pixel_bounds(MEAN, STD, torch.device("cpu")), random_draws(generator, True),
+    )  # fmt: skip
+    assert dreams.images.shape == (1, 3, 33, 35)
+    with pytest.raises(FloatingPointError, match="the losses of the dreams are no numbers"):
+        synthesise(
+            network, FeatureStatistics(network), torch.full((1, 3, 8, 8), torch.nan), classes, Recipe((Phase(2),)),
+            pixel_bounds(MEAN, STD, torch.device("cpu")), random_draws(generator, True),
+        )  # fmt: skip
+
+
 def test_networks_and_recipes_that_cannot_dream():
     with pytest.raises(ConfigError, match="Sequential has no batch normalisation"):
         FeatureStatistics(nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm(4)))
@@ -242,8 +259,9 @@ def test_networks_and_recipes_that_cannot_dream():
             Recipe(**settings)
 
 
-def test_in_place_abn_is_refused():
+@pytest.mark.parametrize("name", ["iabn", "iabn_sync"])
+def test_in_place_abn_is_refused(name):
     pytest.importorskip("inplace_abn")
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), Norm("iabn").activated(4))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Norm(name).activated(4))
     with pytest.raises(ConfigError, match=r"in-place ABN, which overwrites its input"):
         FeatureStatistics(network)

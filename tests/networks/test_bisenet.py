@@ -125,8 +125,17 @@ def test_auxiliary_classifiers_grow_and_learn():
     assert [tuple(logits.shape) for logits in output.extras["auxiliary"]] == [(2, 5, 37, 51)] * 2
     sum(logits.square().mean() for logits in output.extras["auxiliary"]).backward()
     assert all(p.grad is not None for p in network.auxiliaries.parameters())
-    network.auxiliary_weight = 0
-    assert "auxiliary" not in network(torch.randn(2, 3, 37, 51)).extras
+    network.freeze(["old_classes"])
+    assert [p.requires_grad for p in network.auxiliaries[0].parameters()] == [False, False, True, True]
+
+
+def test_without_auxiliary_classifiers_nothing_is_idle():
+    network = BiSeNet("resnet18", auxiliary_weight=0)
+    network.add_classes(3)
+    output = network(torch.randn(2, 3, 37, 51))
+    assert "auxiliary" not in output.extras
+    output.logits.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
 
 
 class TestBiSeNet(Contract):
