@@ -102,7 +102,7 @@ class DeepInversion(ReplayBuffer):
             paths = [p for p in find_images([str(folder)]) if p.name != SHEET]
         except DataError as error:
             raise ConfigError(
-                f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them between the tasks"
+                f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them in between"
             ) from error
         for path in paths:
             read_image(path)
