@@ -112,8 +112,8 @@ def read_mask(path: str | Path) -> np.ndarray:
         DataError: the file is damaged or holds colours instead of class ids.
     """
     try:
-        check_mask_mode(path)
         with Image.open(path) as mask:
+            check_mask_mode(mask, path)
             return np.array(mask, dtype=np.uint8)
     except (OSError, SyntaxError) as error:
         raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
@@ -133,23 +133,25 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an opened image, turned upright where a camera says how."""
-    turned = image.getexif().get(ORIENTATION, 1) >= 5
-    return (image.width, image.height) if turned else (image.height, image.width)
+    """Height and width of an opened image, turned upright where a camera says how.
+
+    Pillow decodes a whole PNG to look for what its header has not; that alone is looked at.
+    """
+    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+    return (image.width, image.height) if exif.get(ORIENTATION, 1) >= 5 else (image.height, image.width)
 
 
-def check_mask_mode(path: str | Path) -> None:
-    """See from the header whether a mask has one byte per pixel.
+def check_mask_mode(mask: Image.Image, path: str | Path) -> None:
+    """See whether an opened mask has one byte per pixel.
 
     Raises:
-        DataError: it has not.
+        DataError: it has not; names the `path`.
     """
-    with Image.open(path) as mask:
-        if mask.mode not in MASK_MODES:
-            raise DataError(
-                f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
-                "masks must be grey or palette PNGs whose values are class ids"
-            )
+    if mask.mode not in MASK_MODES:
+        raise DataError(
+            f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
+            "masks must be grey or palette PNGs whose values are class ids"
+        )
 
 
 def _ends_properly(path: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -67,7 +68,8 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
         if sizes[0] != sizes[1]:
             shown = " and ".join(f"{width}x{height}" for height, width in sizes)
             raise DataError(f"image {image} and mask {mask} differ in size: {shown}")
-        check_mask_mode(mask)
+        with Image.open(mask) as opened:
+            check_mask_mode(opened, mask)
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datamodules.base import DataError
 from datamodules.files import FileSplit, existing_folder, existing_root, files_of, pair_by_stem, read_list
@@ -167,3 +167,12 @@ def test_grey_images_become_rgb(tmp_path):
     split = split_of(tmp_path, 1)
     cv2.imwrite(split.images[0], np.full(SIZE, 77, np.uint8))
     assert split.load(0)[0].shape == (*SIZE, 3)
+
+
+def test_sizes_and_checks_decode_nothing(tmp_path, monkeypatch):
+    """They look at thousands of files: headers and ends alone."""
+    write_pair(tmp_path / "a.png", tmp_path / "m.png")
+    split = FileSplit(tmp_path, ["a"], [tmp_path / "a.png"], [tmp_path / "m.png"])
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("an image was decoded"))
+    split.check(0)
+    assert split.image_size(0) == (24, 32)
