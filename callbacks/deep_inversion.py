@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from callbacks.replay_buffer import DRAW, TEACHER, ReplayBuffer, Writer
 from continual.dreams import RECORD, SHEET, Dreamer, check_classes, digest
 from continual.errors import ConfigError
-from continual.inversion import FeatureStatistics, Network, Phase, Recipe
+from continual.inversion import FeatureStatistics, Network, Recipe, phases
 from continual.saved_model import SavedModel
 from continual.tasks import IGNORE, Task
 from datamodules.base import DataError
@@ -80,10 +79,8 @@ class DeepInversion(ReplayBuffer):
         for key, value in {**counts, **{key: value for key, value in optional.items() if value}}.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
-        adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
-        shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
         try:
-            self.recipe = Recipe((*shrunk, Phase(iterations, **adam)), **(recipe or {}))
+            self.recipe = Recipe(phases(iterations, shrunk_iterations, clip), **(recipe or {}))
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"callbacks.replay.recipe: {error}") from error
         self.per_class, self.size, self.synthesis_batch = per_class, size, synthesis_batch
@@ -131,11 +128,10 @@ class DeepInversion(ReplayBuffer):
             learner.network, task.class_names, mean, std, self.recipe, self._image_size(), self.per_class,
             self.synthesis_batch, learner.seed + task.index, *self._competitor(task),
         )  # fmt: skip
-        with torch.inference_mode(False), torch.enable_grad():
-            dreamer.dream(
-                range(1, task.n_seen), folder.with_name(DREAMS), self.trainer.global_rank, self.trainer.world_size,
-                self.trainer.strategy.barrier,
-            )  # fmt: skip
+        dreamer.dream(
+            range(1, task.n_seen), folder.with_name(DREAMS), self.trainer.global_rank, self.trainer.world_size,
+            self.trainer.strategy.barrier,
+        )  # fmt: skip
         for parameter in learning:
             parameter.requires_grad_(True)
         learner.network.train(was_training)

@@ -38,7 +38,7 @@ from continual.inversion import (
     synthesise,
 )
 from continual.plots import DPI, render, save_picture, shorten
-from continual.saved_model import SavedModel
+from continual.saved_model import SavedModel, normalised
 from networks.base import SegmentationNetwork
 
 RECORD, SHEET = "dreams.json", "contact_sheet.png"
@@ -174,8 +174,7 @@ class Dreamer:
     def _judge(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """How sure the network is of the classes in N images, and on which share of the pixels it sees them."""
         device = next(self.network.parameters()).device
-        mean, std = (255 * torch.tensor(list(v), device=device).view(3, 1, 1) for v in (self.mean, self.std))
-        logits = self.network((pixels.to(device) - mean) / std).logits
+        logits = self.network(normalised(pixels.to(device), self.mean, self.std)).logits
         wanted = classes.to(device)
         scores = class_probabilities(logits).gather(1, wanted[:, None] - 1).squeeze(1)
         return scores, (logits.argmax(1) == wanted.view(-1, 1, 1)).float().mean((1, 2))

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,13 @@ class Phase:
     shrink: int = 1
     betas: tuple[float, float] = (0.5, 0.9)
     clip: bool = True
+
+
+def phases(iterations: int, shrunk_iterations: int = 0, clip: bool = True) -> tuple[Phase, ...]:
+    """Updates at half the resolution, where there are some, and at the full one; without `clip` with slower betas."""
+    adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
+    shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
+    return (*shrunk, Phase(iterations, **adam))
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,9 @@ class Recipe:
             raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
         if self.lr <= 0 or not isinstance(self.jitter, int) or self.jitter < 0:
             raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
-        weights = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
-        for name in weights:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0")
+        for weight in (f.name for f in fields(self) if f.type == "float" and f.name != "lr"):
+            if getattr(self, weight) < 0:
+                raise ConfigError(f"{weight}={getattr(self, weight)} must be at least 0")
 
 
 @dataclass
@@ -171,7 +177,7 @@ class FeatureStatistics:
         Raises:
             ConfigError: it has no normalisation layer with running statistics, or one that overwrites its input.
         """
-        self.layers = [m for m in network.modules() if is_norm(m) and getattr(m, "running_mean", None) is not None]
+        self.layers = [m for m in network.modules() if is_norm(m)]
         self.first_layer = first_layer
         name = type(network).__name__
         if not self.layers:

@@ -6,7 +6,8 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,6 +81,18 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             sys.exit(f"error: {message}")
 
     return guarded
+
+
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Within a script, make a mistake of the user's end it with one line and exit code 1 instead of a traceback."""
+    try:
+        yield
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
 
 
 def user_message(error: BaseException | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,14 +143,10 @@ class SavedModel:
         Raises:
             ConfigError: none of these.
         """
-        if size == "native":
-            return lambda height, width: (height, width)
-        fixed = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
-        if fixed:
-            return lambda height, width: (int(fixed[1]), int(fixed[2]))
-        if size != "run":
-            raise ConfigError(f"--size {size} is neither run, nor native, nor a height and width like 512x1024")
-        evaluation = instantiate(self.config["dataset"]["evaluation"], _convert_="all")
+        fixed = _sides(size)
+        if fixed is not None:
+            return lambda height, width: fixed
+        evaluation = self._evaluation() if size == "run" else None
         return getattr(evaluation, "input_size", lambda height, width: (height, width))
 
     def fixed_size(self, size: str) -> tuple[int, int]:
@@ -161,19 +157,19 @@ class SavedModel:
         Raises:
             ConfigError: neither, or the run's evaluation takes images of any size.
         """
-        wanted = self.input_size(size)
-        square = self.config["dataset"]["evaluation"].get("size")
-        if size == "run" and square is not None:
-            return square, square
-        if wanted(1, 1) != wanted(2, 3):
+        fixed = _sides(size) or (getattr(self._evaluation(), "output_size", None) if size == "run" else None)
+        if fixed is None:
             raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
-        return wanted(1, 1)
+        return fixed
+
+    def _evaluation(self) -> Any:
+        """The transform of the run's evaluation."""
+        return instantiate(self.config["dataset"]["evaluation"], _convert_="all")
 
     def normalise(self, image: Tensor) -> Tensor:
         """B x 3 x H x W in [0, 255] to what the network was trained on."""
-        values = (self.config["dataset"][key] for key in ("mean", "std"))
-        mean, std = (255 * torch.tensor(value, device=image.device).view(3, 1, 1) for value in values)
-        return (image - mean) / std
+        dataset = self.config["dataset"]
+        return normalised(image, dataset["mean"], dataset["std"])
 
     @torch.inference_mode()
     def predict(self, image: Tensor, group: slice | None = None) -> Tensor:
@@ -185,6 +181,26 @@ class SavedModel:
         """
         output = self.network(self.normalise(image))
         return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
+
+
+def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images ... x 3 x H x W in [0, 255] with zero mean and unit deviation; `mean`, `std` per channel in [0, 1]."""
+    mean, std = (255 * torch.tensor(list(values), device=image.device).view(3, 1, 1) for values in (mean, std))
+    return (image - mean) / std
+
+
+def _sides(size: str) -> tuple[int, int] | None:
+    """Height and width of "512x1024"; None of "run" and "native".
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if size in ("run", "native"):
+        return None
+    fixed = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    if not fixed:
+        raise ConfigError(f"--size {size} is neither run, nor native, nor a height and width like 512x1024")
+    return int(fixed[1]), int(fixed[2])
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -87,6 +87,7 @@ class CenterCrop:
     def __init__(self, size: int) -> None:
         """Args: `size`: side of the square in pixels."""
         self.size = size
+        self.output_size = (size, size)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
         """Image and mask, `size` x `size`."""
@@ -106,16 +107,15 @@ class ResizeImage:
 
     def __init__(self, height: int, width: int) -> None:
         """Args: `height`, `width`: of what the network gets, pixels."""
-        self.height = height
-        self.width = width
+        self.output_size = (height, width)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
         """Image `height` x `width` by Pillow's interpolation, and the mask."""
-        return resize_image(image, self.height, self.width, "pil"), mask
+        return resize_image(image, *self.output_size, "pil"), mask
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the network gets."""
-        return self.height, self.width
+        return self.output_size
 
 
 class RandomResizedCrop(A.DualTransform):

@@ -128,11 +128,15 @@ class SegmentationNetwork(nn.Module, ABC):
     def add_classes(self, n: int, init: str = "random") -> None:
         """Grow by the `n` classes of a task (with background in the first), see `IncrementalClassifier.add_task`."""
         first = not self.class_counts
-        self.classifier.add_task(n - 1 if first and not self.has_background else n, init)
+        self.grow(n - 1 if first and not self.has_background else n, init)
         self.class_counts.append(n)
         body = next(value for name, value in self.named_parameters() if not name.startswith("classifier."))
         self.classifier.to(body)  # the first layer is made where the network already is
         self.train(self.training)  # before the optimizer is made, it must know what is frozen
+
+    def grow(self, n: int, init: str) -> None:
+        """Append layers for `n` channels; for networks with further classifiers."""
+        self.classifier.add_task(n, init)
 
     def newest_layer(self) -> nn.Module:
         """The last task's part of the classifier."""

@@ -96,12 +96,11 @@ class BiSeNet(SegmentationNetwork):
         if pretrained is not None:
             load_encoder(self.encoder, pretrained)
 
-    def add_classes(self, n: int, init: str = "random") -> None:
-        """All three classifiers grow; the auxiliary ones' new layers are random."""
-        n_layer = n - 1 if not self.class_counts and not self.has_background else n
+    def grow(self, n: int, init: str) -> None:
+        """All three classifiers; the auxiliary ones' new layers are random."""
+        super().grow(n, init)
         for auxiliary in self.auxiliaries:
-            auxiliary.add_task(n_layer, "random")
-        super().add_classes(n, init)
+            auxiliary.add_task(n, "random")
         self.auxiliaries.to(next(self.encoder.parameters()))
 
     def train(self, mode: bool = True) -> BiSeNet:

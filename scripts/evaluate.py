@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
-from continual.launch import quiet_lightning, user_message
+from continual.launch import one_line_exit, quiet_lightning
 from continual.run_state import RunState
 
 SPLITS = ("train", "val", "test")
@@ -51,13 +51,8 @@ def main() -> None:
     parser.add_argument("--full-size", action="store_true", help="images as they are instead of the run's evaluation")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any of {', '.join(KEYS)}")
     arguments = parser.parse_intermixed_args()
-    try:
+    with one_line_exit():
         evaluate(**vars(arguments))
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
 
 
 def evaluate(
@@ -125,7 +120,7 @@ def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
     if ABOUT not in content or "fingerprint" not in content:
         raise RunError(f"{path} is no checkpoint of a finished task: give its model.ckpt, or the run's folder")
     state = RunState(content["fingerprint"], {}, run_id="")
-    return OmegaConf.create(content[ABOUT]["config"]), state, [content["task"]]
+    return OmegaConf.create(content[ABOUT]["config"]), state, [content[ABOUT]["task"]]
 
 
 def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> DictConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
 
 from continual.errors import ConfigError
-from continual.launch import user_message
+from continual.launch import one_line_exit
 
 FORMATS = ("onnx", "safetensors")
 
@@ -29,13 +29,8 @@ def main() -> None:
     parser.add_argument("--size", default="run", help="of the images: run = as in the run's evaluation | 512x1024")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     arguments = parser.parse_args()
-    try:
+    with one_line_exit():
         export(arguments.checkpoint, arguments.output, arguments.formats, arguments.size, arguments.overwrite)
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
 
 
 def export(checkpoint: Path, folder: Path, formats: list[str], size: str, overwrite: bool) -> None:

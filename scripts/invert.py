@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
 
 from continual.errors import ConfigError
-from continual.launch import user_message
+from continual.launch import one_line_exit
 
 if TYPE_CHECKING:
     from continual.saved_model import SavedModel
 
-WEIGHTS = {
-    "classification": 1.0, "tv-l1": 0.0, "tv-l2": 1e-4, "l2": 1e-5, "statistics": 0.05, "first-layer": 10.0,
-    "competition": 0.0,
-}  # fmt: skip
+# Terms of continual/inversion.py's Recipe, whose defaults hold where they are not given.
+WEIGHTS = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
 
 
 def main() -> None:
@@ -39,25 +37,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="images that are made together")
     parser.add_argument("--iterations", type=int, default=2000, help="updates at full resolution")
     parser.add_argument("--shrunk-iterations", type=int, default=0, help="updates before, at half the resolution")
-    parser.add_argument("--lr", type=float, default=0.2, help="greatest learning rate of the pixels")
+    parser.add_argument("--lr", type=float, help="greatest learning rate of the pixels")
     parser.add_argument("--no-clip", action="store_true", help="pixels may leave [0, 255]; Adam's betas are 0.9, 0.999")
-    parser.add_argument("--pooling", default="lse_lba", help="of logits: lse_lba | mean | max; dense = label maps")
-    parser.add_argument("--jitter", type=int, default=30, help="greatest shift in pixels")
+    parser.add_argument("--pooling", help="of logits: lse_lba | mean | max; dense = label maps")
+    parser.add_argument("--jitter", type=int, help="greatest shift in pixels")
     parser.add_argument("--no-flip", action="store_true", help="never mirror")
-    for name, default in WEIGHTS.items():
-        parser.add_argument(f"--{name}", type=float, default=default, help=f"weight of that term ({default:g})")
+    for name in WEIGHTS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="weight of that term")
     parser.add_argument("--student", type=Path, help="checkpoint of the network to compete with (--competition)")
     parser.add_argument("--judge", type=Path, help="checkpoint of another network: does it see the classes?")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
     arguments = parser.parse_args()
-    try:
+    with one_line_exit():
         invert(arguments)
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
 
 
 def invert(arguments: argparse.Namespace) -> None:
@@ -68,13 +61,13 @@ def invert(arguments: argparse.Namespace) -> None:
         RunError: a checkpoint cannot be used, or the folder holds other dreams.
     """
     from continual.dreams import Dreamer, check_classes, digest
-    from continual.inversion import Phase, Recipe
+    from continual.inversion import Recipe, phases
     from continual.saved_model import SavedModel, find_device
 
     for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-    if (arguments.competition > 0) != (arguments.student is not None):
+    if bool(arguments.competition) != (arguments.student is not None):
         raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
     device = find_device(arguments.device)
     model = SavedModel.load(arguments.checkpoint)
@@ -91,13 +84,10 @@ def invert(arguments: argparse.Namespace) -> None:
         check_classes(other, model.class_names, "--student")
         other.network.to(device)
         student = (lambda x: other.network(x).logits, digest(other.network))
-    betas = {"betas": (0.9, 0.999), "clip": False} if arguments.no_clip else {}
-    shrunk = [Phase(arguments.shrunk_iterations, shrink=2, **betas)] if arguments.shrunk_iterations else []
-    recipe = Recipe(
-        (*shrunk, Phase(arguments.iterations, **betas)), lr=arguments.lr, pooling=arguments.pooling,
-        jitter=arguments.jitter, flip=not arguments.no_flip,
-        **{name: getattr(arguments, name) for name in (w.replace("-", "_") for w in WEIGHTS)},
-    )  # fmt: skip
+    steps = phases(arguments.iterations, arguments.shrunk_iterations, clip=not arguments.no_clip)
+    given = {name: getattr(arguments, name) for name in ("lr", "pooling", "jitter", *WEIGHTS)}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = Recipe(steps, flip=not arguments.no_flip, **given)
     dataset = model.config["dataset"]
     side = arguments.size or dataset["crop_size"]
     dreamer = Dreamer(

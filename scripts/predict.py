@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from continual.errors import ConfigError
 from continual.files import write_atomically
-from continual.launch import user_message
+from continual.launch import one_line_exit
 
 MOST_WAITING = 16  # images whose files are being written while the network goes on
 
@@ -43,13 +43,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
     arguments = parser.parse_args()
-    try:
+    with one_line_exit():
         predict(arguments)
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
 
 
 def predict(arguments: argparse.Namespace) -> None:
