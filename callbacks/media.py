@@ -1,4 +1,8 @@
-"""Predictions on a few fixed validation images, as one picture per task."""
+"""Predictions on a few fixed validation images: one picture per task, and the maps for whoever compares methods.
+
+plots/predictions_task_00.png
+predictions/task_00/<image>/{image.jpg, label.png, prediction.png}     maps of channels, 255 = ignored
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from continual.palette import overlay, palette, wrong_pixels
+from continual.palette import overlay, palette, save_channels, wrong_pixels
 from continual.plots import DPI, render, save_picture, shorten
+from continual.predictions import write_jpeg
 from continual.tasks import IGNORE
 from loss.functional import at_size_of
 
@@ -24,8 +29,8 @@ class PredictionImages(pl.Callback):
 
     def __init__(self, directory: Path, count: int) -> None:
         """Args:
-        directory: where predictions_task_00.png ... are written.
-        count: images per picture.
+        directory: the run's folder.
+        count: images per task.
         """
         self.directory = directory
         self.count = count
@@ -35,10 +40,14 @@ class PredictionImages(pl.Callback):
         """Draw, write and hand to the loggers."""
         if not trainer.is_global_zero:
             return
-        rows = [self._row(batch, learner) for batch in trainer.datamodule.fixed_samples(self.count)]
-        task = learner.task
-        picture = render(draw(rows, task.class_names, palette(task)))
-        save_picture(picture, self.directory / f"predictions_task_{task.index:02d}.png")
+        data, task = trainer.datamodule, learner.task
+        samples, colours = data.fixed_samples(self.count), palette(task)
+        rows = [self._row(batch, learner) for batch in samples]
+        for batch, row in zip(samples, rows, strict=True):
+            name = data.fixed_name(int(batch["index"])).replace("/", "__")
+            save_maps(self.directory / "predictions" / f"task_{task.index:02d}" / name, row, colours)
+        picture = render(draw(rows, task.class_names, colours))
+        save_picture(picture, self.directory / "plots" / f"predictions_task_{task.index:02d}.png")
         for logger in trainer.loggers:
             logger.log_images("predictions", [picture], step=trainer.global_step)
 
@@ -52,6 +61,15 @@ class PredictionImages(pl.Callback):
         label = batch["label"]
         arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
+
+
+def save_maps(folder: Path, row: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
+    """Image, label and prediction, see the file's head."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image, label, prediction = row
+    write_jpeg(folder / "image.jpg", image)
+    save_channels(label, colours, folder / "label.png")
+    save_channels(prediction, colours, folder / "prediction.png")
 
 
 def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:

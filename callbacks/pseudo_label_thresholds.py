@@ -26,6 +26,8 @@ AUTHORS = {"entropy": (0.001, 100), "probability": (0.9, 20)}  # base and bins
 class PseudoLabelThresholds(pl.Callback):
     """Publishes `memory["pseudo_label_thresholds"]`, a tensor over classes."""
 
+    first_task_idle = True  # there is no teacher
+
     def __init__(
         self,
         kind: str | None = "entropy",

@@ -65,6 +65,8 @@ class ReplayBuffer(pl.Callback):
         arrays: image, label and logits, N x ..., of the slots; None until a task filled them.
     """
 
+    first_task_idle = True  # until it is filled
+
     def __init__(
         self,
         capacity: int = 300,

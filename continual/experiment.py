@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from callbacks.media import PredictionImages
 from callbacks.progress import TaskProgressBar
@@ -26,10 +24,12 @@ from continual.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state,
 from continual.closed_world import ClosedWorldScores
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
+from continual.first_task import FirstTaskCache, first_task_facts
 from continual.learner import ContinualLearner
+from continual.loggers import build_loggers
 from continual.provenance import describe_environment
 from continual.results import HEADINGS, Results, summary_line
-from continual.run_state import RunState, fingerprint, numbers_of
+from continual.run_state import RunState
 from continual.saved_model import describe
 from continual.split import TaskSplit
 from continual.tasks import Task
@@ -49,14 +49,15 @@ LAST, MODEL, BEST = "last.ckpt", "model.ckpt", "best.ckpt"
 class Experiment:
     """One run: a method on a sequence of tasks."""
 
-    def __init__(self, config: DictConfig, directory: Path, name: str, state: RunState | None = None) -> None:
+    def __init__(self, config: DictConfig, directory: Path, name: str, state: RunState, gpu: int | None = None) -> None:
         """Build everything and check it; nothing is trained yet.
 
         Args:
             config: the composed configuration.
             directory: the run's folder.
             name: what the loggers call the run.
-            state: the run's, to test its networks under settings that may differ; None reads it and compares them.
+            state: the run's.
+            gpu: the one to train on, instead of `training.devices`.
 
         Raises:
             UserError: a setting, the data or the run's folder cannot be used.
@@ -65,10 +66,10 @@ class Experiment:
         self.unresolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "logger"]))
         self.training: dict[str, Any] = self.settings["training"]
         self.directory = directory
-        self.name = name
+        self.gpu = gpu
         self._check_settings()
         self.checkpoints = Path(self.training["ckpt_dir"] or directory).expanduser()
-        self.state = state or self._open_state()
+        self.state = state
         self.results = Results(directory, self.settings)
         self.split = TaskSplit.from_config(config.dataset, self.training)
         pl.seed_everything(self.training["seed"], workers=True, verbose=False)
@@ -76,7 +77,8 @@ class Experiment:
         torch.backends.cudnn.allow_tf32 = self.training["allow_tf32"]
         self.data = self._build_data(config)
         self.learner = self._build_learner(config)
-        self.callbacks: list[Callback] = [instantiate(c, _convert_="all") for c in config.callbacks.values()]
+        self.named_callbacks = {name: instantiate(c, _convert_="all") for name, c in config.callbacks.items()}
+        self.callbacks: list[Callback] = list(self.named_callbacks.values())
         self.learner.needs_teacher = any(getattr(c, "needs_teacher", False) for c in self.callbacks)
         self.loggers: list[Any] = []
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
@@ -91,7 +93,7 @@ class Experiment:
                 )
         self.data.check_sizes(self.split.images[-1].val, self.split.images[-1].test)
         self.environment = describe_environment(trainer, self.training["batch_size"])
-        self.loggers = self._build_loggers(config)
+        self.loggers = build_loggers(config.logger, directory, self.state.run_id, name, self.settings)
 
     def _check_settings(self) -> None:
         training = self.training
@@ -125,23 +127,6 @@ class Experiment:
         for key in ("lr_next", "gradient_clip"):
             if training[key] is not None and not (isinstance(training[key], int | float) and training[key] > 0):
                 raise ConfigError(f"training.{key}={training[key]} must be a number above 0, or null")
-
-    def _open_state(self) -> RunState:
-        """The state of the run in this folder, or a new one.
-
-        Raises:
-            RunError: the folder holds another run, or a run although `training.resume` is false.
-        """
-        state = RunState.load(self.directory)
-        if state is None:
-            return RunState(fingerprint(self.settings), numbers_of(self.settings), run_id=uuid.uuid4().hex[:8])
-        if not self.training["resume"]:
-            raise RunError(
-                f"{self.directory} holds a run already and training.resume=false; "
-                "give another training.name or delete the folder"
-            )
-        state.check_same(self.settings, self.directory)
-        return state
 
     def _build_data(self, config: DictConfig) -> ContinualDataModule:
         return ContinualDataModule(
@@ -204,11 +189,6 @@ class Experiment:
                     "training.hidden=background or choose another"
                 )
 
-    def _build_loggers(self, config: DictConfig) -> list[Any]:
-        partials = [instantiate(node, _convert_="all") for node in config.logger.values()]
-        about = {"directory": str(self.directory), "run_id": self.state.run_id, "name": self.name}
-        return [make(**about, config=self.settings) for make in partials]
-
     @property
     def tasks(self) -> Sequence[Task]:
         """The sequence of tasks."""
@@ -226,23 +206,35 @@ class Experiment:
                 lock.acquire(timeout=0)
             except Timeout as error:
                 raise RunError(f"another process is working in {self.directory}; wait for it or stop it") from error
-        failed = True
+        failure: BaseException | None = None
         try:
+            self._connect_processes()
             self._announce()
             for task in self.tasks:
                 self._run_task(task)
-            failed = False
         except SystemExit as stopped:  # how Lightning ends a fit that the user interrupts
+            failure = stopped
             raise KeyboardInterrupt from stopped
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             for logger in self.loggers:
-                logger.finish(failed)
+                logger.finish(failure)
             lock.release()
-        return self._close()
+        return self.results.average_miou
+
+    def _connect_processes(self) -> None:
+        """Start the run's other processes and connect them, which each `fit` would do: they go in step from here on."""
+        strategy = self._build_trainer(self.tasks[0]).strategy
+        if strategy.launcher is not None:
+            strategy.connect(self.learner)
+            strategy.launcher.launch(strategy.setup_environment)
 
     def _announce(self) -> None:
         order = list(self.tasks[-1].class_names[1:])
         if rank_zero_only.rank == 0:
+            self.state.tasks = len(self.tasks)
             self.state.class_order = list(self.tasks[-1].seen)
             self.state.save(self.directory)
             write_atomically(self.directory / "environment.json", json.dumps(self.environment, indent=2))
@@ -268,12 +260,12 @@ class Experiment:
         self._each_callback("begin_task", task)
         for logger in self.loggers:
             logger.begin_task(task, self.state.steps)
-        started = time.monotonic()
         trainer = self._build_trainer(task)
-        steps = self._load_model(task, model_file) if model_file.exists() else self._fit(trainer, task, model_file)
+        trained = self._load_model(task, model_file) if model_file.exists() else self._train(trainer, task)
+        started = time.monotonic()
         entry = self._test(trainer, task)
-        entry["seconds"] = round(time.monotonic() - started, 1)
-        self._record(task, entry, steps, trainer)
+        entry["seconds"] = round(trained["seconds"] + time.monotonic() - started, 1)
+        self._record(task, entry, trained["steps"], trainer)
 
     def _each_callback(self, hook: str, task: Task) -> None:
         """Tell the callbacks that care about task borders."""
@@ -284,8 +276,35 @@ class Experiment:
     def _folder(self, task: Task) -> Path:
         return self.checkpoints / f"task_{task.index:02d}"
 
-    def _fit(self, trainer: pl.Trainer, task: Task, model_file: Path) -> int:
-        """Train a task, from its last epoch where it was interrupted; gives the optimizer steps of the whole task."""
+    def _train(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
+        """Train a task, or take the first one over from a run that began alike; gives the content of its file."""
+        folder = self.training["first_task_cache"]
+        if task.index or folder is None:
+            return self._fit(trainer, task)
+        facts = first_task_facts(self.settings, self.split, self.learner, self.named_callbacks, trainer)
+        cache = FirstTaskCache(Path(folder).expanduser(), facts)
+        with cache.claimed(trainer.strategy):
+            kept = cache.load()
+            if kept is not None:
+                log.info(f"task 0: trained already, by a run that began alike: {cache.path}")
+                return self._take_over(task, kept)
+            content = self._fit(trainer, task)
+            if trainer.is_global_zero:
+                cache.keep(content)
+            return content
+
+    def _take_over(self, task: Task, kept: dict[str, Any]) -> dict[str, Any]:
+        """Make the first task of another run this run's, as if it had been trained here."""
+        started = time.monotonic() - kept["seconds"]
+        trainer = self._build_trainer(task, trains=False)
+        trainer.fit(self.learner, datamodule=self.data)  # sets everything up, and trains nothing
+        self.learner.network.load_state_dict(kept[NETWORK])
+        self._restore([c for c in self.callbacks if not getattr(c, "first_task_idle", False)], kept)
+        return self._finish(trainer, task, kept["steps"], started)
+
+    def _fit(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
+        """Train a task, from its last epoch where it was interrupted; gives the content of its file."""
+        started = time.monotonic()
         last = self._folder(task) / LAST
         if last.exists():
             load_checkpoint(last, again(last))  # a damaged file gives its own clear error here
@@ -294,14 +313,20 @@ class Experiment:
         if trainer.interrupted:
             raise KeyboardInterrupt
         self._load_best(trainer, task)
+        return self._finish(trainer, task, trainer.global_step, started)
+
+    def _finish(self, trainer: pl.Trainer, task: Task, steps: int, started: float) -> dict[str, Any]:
+        """Let the callbacks end a trained task and write its file; gives the file's content."""
         self._each_callback("end_task", task)
+        content = self._model_content(task, steps, time.monotonic() - started)
         if trainer.is_global_zero:
-            model_file.parent.mkdir(parents=True, exist_ok=True)
-            save_atomically(model_file, self._model_content(task, trainer.global_step))
-            last.unlink(missing_ok=True)
-            (self._folder(task) / BEST).unlink(missing_ok=True)
+            folder = self._folder(task)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_atomically(folder / MODEL, content)
+            for name in (LAST, BEST):
+                (folder / name).unlink(missing_ok=True)
         trainer.strategy.barrier()
-        return trainer.global_step
+        return content
 
     def _load_best(self, trainer: pl.Trainer, task: Task) -> None:
         """With `training.keep=best` go back to the best validation's network; the last one where there was none."""
@@ -309,34 +334,39 @@ class Experiment:
         if self.training["keep"] == "best" and trainer.strategy.broadcast(best.exists()):
             self.learner.network.load_state_dict(network_state(load_checkpoint(best)))
 
-    def _model_content(self, task: Task, steps: int) -> dict[str, Any]:
+    def _model_content(self, task: Task, steps: int, seconds: float) -> dict[str, Any]:
         states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
         return {
-            "task": task.index,
             "steps": steps,
+            "seconds": seconds,
             "fingerprint": self.state.fingerprint,
             ABOUT: self.learner.about,
             NETWORK: self.learner.network.state_dict(),
             "callbacks": states,
         }
 
-    def _load_model(self, task: Task, path: Path) -> int:
-        """Take over a finished task from its file; gives its optimizer steps.
+    def _load_model(self, task: Task, path: Path) -> dict[str, Any]:
+        """Take over a finished task from its file; gives the file's content.
 
         Raises:
             RunError: the file is missing, damaged or of another run.
         """
         content = load_checkpoint(path, again(path))
-        if content.get("fingerprint") != self.state.fingerprint or content.get("task") != task.index:
+        if content.get("fingerprint") != self.state.fingerprint or content[ABOUT]["task"] != task.index:
             raise RunError(
                 f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
                 "give training.ckpt_dir or training.name another value"
             )
         self.learner.network.load_state_dict(content[NETWORK])
-        for callback in self.callbacks:
+        self._restore(self.callbacks, content)
+        return content
+
+    @staticmethod
+    def _restore(callbacks: Sequence[Callback], content: dict[str, Any]) -> None:
+        """Give callbacks their states of a finished task."""
+        for callback in callbacks:
             if type(callback).__name__ in content["callbacks"]:
                 callback.load_state_dict(content["callbacks"][type(callback).__name__])
-        return content["steps"]
 
     def _test(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
         trainer.test(self.learner, datamodule=self.data, verbose=False)
@@ -371,21 +401,26 @@ class Experiment:
         return {**entry, "seconds": round(time.monotonic() - started, 1)}
 
     def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
+        confusion = self.learner.metrics.compute()[0].cpu().numpy()
         scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}
         scores |= {f"test/iou/{k}": v for k, v in entry["iou"].items() if v is not None}
         for logger in self.loggers:
             logger.log_metrics(scores, step=steps)
         if trainer.is_global_zero:
-            self.results.add(entry)
+            picture = self.results.add(entry, confusion)
             self.state.next_task = task.index + 1
             self.state.steps += steps
             self.state.save(self.directory)
             log.info(summary_line(entry, task))
             for logger in self.loggers:
                 logger.log_table("results", HEADINGS, list(self.results.rows()))
+                logger.log_table("iou", *self.results.class_table())
+                logger.log_summary(self.results.summary())
+                logger.log_confusion(confusion, list(task.class_names))
+                logger.log_images("confusion_matrix", [picture], step=steps)
         trainer.strategy.barrier()
 
-    def _build_trainer(self, task: Task) -> pl.Trainer:
+    def _build_trainer(self, task: Task, trains: bool = True) -> pl.Trainer:
         training = self.training
         epochs = training["next_epochs"] if task.index and training["next_epochs"] else training["epochs"]
         limits: dict[str, Any] = {}
@@ -394,8 +429,9 @@ class Experiment:
         if training["debug"]:
             epochs = 1
             limits = {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2}
+        limits = {"max_epochs": epochs, **limits} if trains else {"max_epochs": 0}
         try:
-            return self._make_trainer(task, {"max_epochs": epochs, **limits})
+            return self._make_trainer(task, limits)
         except MisconfigurationException as error:
             keys = ", ".join(f"training.{k}={training[k]}" for k in ("accelerator", "devices", "strategy"))
             raise ConfigError(f"{error} ({keys}, training.mixed_precision={training['mixed_precision']})") from error
@@ -406,7 +442,7 @@ class Experiment:
         return pl.Trainer(
             **limits,
             accelerator=training["accelerator"],
-            devices=training["devices"],
+            devices=training["devices"] if self.gpu is None else [self.gpu],
             num_nodes=training["num_nodes"],
             strategy=training["strategy"],
             # torch synchronises batch statistics on GPUs only
@@ -434,7 +470,7 @@ class Experiment:
         if self.training["progress_bar_refresh_rate"] > 0:
             callbacks.append(TaskProgressBar(refresh_rate=self.training["progress_bar_refresh_rate"]))
         if self.training["log_images"]:
-            callbacks.append(PredictionImages(self.directory / "plots", self.training["log_images"]))
+            callbacks.append(PredictionImages(self.directory, self.training["log_images"]))
         last = ModelCheckpoint(
             dirpath=self._folder(task), filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
@@ -445,13 +481,6 @@ class Experiment:
             save_weights_only=True, enable_version_counter=False, save_on_train_epoch_end=False,
         )  # fmt: skip
         return [*callbacks, last, best]
-
-    @rank_zero_only
-    def _close(self) -> float:
-        """Show the table; the loggers got it with the last task."""
-        Console().print(self.results.table())
-        log.info(f"results: {self.directory / 'results.md'}")
-        return self.results.average_miou
 
 
 def again(path: Path) -> str:

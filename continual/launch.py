@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +19,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from continual.errors import ConfigError, UserError
-from continual.run_state import flatten
+from continual.files import write_atomically
+from continual.run_state import RunState, flatten
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+
+ERROR_FILE = "error.txt"
 
 # Lightning's advice on things that this project decides itself.
 QUIET = (
@@ -36,14 +40,63 @@ QUIET = (
 
 
 def run_experiment(config: DictConfig) -> float:
-    """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
-    from continual.experiment import Experiment  # torch and Lightning: not needed for an error or --help
+    """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
+
+    Raises:
+        UserError: its settings, the data or the folder cannot be used; the folder then holds the traceback of this and
+            of any other error.
+    """
+    from continual.results import Results  # torch and Lightning: not needed for an error or --help
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    with kept_traceback(directory / ERROR_FILE):
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        state = RunState.open(settings, directory)
+        if not state.is_finished:
+            _train(config, directory, state)
+        results = Results(directory, settings)
+    results.show()
+    return results.average_miou
+
+
+def _train(config: DictConfig, directory: Path, state: RunState) -> None:
+    from continual.devices import dealt_gpu
+    from continual.experiment import Experiment
+    from continual.loggers import build_loggers
 
     quiet_lightning()
     hydra = HydraConfig.get()
-    directory = Path(hydra.runtime.output_dir)
-    choices = hydra.runtime.choices
-    return Experiment(config, directory, f"{choices['loss']} {choices['dataset']} {directory.name}").run()
+    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
+    with dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
+        try:
+            experiment = Experiment(config, directory, name, state, gpu)
+        except Exception as error:
+            if hydra.mode == RunMode.MULTIRUN:  # who watches the sweep from afar sees nothing else of it
+                for logger in build_loggers(config.logger, directory, state.run_id, name, {}):
+                    logger.finish(error)
+            raise
+        experiment.run()
+
+
+def shares_machine(config: DictConfig) -> bool:
+    """Whether other jobs of the sweep may run beside this one, and the GPUs must be dealt out."""
+    import torch
+
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+    auto = config.training.devices == "auto" and config.training.accelerator in ("auto", "gpu")
+    in_parallel = HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic"
+    return in_parallel and auto and torch.cuda.is_available()
+
+
+@contextmanager
+def kept_traceback(path: Path) -> Iterator[None]:
+    """Write the traceback of an error to a file, which says no more than that the last attempt failed."""
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception:
+        write_atomically(path, traceback.format_exc())
+        raise
 
 
 def quiet_lightning() -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import netrc
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
@@ -22,6 +25,20 @@ from continual.run_state import flatten
 from continual.tasks import Task
 
 STEP, TASK = "continual/step", "continual/task"
+LONGEST_TRACEBACK = 8000  # characters, of which the last ones are kept
+MOST_CELLS = 10_000  # of a table that wandb draws
+
+
+def build_loggers(nodes: DictConfig, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> list[Any]:
+    """The loggers of the configuration's group `logger`.
+
+    Args:
+        nodes: the group; what is no logger in it is a setting of one.
+        directory: the run's folder.
+        run_id, name, config: see `WandbLogger`.
+    """
+    makers = [instantiate(node, _convert_="all") for node in nodes.values() if isinstance(node, DictConfig)]
+    return [make(directory=str(directory), run_id=run_id, name=name, config=config) for make in makers]
 
 
 class RunAxis:
@@ -35,15 +52,23 @@ class RunAxis:
         self.task_index = task.index
         self.finished_steps = finished_steps
 
-    def finish(self, failed: bool) -> None:
+    def finish(self, error: BaseException | None = None) -> None:
         """Close what is open; called once, also after an error."""
-        self.finalize("failed" if failed else "success")
+        self.finalize("success" if error is None else "failed")
+
+    # What follows is on disk too, so a logger without such things ignores it.
 
     def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
-        """H x W x 3 uint8 images; a logger without pictures ignores them (they are on disk too)."""
+        """H x W x 3 uint8 images."""
 
     def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """The final table; a logger without tables ignores it (it is on disk too)."""
+        """A table that grows with the tasks."""
+
+    def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
+        """Confusion matrix of a task's test, C x C pixels, rows = labels."""
+
+    def log_summary(self, values: dict[str, float]) -> None:
+        """What stands for the run in a table of runs; the newest counts."""
 
 
 class CSVLogger(RunAxis, Logger):
@@ -165,6 +190,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         tags: list[str],
         mode: str,
         init_timeout: int,
+        columns: dict[str, Any] | None = None,
     ) -> None:
         """Args:
         directory: the run's folder; wandb writes below its wandb/.
@@ -173,9 +199,11 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         project, entity, group, job_type, tags: wandb's own.
         mode: auto, online, offline or disabled.
         init_timeout: seconds to wait for the server before the run goes on offline.
+        columns: further settings, under names that make columns of a table.
         """
         import wandb
 
+        config = {**config, **(columns or {})}
         super().__init__(
             save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
             tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
@@ -224,8 +252,32 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
 
         self.experiment.log({key: wandb.Table(columns=columns, data=rows)})
 
-    def finish(self, failed: bool) -> None:
-        """Close the run with exit code 1 after an error, else wandb would call it finished."""
-        if self._experiment is not None and rank_zero_only.rank == 0:
-            self._experiment.finish(exit_code=int(failed))
-            self._experiment = None
+    @rank_zero_only
+    def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
+        """As wandb's own chart, where it is not too large for it."""
+        import wandb
+
+        if matrix.size > MOST_CELLS:
+            return
+        cells = [[names[i], names[j], int(pixels)] for (i, j), pixels in np.ndenumerate(matrix)]
+        table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells)
+        fields = {name: name for name in table.columns}
+        self.experiment.log({"confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields)})
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float]) -> None:
+        """Columns of the table of runs."""
+        self.experiment.summary.update(values)
+
+    @rank_zero_only
+    def finish(self, error: BaseException | None = None) -> None:
+        """Close the run; after an error with its traceback and exit code 1, else wandb would call it finished."""
+        if self._experiment is None and error is None:
+            return
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            self.log_summary({"error": text[-LONGEST_TRACEBACK:]})
+        elif self.experiment.resumed:
+            self.log_summary({"error": None})
+        self.experiment.finish(exit_code=int(error is not None))
+        self._experiment = None

@@ -1,10 +1,10 @@
-"""Names that the configuration asks for: of a run's folder, of its task, of the group that wandb shows it in."""
+"""What the configuration asks for: names of a run's folder, its task, its group at wandb; numbers of jobs and GPUs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,14 +21,14 @@ LONGEST_GROUP = 128  # wandb's limit
 
 
 def register_resolvers(arguments: Sequence[str] = ()) -> None:
-    """Make `${run_name:}`, `${task_name:}` and `${wandb_group:}` known to the configuration.
+    """Make `${run_name:}`, `${task_name:}`, `${wandb_group:}`, `${jobs_at_once:}` and `${gpus_per_job:}` known.
 
     Args:
         arguments: of the command line; those of a multirun name the sweep.
     """
     if {"-m", "--multirun"} & set(arguments):
         os.environ.setdefault(SWEEP_VARIABLE, sweep_name(arguments))
-    for resolver in (_run_name, _task_name, _wandb_group):
+    for resolver in (_run_name, _task_name, _wandb_group, _jobs_at_once, _gpus_per_job):
         OmegaConf.register_new_resolver(resolver.__name__.strip("_"), resolver, replace=True)
 
 
@@ -57,15 +57,18 @@ def _run_name(*, _root_: Any) -> str:
     return f"seed{_root_.training.seed}-{fingerprint(OmegaConf.to_container(own, resolve=False))[:8]}"
 
 
-def _task_name(*, _root_: Any) -> str:
+def task_name(training: Mapping[str, Any]) -> str:
     """The task's name for the folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
-    training = _root_.training
-    if training.initial_increment is not None:
-        name = f"{training.initial_increment}-{training.increment}"
+    if training["initial_increment"] is not None:
+        name = f"{training['initial_increment']}-{training['increment']}"
     else:
-        name = training.task or training.default_task
-    prefix = "joint-" if training.joint else ""
-    return f"{prefix}{name}{'-shuffled' if training.shuffle_classes else ''}"
+        name = training["task"] or training["default_task"]
+    prefix = "joint-" if training["joint"] else ""
+    return f"{prefix}{name}{'-shuffled' if training['shuffle_classes'] else ''}"
+
+
+def _task_name(*, _root_: Any) -> str:
+    return task_name(_root_.training)
 
 
 def _wandb_group(*, _root_: Any) -> str:
@@ -74,3 +77,17 @@ def _wandb_group(*, _root_: Any) -> str:
     if hydra.mode == RunMode.MULTIRUN and SWEEP_VARIABLE in os.environ:
         return os.environ[SWEEP_VARIABLE]
     return f"{hydra.runtime.choices.dataset}-{_task_name(_root_=_root_)}-{_root_.training.mode}"
+
+
+def _jobs_at_once() -> int:
+    """Jobs of a sweep that this machine runs at once: one for each GPU, without GPUs one for two cores."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 2)
+
+
+def _gpus_per_job() -> int:
+    """One, where there is one."""
+    import torch
+
+    return int(torch.cuda.is_available())

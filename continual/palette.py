@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from continual.tasks import IGNORE, Task
 
@@ -29,6 +32,13 @@ def voc_colours(count: int = 256) -> np.ndarray:
     bits = np.arange(count)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
     shift = 7 - np.arange(8)
     return np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
+
+
+def save_channels(channels: np.ndarray, colours: np.ndarray, path: Path) -> None:
+    """Write a map H x W uint8 as a PNG of its values, which viewers show in `colours`, 256 x 3 uint8."""
+    image = Image.fromarray(channels)
+    image.putpalette(colours.tobytes())
+    image.save(path)
 
 
 def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -118,18 +118,50 @@ def _label_heat_map(axes: Axes, tasks: Sequence[Mapping[str, Any]], names: Seque
               fontsize=7, va="top", color="#404040") if rows <= MOST_ROWS_WITH_NUMBERS else None  # fmt: skip
 
 
-def _write_numbers(axes: Axes, values: np.ndarray, learned: np.ndarray, colours: Any) -> None:
+def _write_numbers(
+    axes: Axes, values: np.ndarray, learned: np.ndarray, colours: Any, digits: int = 1, fontsize: int = 8
+) -> None:
     for row, column in zip(*np.nonzero(learned), strict=True):
         value = values[row, column]
-        text = "–" if np.isnan(value) else f"{value:.1f}"
+        text = "–" if np.isnan(value) else f"{value:.{digits}f}"
         luminance = 1.0 if np.isnan(value) else np.dot(colours(value / 100)[:3], (0.299, 0.587, 0.114))
         axes.text(
-            column, row, text, ha="center", va="center", fontsize=8, color="black" if luminance > 0.5 else "white"
-        )
+            column, row, text, ha="center", va="center", fontsize=fontsize,
+            color="black" if luminance > 0.5 else "white",
+        )  # fmt: skip
 
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    """Share of each class's labelled pixels (rows) that is predicted as each class (columns).
+
+    Args: `confusion`: C x C pixels, rows = labels; `names`: of the C classes.
+    """
+    totals = confusion.sum(1, keepdims=True)
+    shares = np.divide(100 * confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
+    count = len(names)
+    many = count > MOST_ROWS_WITH_NUMBERS
+    side = max(count * (0.11 if many else 0.33), 1.6)  # inches
+    margin = 0.35 + 0.075 * max(len(shorten(name)) for name in names)
+    figure = Figure(figsize=(side + margin + 1, side + margin), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    colours = colormaps["viridis"].with_extremes(bad=UNDEFINED)
+    image = axes.imshow(np.ma.masked_invalid(shares), cmap=colours, vmin=0, vmax=100, interpolation="none")
+    labels, fontsize = [shorten(name) for name in names], 5 if many else 8
+    axes.set_xticks(range(count), labels, fontsize=fontsize, rotation=90, parse_math=False)
+    axes.set_yticks(range(count), labels, fontsize=fontsize, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set(xlabel="predicted", ylabel="labelled")
+    axes.spines[:].set_visible(False)
+    if not many:
+        _write_numbers(axes, shares, np.ones(shares.shape, bool), colours, digits=0, fontsize=7)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("% of the labelled pixels", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
 
 
 def draw_curves(tasks: Sequence[Mapping[str, Any]]) -> Figure:

@@ -9,14 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
 from continual.closed_world import COLUMNS, group_scores
 from continual.metrics import count_pairs
-from continual.palette import overlay, wrong_pixels
+from continual.palette import overlay, save_channels, wrong_pixels
 from continual.results import percent
 from continual.saved_model import SavedModel
 from continual.tasks import IGNORE
@@ -94,9 +93,7 @@ class PredictionWriter:
         """
         label_file, overlay_file, compare_file = self._files(path)
         channels = nearest_pixels(prediction, image.shape[:2]).numpy()
-        labels = Image.fromarray(self.mask_values[channels])
-        labels.putpalette(self.palette.tobytes())
-        labels.save(label_file)
+        save_channels(self.mask_values[channels], self.palette, label_file)
         shown = overlay(image, self.colours[channels])
         write_jpeg(overlay_file, shown)
         if path not in self.masks:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pytorch_lightning.utilities import rank_zero_only
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from continual.errors import RunError
 from continual.files import write_atomically
 from continual.metrics import average_miou, forgetting
-from continual.plots import draw_curves, draw_heat_map, render, save_picture
+from continual.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
 from continual.tasks import Task
+
+log = logging.getLogger(__name__)
 
 # Key in results.json, heading, definition.
 MEANS = (
@@ -69,14 +75,30 @@ class Results:
         """Mean of `miou` over the tasks."""
         return average_miou(self.entries)
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """Record a finished task (again, where a run died between two files) and write everything."""
+    def add(self, entry: dict[str, Any], confusion: np.ndarray) -> np.ndarray:
+        """Record a finished task (again, where a run died between two files) and write everything.
+
+        Args: `confusion`: C x C pixels of the task's test, rows = labels, in the order of `entry["iou"]`.
+
+        Returns:
+            The confusion matrix as a picture.
+        """
         self.entries = [*(e for e in self.entries if e["task"] != entry["task"]), entry]
         write_atomically(self.directory / "results.json", json.dumps(self.as_dict(), indent=1, allow_nan=False))
         write_atomically(self.directory / "results.csv", self._csv())
         write_atomically(self.directory / "results.md", self._markdown())
         save_picture(render(draw_heat_map(self.entries)), self.directory / "plots" / "iou_heat_map.png")
         save_picture(render(draw_curves(self.entries)), self.directory / "plots" / "iou_over_tasks.png")
+        return self._add_confusion(f"task_{entry['task']:02d}", list(entry["iou"]), confusion)
+
+    def _add_confusion(self, task: str, names: list[str], confusion: np.ndarray) -> np.ndarray:
+        rows = [["label", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
+        folder = self.directory / "confusion"
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / f"{task}.csv", _csv_text(rows))
+        picture = render(draw_confusion(confusion, names))
+        save_picture(picture, self.directory / "plots" / f"confusion_{task}.png")
+        return picture
 
     def as_dict(self) -> dict[str, Any]:
         """The content of results.json."""
@@ -86,6 +108,24 @@ class Results:
             "forgetting": forgetting(self.entries),
             "config": self.config,
         }
+
+    @rank_zero_only
+    def show(self) -> None:
+        """On the terminal."""
+        Console().print(self.table())
+        log.info(f"results: {self.directory / 'results.md'}")
+
+    def summary(self) -> dict[str, float]:
+        """What stands for the run in one line: the means of its last task and those over tasks, where defined."""
+        values = {key: self.entries[-1][key] for key, _, _ in MEANS}
+        values |= {"average_miou": self.average_miou, "forgetting": forgetting(self.entries)}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def class_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Headings and rows of the IoU of each class after each task; None where undefined or not learned yet."""
+        names = list(self.entries[-1]["iou"])
+        rows = [[name, *(entry["iou"].get(name) for entry in self.entries)] for name in names]
+        return ["class", *(f"task {entry['task']}" for entry in self.entries)], rows
 
     def rows(self) -> Iterator[list[str]]:
         """Cells of the table under `HEADINGS`, one row a task."""
@@ -106,30 +146,33 @@ class Results:
 
     def _csv(self) -> str:
         """One row per task and class, and per task and mean; columns task, kind (class or mean), name, value."""
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["task", "kind", "name", "value"])
+        rows: list[list[Any]] = [["task", "kind", "name", "value"]]
         for entry in self.entries:
-            writer.writerows([entry["task"], "class", name, value] for name, value in entry["iou"].items())
-            writer.writerows([entry["task"], "mean", key, entry[key]] for key, _, _ in MEANS)
-        return text.getvalue()
+            rows += ([entry["task"], "class", name, value] for name, value in entry["iou"].items())
+            rows += ([entry["task"], "mean", key, entry[key]] for key, _, _ in MEANS)
+        return _csv_text(rows)
 
     def _markdown(self) -> str:
-        names = list(self.entries[-1]["iou"])
-        per_class = [[n, *(percent(e["iou"].get(n)) for e in self.entries)] for n in names]
-        tasks = [f"task {e['task']}" for e in self.entries]
+        headings, classes = self.class_table()
+        per_class = [[name, *map(percent, values)] for name, *values in classes]
         definitions = [f"* {heading}: {definition}" for _, heading, definition in MEANS]
         parts = [
             "# Results on the test set, percent",
             markdown_table(HEADINGS, list(self.rows())),
             self._totals(),
             "## IoU per class",
-            markdown_table(["class", *tasks], per_class),
+            markdown_table(headings, per_class),
             "## Definitions",
             "\n".join([*definitions, "* average mIoU: mean of mIoU over the tasks",
                        "* forgetting: best earlier IoU of a class minus its last one, mean over classes"]),
         ]  # fmt: skip
         return "\n\n".join(parts) + "\n"
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def markdown_table(headings: list[str], rows: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ FREE_KEYS = (
     "training.output",
     "training.ckpt_dir",
     "training.resume",
+    "training.first_task_cache",
     "training.num_workers",
     "training.progress_bar_refresh_rate",
     "training.log_images",
@@ -59,6 +61,7 @@ class RunState:
         fingerprint: of the settings that the numbers depend on.
         settings: those settings, to say what differs when a fingerprint does not match.
         class_order: class ids in the order in which they are learned.
+        tasks: how many there are; None in a folder of an earlier version.
         next_task: first task that is not finished.
         steps: optimizer steps of the finished tasks, where the loggers' axis continues.
         run_id: id of the run at wandb.
@@ -68,9 +71,15 @@ class RunState:
     settings: dict[str, Any]
     run_id: str
     class_order: list[int] = field(default_factory=list)
+    tasks: int | None = None
     next_task: int = 0
     steps: int = 0
     format: int = FORMAT
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every task is trained, tested and recorded."""
+        return self.next_task == self.tasks
 
     def save(self, directory: Path) -> None:
         """Write state.json."""
@@ -93,6 +102,26 @@ class RunState:
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise RunError(f"{path} is damaged ({error}); delete the folder or change training.name") from error
+
+    @classmethod
+    def open(cls, config: Mapping[str, Any], directory: Path) -> RunState:
+        """The state of the run in a folder, or a new one.
+
+        Args: `config`: resolved.
+
+        Raises:
+            RunError: the folder holds another run, or a run although `training.resume` is false.
+        """
+        state = cls.load(directory)
+        if state is None:
+            return cls(fingerprint(config), numbers_of(config), run_id=uuid.uuid4().hex[:8])
+        if not config["training"]["resume"]:
+            raise RunError(
+                f"{directory} holds a run already and training.resume=false; "
+                "give another training.name or delete the folder"
+            )
+        state.check_same(config, directory)
+        return state
 
     def check_same(self, config: Mapping[str, Any], directory: Path) -> None:
         """Refuse to continue a run under other settings.

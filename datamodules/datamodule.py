@@ -186,6 +186,10 @@ class ContinualDataModule(pl.LightningDataModule):
         """Up to `count` validation images as batches of one; the same in every epoch, spread over the task's list."""
         return self._some(self._dataset(self._val_split, self.task.val_lut, self.evaluation), self.val_indices, count)
 
+    def fixed_name(self, index: int) -> str:
+        """Name of the image that a fixed sample says is `index`."""
+        return self.source.split(self._val_split).ids[index]
+
     def training_samples(self, count: int) -> list[Sample]:
         """Up to `count` augmented training images as batches of one, spread over the task's list."""
         return self._some(self._dataset("train", self.task.train_lut, self.augmentation), self.train_indices, count)

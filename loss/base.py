@@ -15,6 +15,10 @@ from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, lesso
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 
+# What losses are in a first task, see `ContinualLoss.first_task`.
+ALL_PIXELS = "cross entropy, mean over all pixels"
+LABELLED_PIXELS = "cross entropy, mean over labelled pixels"
+
 
 @dataclass
 class Replayed:
@@ -64,6 +68,9 @@ class ContinualLoss(nn.Module, ABC):
         needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
+        first_task: what `forward` and `classification` are as long as there is no old class. Losses with the same words
+            are equal there, to the last bit, and their runs share a first task (continual/first_task.py); None: like
+            no other. A subclass with a `forward` or `classification` of its own says it anew.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
             (of background) or "unknown" (SSUL).
     """
@@ -74,6 +81,7 @@ class ContinualLoss(nn.Module, ABC):
     learns_old_labels: bool = True
     label_loss = staticmethod(cross_entropy)
     layout: Layout = Layout()
+    first_task: str | None = None
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()

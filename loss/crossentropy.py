@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import ContinualLoss, Step
+from loss.base import ALL_PIXELS, LABELLED_PIXELS, ContinualLoss, Step
 from loss.functional import cross_entropy
 
 AVERAGES = ("valid", "all")
@@ -30,9 +30,18 @@ class CrossEntropy(ContinualLoss):
             raise ValueError(f"loss.average={average} is none of {', '.join(AVERAGES)}")
         self.average = average
 
+    @property
+    def first_task(self) -> str:
+        """What it is in every task."""
+        return LABELLED_PIXELS if self.average == "valid" else ALL_PIXELS
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"}."""
-        logits, labels, weight = step.student.logits, step.batch["label"], step.memory.get("class_weights")
+        return {"ce": self.classification(step.student.logits, step)}
+
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy of the labels."""
+        labels, weight = step.batch["label"], step.memory.get("class_weights")
         if self.average == "valid":
-            return {"ce": cross_entropy(logits, labels, weight=weight)}
-        return {"ce": cross_entropy(logits, labels, weight=weight, reduction="none").mean()}
+            return cross_entropy(logits, labels, weight=weight)
+        return cross_entropy(logits, labels, weight=weight, reduction="none").mean()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import ContinualLoss, Step
+from loss.base import ALL_PIXELS, ContinualLoss, Step
 from loss.functional import cross_entropy, distillation
 
 
@@ -24,6 +24,7 @@ class LwF(ContinualLoss):
     """Cross entropy with the task's labels and distillation of the old channels."""
 
     needs_teacher = True
+    first_task = ALL_PIXELS
 
     def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: str = "random") -> None:
         """Args:
@@ -38,7 +39,11 @@ class LwF(ContinualLoss):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"}."""
         logits = step.student.logits
-        terms = {"ce": cross_entropy(logits, step.batch["label"], reduction="none").mean()}
+        terms = {"ce": self.classification(logits, step)}
         if step.teacher is not None:
             terms["kd"] = self.kd_weight * distillation(logits, step.teacher.logits, alpha=self.alpha)
         return terms
+
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy of the labels, mean over all pixels."""
+        return cross_entropy(logits, step.batch["label"], reduction="none").mean()

@@ -36,6 +36,7 @@ class LwFMC(ContinualLoss):
 
     needs_teacher = True
     label_loss = staticmethod(binary_cross_entropy)
+    first_task = "binary cross entropy, mean over all pixels"
 
     def __init__(
         self,

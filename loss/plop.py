@@ -34,7 +34,7 @@ from torch import Tensor
 
 from continual.errors import ConfigError
 from continual.tasks import Task
-from loss.base import ContinualLoss, Step
+from loss.base import ALL_PIXELS, ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
 from networks.base import NetworkOutput
 
@@ -45,6 +45,7 @@ class PLOP(ContinualLoss):
     """Cross entropy with pseudo-labels of the old classes, and distillation of pooled features."""
 
     needs_teacher = True
+    first_task = ALL_PIXELS
     needs_background = True
 
     def __init__(
@@ -94,7 +95,7 @@ class PLOP(ContinualLoss):
         """{"ce"} and, with a teacher, {"pod"}."""
         labels = step.batch["label"]
         if step.teacher is None:
-            return {"ce": cross_entropy(step.student.logits, labels, reduction="none").mean()}
+            return {"ce": self.classification(step.student.logits, step)}
         factor = labels.new_ones(len(labels), dtype=torch.float32)
         if self.pseudo_labels is not None:
             teacher = step.teacher.logits
@@ -104,6 +105,10 @@ class PLOP(ContinualLoss):
             factor = sure if self.adaptive else factor
         pixels = cross_entropy(step.student.logits, labels, reduction="none")
         return {"ce": (factor.view(-1, 1, 1) * pixels).mean(), "pod": self._pod(step)}
+
+    def classification(self, logits: Tensor, step: Step) -> Tensor:
+        """Cross entropy of the labels, mean over all pixels."""
+        return cross_entropy(logits, step.batch["label"], reduction="none").mean()
 
     def _pod(self, step: Step) -> Tensor:
         task = step.task

@@ -31,6 +31,7 @@ TINY = (
     "training.log_images=0",
     "training.progress_bar_refresh_rate=0",
     "training.accelerator=cpu",
+    "training.first_task_cache=null",
 )
 
 

@@ -41,14 +41,17 @@ def _values(items: Any) -> dict[str, Any]:
 def read_run(directory: Path) -> dict[str, Any]:
     """Config, history, run record and exit code of the newest offline run below a folder."""
     path = max(directory.glob("**/*.wandb"), key=lambda p: p.stat().st_mtime)
-    run: dict[str, Any] = {"config": {}, "history": [], "exit": None, "files": path.parent / "files"}
+    run: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "exit": None, "files": path.parent / "files"}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"], run["group"], run["job_type"] = record.run.run_id, record.run.run_group, record.run.job_type
+            run["tags"] = list(record.run.tags)
             run["config"] |= _values(record.run.config.update)
         elif kind == "config":
             run["config"] |= _values(record.config.update)
+        elif kind == "summary":
+            run["summary"] |= _values(record.summary.update)
         elif kind == "history":
             run["history"].append(_values(record.history.item))
         elif kind == "exit":

@@ -38,7 +38,7 @@ class Logger:
 
 @pytest.fixture
 def trainer():
-    data = SimpleNamespace(fixed_samples=lambda count: samples(count))
+    data = SimpleNamespace(fixed_samples=lambda count: samples(count), fixed_name=lambda index: f"town/{index}")
     return SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[Logger()], global_step=17)
 
 
@@ -51,11 +51,25 @@ def learner():
 
 def test_the_picture_reaches_disk_and_loggers(trainer, learner, tmp_path):
     PredictionImages(tmp_path, 3).on_test_end(trainer, learner)
-    with Image.open(tmp_path / "predictions_task_00.png") as picture:
+    with Image.open(tmp_path / "plots" / "predictions_task_00.png") as picture:
         written = np.array(picture)
     ((key, (logged,), step),) = trainer.loggers[0].images
     assert (key, step) == ("predictions", 17)
     assert (written == logged).all()
+
+
+def test_the_maps_of_each_image_reach_disk(trainer, learner, tmp_path):
+    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    folder = tmp_path / "predictions" / "task_00"
+    names = [f"town__{int(batch['index'])}" for batch in samples(2)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    for name, batch in zip(names, samples(2), strict=True):
+        with Image.open(folder / name / "label.png") as label, Image.open(folder / name / "prediction.png") as map_:
+            assert (np.array(label) == batch["label"][0].numpy()).all()
+            assert np.array(map_).max() < learner.task.n_seen
+            assert label.getpalette()[:3] == [0, 0, 0]  # background's colour
+        with Image.open(folder / name / "image.jpg") as image:
+            assert image.size == batch["label"].shape[-1:-3:-1]
 
 
 def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_path):

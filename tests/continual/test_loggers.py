@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ def finished_run(folder):
 ABOUT = {"run_id": "abc12345", "name": "mib shapes", "config": {"loss": {"kd_weight": 10.0}, "list": [1, 2]}}
 WANDB = {
     "project": "p", "entity": None, "group": "shapes-4-2", "job_type": "mib", "tags": ["t"], "mode": "offline",
-    "init_timeout": 5,
+    "init_timeout": 5, "columns": {"method": "mib"},
 }  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_tensorboard_axis_and_pictures(tmp_path):
     log_two_tasks(logger)
     logger.log_images("predictions", [np.zeros((4, 5, 3), np.uint8)], step=3)
     logger.log_table("results", ["task", "miou"], [[0, 0.5]])
-    logger.finish(failed=False)
+    logger.finish()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [3, 13]
@@ -66,7 +67,11 @@ def test_wandb_offline_run_holds_everything(tmp_path, monkeypatch):
     log_two_tasks(logger)
     logger.log_images("predictions", [np.zeros((4, 5, 3), np.uint8)], step=3)
     logger.log_table("results", ["task", "miou"], [[0, 0.5]])
-    logger.finish(failed=False)
+    logger.log_confusion(np.array([[3, 1], [0, 2]]), ["background", "one"])
+    logger.log_confusion(np.zeros((101, 101), np.int64), [str(i) for i in range(101)])  # too large for a chart
+    logger.log_summary({"miou": 0.25})
+    logger.log_summary({"miou": 0.5})
+    logger.finish()
     run = finished_run(tmp_path)
     assert run["id"] == "abc12345"
     assert (run["group"], run["job_type"]) == ("shapes-4-2", "mib")
@@ -76,6 +81,12 @@ def test_wandb_offline_run_holds_everything(tmp_path, monkeypatch):
     assert any(key.startswith("predictions.") for h in run["history"] for key in h)
     assert any(key.startswith("results.") for h in run["history"] for key in h)
     assert list(run["files"].glob("media/images/*.png"))
+    (confusion,) = run["files"].glob("media/table/confusion*.json")
+    assert json.loads(confusion.read_text())["data"] == [
+        ["background", "background", 3], ["background", "one", 1], ["one", "background", 0], ["one", "one", 2],
+    ]  # fmt: skip
+    assert run["summary"]["miou"] == 0.5
+    assert (run["config"]["method"], run["tags"]) == ("mib", ["t"])
     assert run["exit"] == 0
 
 
@@ -83,8 +94,22 @@ def test_wandb_failed_run_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     logger = WandbLogger(str(tmp_path), **ABOUT, **WANDB)
     logger.log_metrics({"a": 1.0}, step=0)
-    logger.finish(failed=True)
-    assert finished_run(tmp_path)["exit"] == 1
+    logger.finish(RuntimeError("no memory left"))
+    run = finished_run(tmp_path)
+    assert run["exit"] == 1
+    assert run["summary"]["error"].endswith("RuntimeError: no memory left\n")
+
+
+def test_wandb_knows_of_an_error_before_anything_was_logged(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    WandbLogger(str(tmp_path), **ABOUT, **WANDB).finish(RuntimeError("no such folder"))
+    run = finished_run(tmp_path)
+    assert (run["exit"], "no such folder" in run["summary"]["error"]) == (1, True)
+
+
+def test_wandb_is_left_alone_where_nothing_was_logged(tmp_path):
+    WandbLogger(str(tmp_path), **ABOUT, **WANDB).finish()
+    assert not list(tmp_path.iterdir())
 
 
 def test_wandb_is_online_only_for_who_is_logged_in(tmp_path, monkeypatch):
@@ -111,5 +136,5 @@ def test_wandb_online_without_a_server_goes_on_offline(tmp_path, monkeypatch):
     logger = WandbLogger(str(tmp_path), **ABOUT, **{**WANDB, "mode": "online", "init_timeout": 3})
     with pytest.warns(UserWarning, match="logging offline"):
         logger.log_metrics({"train/loss": 1.0}, step=0)
-    logger.finish(failed=False)
+    logger.finish()
     assert any("train/loss" in h for h in finished_run(tmp_path)["history"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from continual.errors import RunError
@@ -23,13 +24,14 @@ def entry(task, values, seconds=90.0):
 
 
 FIRST, SECOND = entry(0, [0.9, 0.8, 0.6]), entry(1, [0.8, 0.5, None, 0.4])
+CONFUSION = np.arange(9).reshape(3, 3)
 
 
 @pytest.fixture
 def results(tmp_path):
     results = Results(tmp_path, {"training": {"task": "2-1"}})
-    results.add(FIRST)
-    results.add(SECOND)
+    results.add(FIRST, CONFUSION)
+    results.add(SECOND, np.eye(4, dtype=np.int64))
     return results
 
 
@@ -63,6 +65,30 @@ def test_markdown_shows_percent_and_dashes(results, tmp_path):
     assert "average mIoU 50.0 · forgetting 30.0" in text
 
 
+def test_confusion_matrices_are_kept_as_pixels_and_pictures(results, tmp_path):
+    with (tmp_path / "confusion" / "task_00.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [["label", "background", "one", "two"], ["background", "0", "1", "2"], ["one", "3", "4", "5"],
+                    ["two", "6", "7", "8"]]  # fmt: skip
+    assert (tmp_path / "plots" / "confusion_task_01.png").exists()
+
+
+def test_the_summary_has_what_is_defined(results):
+    assert results.summary() == pytest.approx(
+        {
+            "miou": 0.5, "miou_nobg": 0.25, "miou_old": 0.125, "miou_new": 0.0625, "miou_initial": 0.75,
+            "miou_initial_bg": 0.8, "miou_added": 0.1, "pixel_accuracy": 0.9, "average_miou": 0.5, "forgetting": 0.3,
+        }
+    )  # fmt: skip
+
+
+def test_the_table_of_classes_grows_with_the_tasks(results):
+    assert results.class_table() == (
+        ["class", "task 0", "task 1"],
+        [["background", 0.9, 0.8], ["one", 0.8, 0.5], ["two", 0.6, None], ["three", None, 0.4]],
+    )
+
+
 def test_every_row_has_every_heading(results):
     assert [len(row) for row in results.rows()] == [len(HEADINGS)] * 2
     assert len(results.table().columns) == len(HEADINGS)
@@ -71,7 +97,7 @@ def test_every_row_has_every_heading(results):
 def test_an_interrupted_run_takes_its_entries_over(results, tmp_path):
     again = Results(tmp_path, {})
     assert again.entries == [FIRST, SECOND]
-    again.add({**SECOND, "images": 13})  # the run died between two files: the task is recorded once more
+    again.add({**SECOND, "images": 13}, np.eye(4, dtype=np.int64))  # the run died between two files: the task is recorded once more
     assert [e["images"] for e in again.entries] == [12, 13]
 
 
@@ -84,7 +110,7 @@ def test_damaged_results_are_named(tmp_path, text):
 
 def test_not_a_number_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
-        Results(tmp_path, {}).add({**FIRST, "pixel_accuracy": float("nan")})
+        Results(tmp_path, {}).add({**FIRST, "pixel_accuracy": float("nan")}, CONFUSION)
     assert not (tmp_path / "results.json").exists()
 
 
