@@ -7,12 +7,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from continual.bacs_keys import translate
-from continual.launch import one_line_errors, run_experiment
-from continual.naming import register_resolvers
+from continual.launch import one_line_errors, prepared, run_experiment
 
-sys.argv[1:] = translate(sys.argv[1:])
-register_resolvers(sys.argv[1:])
+sys.argv[1:] = prepared(sys.argv[1:])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -203,7 +203,7 @@ class Experiment:
         lock = FileLock(self.directory / ".lock")
         if rank_zero_only.rank == 0:
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
             except Timeout as error:
                 raise RunError(f"another process is working in {self.directory}; wait for it or stop it") from error
         failure: BaseException | None = None

@@ -90,7 +90,7 @@ def first_task_facts(
     if kind is None:
         numbers["loss"] = settings["loss"]
     return {
-        "settings": {key: value for key, value in numbers_of(numbers).items() if key not in LATER_KEYS},
+        "settings": numbers_of(numbers, LATER_KEYS),
         "loss": [kind, list(astuple(loss.layout)), type(loss).predict.__qualname__],
         "weights": digest_of_tensors(network.state_dict()),
         "task": _describe_task(split),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -18,14 +19,14 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from continual.bacs_keys import translate
 from continual.errors import ConfigError, UserError
 from continual.files import write_atomically
-from continual.run_state import RunState, flatten
+from continual.naming import register_resolvers
+from continual.run_state import ERROR_FILE, RunState, flatten
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-ERROR_FILE = "error.txt"
 
 # Lightning's advice on things that this project decides itself.
 QUIET = (
@@ -37,6 +38,34 @@ QUIET = (
     ".*in eval mode at the start of training.*",
     ".*You have overridden `on_after_batch_transfer`.*",
 )
+
+
+# Packages of Hydra's launchers and sweepers, and the extra that installs each.
+PLUGINS = {
+    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=submitit_local": ("hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
+    "hydra/sweeper=search": ("hydra_optuna_sweeper", "optuna"),
+}
+MINIMISING = "hydra/sweeper=optuna"  # the plugin's own defaults would look for the worst run
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The command line's arguments as Hydra gets them, whose configuration can be composed then.
+
+    Exits where a launcher or sweeper is not installed.
+    """
+    arguments = ["hydra/sweeper=search" if argument == MINIMISING else argument for argument in arguments]
+    for argument in PLUGINS.keys() & set(arguments):
+        package, extra = PLUGINS[argument]
+        if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+            sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
+    # The files of launchers here stand for those of the plugins, and have all of their keys.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
+    arguments = translate(arguments)
+    register_resolvers(arguments)
+    return arguments
 
 
 def run_experiment(config: DictConfig) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from continual.files import write_atomically
 
 FORMAT = 1
 STATE_FILE = "state.json"
+ERROR_FILE = "error.txt"  # the traceback of the last attempt, where that failed
 # What may differ between a run and its continuation without changing a single number.
 FREE_KEYS = (
     "hydra",
@@ -41,9 +42,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield dotted, value
 
 
-def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run's numbers depend on, by dotted key."""
-    free = tuple(f"{key}." for key in FREE_KEYS)
+def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a run's numbers depend on, by dotted key.
+
+    Args: `without`: further keys to leave out, with all below them.
+    """
+    free = tuple(f"{key}." for key in (*FREE_KEYS, *without))
     return {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
 
 

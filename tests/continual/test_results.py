@@ -97,7 +97,9 @@ def test_every_row_has_every_heading(results):
 def test_an_interrupted_run_takes_its_entries_over(results, tmp_path):
     again = Results(tmp_path, {})
     assert again.entries == [FIRST, SECOND]
-    again.add({**SECOND, "images": 13}, np.eye(4, dtype=np.int64))  # the run died between two files: the task is recorded once more
+    again.add(
+        {**SECOND, "images": 13}, np.eye(4, dtype=np.int64)
+    )  # the run died between two files: the task is recorded once more
     assert [e["images"] for e in again.entries] == [12, 13]
 
 

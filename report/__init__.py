@@ -1,0 +1,1 @@
+"""Many runs in one report: tables beside the papers' numbers, and a page to look at."""

@@ -1,0 +1,155 @@
+"""Predictions side by side: the pictures that runs leave in `predictions/`, small, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from continual.palette import overlay, voc_colours
+from continual.tasks import IGNORE
+from report.runs import Run
+from report.tables import Group
+
+LEAST_WIDTH, MOST_WIDTH = 128, 256  # pixels
+QUALITY = 82
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image after one task: data URIs, and the colours of the classes that are in it."""
+
+    image: str
+    label: str
+    prediction: str
+    colours: Mapping[str, Colour]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a table.
+
+    Attributes:
+        labels: of the groups that have any.
+        rows: task and name of an image, in order.
+        shots: by label, task and name.
+        colours: of all classes to be seen, by name, in the order of learning.
+    """
+
+    labels: Sequence[str]
+    rows: Sequence[tuple[int, str]]
+    shots: Mapping[tuple[str, int, str], Shot]
+    colours: Mapping[str, Colour]
+
+    @property
+    def tasks(self) -> list[int]:
+        """Of which there are any pictures."""
+        return sorted({task for task, _ in self.rows})
+
+    def any_of(self, task: int, name: str) -> Shot:
+        """Of one of the methods: image and label are the same for all."""
+        return next(self.shots[label, task, name] for label in self.labels if (label, task, name) in self.shots)
+
+
+def gallery(groups: Sequence[Group], count: int) -> Gallery:
+    """Some images of a table's groups, each by the run with the lowest seed that has pictures.
+
+    Args:
+        groups: with at least one finished run each.
+        count: most images per task; those that the most groups have come first.
+    """
+    folders = {group.label: dict(_folders(group)) for group in groups}
+    chosen = _chosen([place for found in folders.values() for place in found], count)
+    shots = {}
+    for label, found in folders.items():
+        for (task, name), (folder, run) in found.items():
+            shot = _shot(folder, run, task) if (task, name) in chosen else None
+            if shot is not None:
+                shots[label, task, name] = shot
+    return Gallery(
+        [label for label in folders if any(of == label for of, _, _ in shots)],
+        sorted({(task, name) for _, task, name in shots}),
+        shots,
+        _legend(groups, shots.values()),
+    )
+
+
+def _chosen(places: Sequence[tuple[int, str]], count: int) -> set[tuple[int, str]]:
+    """Of tasks and images the `count` most frequent ones of each task."""
+    often = Counter(places)
+    ranked = sorted(often, key=lambda place: (-often[place], place))
+    return {place for task in {task for task, _ in places} for place in [p for p in ranked if p[0] == task][:count]}
+
+
+def _legend(groups: Sequence[Group], shots: Iterable[Shot]) -> dict[str, Colour]:
+    colours = {name: colour for shot in shots for name, colour in shot.colours.items()}
+    order = dict.fromkeys(name for group in groups for name in group.class_names())
+    return {name: colours[name] for name in order if name in colours}
+
+
+def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[Path, Run]]]:
+    """Folders of pictures by task and image."""
+    for run in group.runs:
+        found = sorted(path.parent for path in (run.folder / "predictions").glob("task_*/*/prediction.png"))
+        places = [(folder.parent.name.removeprefix("task_"), folder) for folder in found]
+        if places:
+            yield from (((int(task), folder.name), (folder, run)) for task, folder in places if task.isdecimal())
+            return
+
+
+def _shot(folder: Path, run: Run, task: int) -> Shot | None:
+    """None where a file is missing, half written or damaged."""
+    if task >= len(run.entries):
+        return None
+    try:
+        image = _small(Image.open(folder / "image.jpg").convert("RGB"), Image.Resampling.LANCZOS)
+        label, prediction = (
+            _small(_mask(folder / name), Image.Resampling.NEAREST, image.size)
+            for name in ("label.png", "prediction.png")
+        )
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    pixels = np.asarray(image)
+    colours = _palette(label)
+    maps = [np.asarray(label), np.asarray(prediction)]
+    label_uri, prediction_uri = (_data_uri(overlay(pixels, colours[classes])) for classes in maps)
+    names = list(run.entries[task]["iou"])
+    seen = [channel for channel in np.unique(np.stack(maps)) if channel < len(names)]
+    return Shot(_data_uri(pixels), label_uri, prediction_uri, {names[c]: tuple(map(int, colours[c])) for c in seen})
+
+
+def _mask(path: Path) -> Image.Image:
+    mask = Image.open(path)
+    mask.load()
+    if mask.mode not in ("P", "L"):
+        raise ValueError(f"{path} has mode {mask.mode}")
+    return mask
+
+
+def _small(picture: Image.Image, resampling: Image.Resampling, size: tuple[int, int] | None = None) -> Image.Image:
+    """The picture in the given size, or within the widths above in its own proportions."""
+    width, height = picture.size
+    scale = min(MOST_WIDTH / width, 1) if width > LEAST_WIDTH else -(-LEAST_WIDTH // width)
+    return picture.resize(size or (round(width * scale), max(round(height * scale), 1)), resampling)
+
+
+def _palette(mask: Image.Image) -> np.ndarray:
+    """Colours of the channels, 256 x 3 uint8."""
+    colours = voc_colours()
+    colours[IGNORE] = 255
+    own = np.array(mask.getpalette() or [], np.uint8).reshape(-1, 3)
+    colours[: len(own)] = own
+    return colours
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

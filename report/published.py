@@ -1,0 +1,104 @@
+"""The numbers of the papers, from `report/published/*.yaml`.
+
+One file a paper, values in percent:
+
+    paper: MiB
+    citation: "Cermelli et al., Modeling the Background for Incremental Learning in Semantic Segmentation, CVPR 2020"
+    source: "table 1"              where the numbers stand
+    background: false              whether the paper's means count background
+    rows:
+      - {dataset: voc, task: 15-1, mode: overlap, method: mib, initial: 35.1, added: 13.5, all: 29.7}
+
+A row may override `background`, may have `label` (the method's name in the paper), `note` and `average`, and may lack
+columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from continual.errors import ConfigError
+from report.runs import Split
+
+FOLDER = Path(__file__).with_name("published")
+# From a paper's column to the key of ours, without and with background in the paper's means.
+KEYS = {
+    False: {"initial": "miou_initial", "added": "miou_added", "all": "miou_nobg", "average": "average_miou"},
+    True: {"initial": "miou_initial_bg", "added": "miou_added", "all": "miou", "average": "average_miou"},
+}
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A method in a paper's table.
+
+    Attributes:
+        split: the table of ours that it belongs into.
+        method: the choice of `loss`, or "joint".
+        label: the method's name in the paper.
+        paper: short name of the paper that has the number, often not the method's own.
+        citation: of that paper.
+        source: where in it the number stands.
+        note: what else must be known to compare it.
+        background: whether its means count background.
+        values: percent, by the key of our column.
+    """
+
+    split: Split
+    method: str
+    label: str
+    paper: str
+    citation: str
+    source: str
+    note: str
+    background: bool
+    values: Mapping[str, float]
+
+    @property
+    def convention(self) -> str:
+        """What its means count."""
+        return "with background" if self.background else "without background"
+
+
+def read_published(folder: Path = FOLDER) -> list[PublishedRow]:
+    """All rows of all papers.
+
+    Raises:
+        ConfigError: a file is not as described above.
+    """
+    return [row for path in sorted(folder.glob("*.yaml")) for row in _read_paper(path)]
+
+
+def _read_paper(path: Path) -> list[PublishedRow]:
+    place = str(path)
+    try:
+        paper = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = []
+        for number, row in enumerate(paper["rows"], start=1):
+            place = f"{path}, row {number}"
+            rows.append(_row(paper, row))
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{place}: {type(error).__name__}: {error}; report/published.py says how the file must look"
+        ) from error
+    return rows
+
+
+def _row(paper: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow:
+    background = bool(row.get("background", paper["background"]))
+    return PublishedRow(
+        split=Split(str(row["dataset"]), str(row["task"]), str(row["mode"])),
+        method=str(row["method"]),
+        label=str(row.get("label", row["method"])),
+        paper=str(paper["paper"]),
+        citation=str(paper["citation"]),
+        source=str(paper["source"]),
+        note=str(row.get("note", "")),
+        background=background,
+        values={key: float(row[column]) for column, key in KEYS[background].items() if row.get(column) is not None},
+    )

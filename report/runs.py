@@ -1,0 +1,266 @@
+"""The runs below some folders: what stands in their files, and how far they are.
+
+Nothing is imported that imports torch, and nothing in a run's folder is changed: it may be at work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from filelock import FileLock, Timeout
+
+from continual.errors import ConfigError
+from continual.naming import task_name
+from continual.run_state import ERROR_FILE, STATE_FILE, numbers_of
+
+RESULTS_FILE = "results.json"
+FINISHED, RUNNING, STOPPED, FAILED, DAMAGED = "finished", "running", "stopped", "failed", "damaged"
+STATUSES = (FINISHED, RUNNING, STOPPED, FAILED, DAMAGED)
+SEED = "training.seed"
+JOINT = "joint"
+MEANS = (
+    "miou", "miou_nobg", "miou_old", "miou_new", "miou_initial", "miou_initial_bg", "miou_added", "pixel_accuracy",
+)  # fmt: skip
+COMMIT_LENGTH = 8
+# What reading a file of another content than expected can raise.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+
+
+class Split(NamedTuple):
+    """What must be the same where methods are compared: a table."""
+
+    dataset: str
+    task: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: where it is.
+        method: the choice of `loss`; "joint" for joint training, whatever its loss.
+        status: finished | running | stopped | failed.
+        settings: those that its numbers depend on, by dotted key.
+        entries: of the finished tasks, as in results.json.
+        done: number of finished tasks.
+        tasks: number of tasks; None where an old run does not say.
+        average_miou: mean of the mIoU over tasks, a fraction.
+        forgetting: as in results.json.
+        commit: of the code that ran, with a plus where it was modified.
+        error: last line of what ended the last attempt.
+    """
+
+    folder: Path
+    method: str
+    status: str
+    settings: Mapping[str, Any]
+    entries: Sequence[Mapping[str, Any]]
+    done: int
+    tasks: int | None
+    average_miou: float | None
+    forgetting: float | None
+    commit: str
+    error: str
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.settings[SEED])
+
+    @property
+    def split(self) -> Split:
+        """The table that it belongs into; a joint run into that of the sequence which it is the ceiling of."""
+        training = {**_group(self.settings, "training"), "joint": False}
+        return Split(str(self.settings["dataset.name"]), task_name(training), str(training["mode"]))
+
+    @property
+    def progress(self) -> str:
+        """How many tasks are finished: "2 of 6"."""
+        return f"{self.done} of {'?' if self.tasks is None else self.tasks}"
+
+    @property
+    def minutes(self) -> float:
+        """That all finished tasks took."""
+        return sum(entry["seconds"] for entry in self.entries) / 60
+
+
+@dataclass(frozen=True)
+class DamagedRun:
+    """A run's folder that cannot be read, or whose run never began, and why."""
+
+    folder: Path
+    error: str
+
+
+def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[DamagedRun]]:
+    """All runs in and below some folders, each once, by path.
+
+    Raises:
+        ConfigError: a folder does not exist, or there is no run in it.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}; give folders that hold runs, as main.py makes in outputs/")
+        below = list(run_folders(folder))
+        if not below:
+            raise ConfigError(
+                f"{folder} holds no run (no {STATE_FILE} and no {RESULTS_FILE} in or below it); start one with "
+                "main.py, or give the folder that main.py printed as run folder"
+            )
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    read = [read_run(path) for path in sorted(found.values())]
+    return [run for run in read if isinstance(run, Run)], [run for run in read if isinstance(run, DamagedRun)]
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Folders that hold a run; what is inside of one is its own business."""
+    for path, below, files in os.walk(folder):
+        if {STATE_FILE, RESULTS_FILE, ERROR_FILE} & set(files):
+            below.clear()
+            yield Path(path)
+
+
+def read_run(folder: Path) -> Run | DamagedRun:
+    """Read a run's folder; a file that is not what it should be makes the run a damaged one."""
+    path = folder / STATE_FILE
+    try:
+        state = _read_json(path)  # before the results, which a run at work writes before its state
+        path = folder / RESULTS_FILE
+        results = _read_json(path)
+        if state is None and results is None:
+            return DamagedRun(folder, f"never began: {_last_line(folder / ERROR_FILE)}")
+        if results is None:
+            results = {"tasks": [], "average_miou": None, "forgetting": None}
+        entries = [_checked(entry) for entry in results["tasks"]]
+        settings = numbers_of(results["config"]) if "config" in results else state["settings"]
+        done, tasks = _progress(state, entries, settings)
+        run = Run(
+            folder=folder,
+            method=JOINT if settings["training.joint"] else _choices(folder).get("loss", folder.resolve().parent.name),
+            status=_status(folder, done, tasks),
+            settings=settings,
+            entries=entries,
+            done=done,
+            tasks=tasks,
+            average_miou=_number(results["average_miou"]),
+            forgetting=_number(results["forgetting"]),
+            commit=_commit(folder),
+            error=_last_line(folder / ERROR_FILE),
+        )
+        _ = run.seed, run.split  # what the settings lack is an error here and not later
+    except UNREADABLE as error:
+        return DamagedRun(folder, f"{path.name} is damaged ({type(error).__name__}: {error})")
+    return run
+
+
+def _read_json(path: Path) -> Any:
+    """Content of a JSON file; None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of results.json with all that a report needs of it."""
+    return {
+        "task": int(entry["task"]),
+        **{key: _number(entry[key]) for key in MEANS},
+        "iou": {str(name): _number(value) for name, value in entry["iou"].items()},
+        "seconds": float(entry["seconds"]),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _progress(
+    state: Mapping[str, Any] | None, entries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> tuple[int, int | None]:
+    """Finished tasks, and tasks in all.
+
+    Without a state, results are taken for a finished run's that were copied. A state that does not say how many tasks
+    there are is an old one: then a run is finished when its results know all classes of its order.
+
+    Raises:
+        ValueError: the results lack a task that is finished.
+    """
+    if state is None:
+        return len(entries), len(entries) or None
+    done = int(state["next_task"])
+    if len(entries) < done:
+        raise ValueError(f"{done} tasks are finished, but there are results of {len(entries)}")
+    if state.get("tasks") is not None:
+        return done, int(state["tasks"]) or None
+    known = len(entries[done - 1]["iou"]) - 1 if done else 0
+    all_seen = known and known == len(state["class_order"]) and (done > 1 or settings["training.joint"])
+    return done, done if all_seen else None
+
+
+def _status(folder: Path, done: int, tasks: int | None) -> str:
+    if done == tasks:
+        return FINISHED
+    if _is_locked(folder / ".lock"):
+        return RUNNING
+    return FAILED if (folder / ERROR_FILE).exists() else STOPPED
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process works in the folder of this lock."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read
+        return False
+
+
+def _choices(folder: Path) -> Mapping[str, Any]:
+    """The groups that were chosen; empty where Hydra's file does not say."""
+    try:
+        text = (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8")
+        choices = yaml.load(text, YamlLoader)["hydra"]["runtime"]["choices"]
+    except (*UNREADABLE, yaml.YAMLError):
+        return {}
+    return {key: str(choice) for key, choice in choices.items()} if isinstance(choices, Mapping) else {}
+
+
+def _commit(folder: Path) -> str:
+    try:
+        environment = _read_json(folder / "environment.json")
+        return environment["git_commit"][:COMMIT_LENGTH] + ("+" if environment["git_dirty"] else "")
+    except UNREADABLE:  # older than the file, or outside a clone
+        return ""
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _group(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings of one group, without its name in the keys."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}

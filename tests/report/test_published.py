@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from continual.errors import ConfigError
+from report.published import read_published
+from report.runs import Split
+
+PAPER = """
+paper: MiB
+citation: "Cermelli et al."
+source: "table 1"
+background: false
+rows:
+  - {dataset: voc, task: 15-1, mode: overlap, method: mib, initial: 35.1, added: 13.5, all: 29.7, average: 40}
+  - {dataset: voc, task: 15-1, mode: overlap, method: plop, all: 54.6, background: true, label: PLOP, note: "n"}
+"""
+
+
+def test_columns_are_ours_by_what_the_means_count(tmp_path):
+    (tmp_path / "mib.yaml").write_text(PAPER)
+    mib, plop = read_published(tmp_path)
+    assert mib.values == {"miou_initial": 35.1, "miou_added": 13.5, "miou_nobg": 29.7, "average_miou": 40.0}
+    assert (mib.split, mib.label, mib.convention) == (Split("voc", "15-1", "overlap"), "mib", "without background")
+    assert plop.values == {"miou": 54.6}
+    assert (plop.label, plop.note, plop.convention) == ("PLOP", "n", "with background")
+    (tmp_path / "mib.yaml").write_text(PAPER.replace("background: false", "background: true"))
+    assert set(read_published(tmp_path)[0].values) == {"miou_initial_bg", "miou_added", "miou", "average_miou"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("all: 54.6", "all: many", "row 2"),
+        ("method: plop, ", "", "row 2.*method"),
+        ("background: false\n", "", "row 1.*background"),
+        ("rows:", "lines:", "KeyError: 'rows'"),
+        ("rows:", "rows: [", "ParserError"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_row(tmp_path, old, new, message):
+    (tmp_path / "mib.yaml").write_text(PAPER.replace(old, new))
+    with pytest.raises(ConfigError, match=rf"(?s)mib.yaml.*{message}"):
+        read_published(tmp_path)
+
+
+def test_the_projects_own_files_can_be_read():
+    rows = read_published()
+    assert len(rows) > 100
+    assert all(0 <= value <= 100 for row in rows for value in row.values.values())

@@ -1,0 +1,170 @@
+"""Sweeps through the command line: what is shared, skipped, continued, dealt out and reported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT, TINY, cli_environment
+from tests.wandb_reader import read_run
+
+pytestmark = pytest.mark.slow
+
+SHARED = "trained already, by a run that began alike"
+SMALL = (*(a for a in TINY if "first_task_cache" not in a), "training.epochs=1", "training.val_every=5")
+METHODS = "loss=finetune,mib,der,ewc"
+
+
+def numbers(folder):
+    """results.json of all runs below a folder, by their place, without times and settings."""
+    found = {}
+    for path in folder.glob("shapes/*/*/*/results.json"):
+        content = json.loads(path.read_text())
+        for entry in content["tasks"]:
+            del entry["seconds"]
+        del content["config"]
+        found["/".join(path.parts[-4:-2])] = content
+    return found
+
+
+def logs(folder):
+    return [path.read_text() for path in folder.glob("shapes/*/*/*/main.log")]
+
+
+def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path):
+    sweep = ("-m", *SMALL, METHODS, "training.task=6-2,6-1")
+    cli(*sweep)
+    outputs = tmp_path / "outputs"
+    shared = numbers(outputs)
+    assert len(shared) == 8
+    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 3  # mean over all pixels, over labelled ones, and EWC's
+    assert sum(SHARED in log for log in logs(outputs)) == 5
+    written = {
+        path: path.stat().st_mtime_ns for path in outputs.glob("shapes/**/*") if path.suffix in (".ckpt", ".json")
+    }
+    second = cli(*sweep)
+    assert "run folder" not in second.stdout, "a finished run was opened again"
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    cli(*sweep, "training.output=alone", "training.first_task_cache=null")
+    assert not (tmp_path / "alone" / "first_tasks").exists()
+    assert numbers(tmp_path / "alone") == shared
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(cli, tmp_path):
+    """kill -9 in the second job's second task: the first job is left alone, the second continues, the rest follow."""
+    sweep = ("-m", *SMALL, "training.epochs=3", "loss=finetune,mib,ewc", "training.task=6-2")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *sweep], cwd=tmp_path, env=cli_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    begun = time.monotonic()
+    while not list(tmp_path.glob("outputs/shapes/*/mib/*/task_01/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() - begun < 200
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    outputs = tmp_path / "outputs"
+    finished = next(outputs.glob("shapes/*/finetune/*/main.log"))
+    before = finished.read_text()
+    result = cli(*sweep)
+    assert finished.read_text().startswith(before)
+    assert "run folder" not in finished.read_text()[len(before) :]
+    assert result.stdout.count("task 1/2 ·") == 1, "only EWC's first task was left to train"
+    assert "task 1: continuing from" in result.stdout
+    cli(*sweep, "training.output=whole")
+    assert numbers(tmp_path / "whole") == numbers(outputs)
+
+
+def test_a_failed_job_leaves_its_traceback_and_does_not_stop_the_others(cli, tmp_path):
+    sweep = ("-m", *SMALL, "training.task=6-2", "loss=finetune", "optimizer=sgd", "logger=wandb", "logger.mode=offline")
+    result = cli(*sweep, "optimizer.lr=1e38,0.01", check=False)
+    assert result.returncode == 1
+    (failed,) = tmp_path.glob("outputs/shapes/*/*/*/error.txt")
+    assert "Traceback" in failed.read_text()
+    assert "ce became NaN or infinite in task 0" in failed.read_text()
+    (finished,) = tmp_path.glob("outputs/shapes/*/*/*/results.json")
+    assert finished.parent != failed.parent
+    runs = [read_run(path.parent / "wandb") for path in (failed, finished)]
+    assert [run["exit"] for run in runs] == [1, 0]
+    assert "became NaN or infinite" in runs[0]["summary"]["error"]
+    assert runs[0]["group"] == runs[1]["group"]
+    entry = json.loads(finished.read_text())["tasks"][-1]
+    assert runs[1]["summary"]["miou"] == entry["miou"]
+    assert {"average_miou", "miou_initial", "pixel_accuracy"} <= runs[1]["summary"].keys()
+    assert runs[1]["tags"] == ["shapes", "6-2", "overlap"]
+    assert runs[1]["config"]["method"] == "finetune"
+
+
+def test_a_job_that_cannot_begin_is_a_failed_run_of_the_sweep(cli, tmp_path):
+    sweep = ("-m", *SMALL, "training.task=6-2", "loss=finetune", "logger=wandb", "logger.mode=offline")
+    result = cli(*sweep, "training.batch_size=8,4000", check=False)
+    assert result.returncode == 1
+    (failed,) = tmp_path.glob("outputs/shapes/*/*/*/error.txt")
+    assert "fewer than one batch of 4000" in failed.read_text()
+    run = read_run(failed.parent / "wandb")
+    assert (run["exit"], "fewer than one batch" in run["summary"]["error"]) == (1, True)
+    assert len(list(tmp_path.glob("outputs/shapes/*/*/*/results.json"))) == 1
+
+
+def test_processes_of_one_run_take_over_a_first_task_together(cli, tmp_path):
+    two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4")
+    cli("-m", *SMALL, *two, "training.task=6-2", "loss=finetune,der")
+    cli("-m", *SMALL, *two, "training.task=6-2", "loss=mib,mbs")
+    outputs = tmp_path / "outputs"
+    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 2
+    assert sum(SHARED in log for log in logs(outputs)) == 2
+    assert len(numbers(outputs)) == 4
+    networks = [
+        torch.load(path, weights_only=True)["network"] for path in outputs.glob("shapes/*/[fm]i*/*/task_00/model.ckpt")
+    ]
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+
+
+def test_jobs_at_once_train_a_first_task_once(cli, tmp_path):
+    cli("-m", *SMALL, "training.task=6-2", "loss=finetune,mib", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert len(numbers(tmp_path / "outputs")) == 2
+    assert sum(SHARED in log for log in logs(tmp_path / "outputs")) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "launcher"),
+    [
+        ("submitit", ("hydra/launcher=submitit_local",)),
+        ("ray", ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_cpus=1")),
+    ],
+)
+def test_launchers_of_clusters(cli, tmp_path, package, launcher):
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
+        pytest.skip(f"the launcher of {package} is not installed")
+    sweep = ("-m", *SMALL, "training.task=6-2", "loss=finetune", "optimizer=sgd", "optimizer.lr=1e38,0.01", *launcher)
+    result = cli(*sweep, check=False)
+    assert result.returncode == 1
+    assert "became NaN or infinite" in result.stderr
+    assert len(numbers(tmp_path / "outputs")) == 1
+    assert len(list(tmp_path.glob("outputs/shapes/*/*/*/error.txt"))) == 1
+
+
+def test_a_search_maximises_and_continues(cli, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = (
+        "-m", *SMALL, "training.task=6-2", "loss=finetune", "hydra/sweeper=search", "hydra.sweeper.n_trials=3",
+        "optimizer.lr=tag(log,interval(1e-5,1e-1))",
+    )  # fmt: skip
+    cli(*search)
+    best = yaml.safe_load((tmp_path / "outputs" / "optimization_results.yaml").read_text())
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/shapes/*/*/*/results.json")]
+    assert best["best_value"] == max(run["average_miou"] for run in runs)
+    assert len(runs) == 3
+    again = cli(*search)
+    assert "run folder" not in again.stdout
+    assert yaml.safe_load((tmp_path / "outputs" / "optimization_results.yaml").read_text()) == best
