@@ -58,8 +58,9 @@ def test_every_network_runs_two_tasks(network, cli):
 
     tiny = [a for a in TINY if not a.startswith("network")]
     small = {"deeplab": "resnet18", "segment": "vit_tiny_patch16_224"}.get(network[:7])
-    backbone = [f"network.backbone={small}", "training.batch_size=4"] if small else []
-    cli(*tiny, f"network={network}", *backbone, "training.task=6-2", "training.debug=true", "dataset.size=64")
+    settings = [f"network.backbone={small}", "training.batch_size=4"] if small else []
+    settings += ["network.width=8"] if network == "unet" else []
+    cli(*tiny, f"network={network}", *settings, "training.task=6-2", "training.debug=true", "dataset.size=64")
 
 
 @pytest.mark.slow

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,23 +12,35 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, cli_environment
+from tests.warm_python import WarmPython, WarmRun
 
 pytestmark = pytest.mark.slow
 
 RUN = (*TINY, "training.task=6-2", "training.epochs=3", "hydra.run.dir=run")
 
 
-def start(folder: Path, *extra: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *RUN, *extra], cwd=folder, env=cli_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+class Runs:
+    """Starts, kills and ends runs of the same settings in any folder."""
 
+    def __init__(self, warm_python: WarmPython) -> None:
+        self.python = warm_python
 
-def finish(folder: Path, *extra: str) -> dict:
-    process = start(folder, *extra)
-    assert process.wait(timeout=300) == 0
-    return numbers(folder)
+    def start(self, folder: Path, *extra: str) -> WarmRun:
+        return self.python.start(str(ROOT / "main.py"), (*RUN, *extra), folder, cli_environment())
+
+    def finish(self, folder: Path, *extra: str) -> dict:
+        run = self.start(folder, *extra)
+        assert run.wait(timeout=300) == 0, run.stderr[-3000:]
+        return numbers(folder)
+
+    def kill_when(self, folder: Path, moment: Path, *extra: str) -> None:
+        """kill -9 the whole process group as soon as a file exists."""
+        run = self.start(folder, *extra)
+        begun = time.monotonic()
+        while run.poll() is None and time.monotonic() - begun < 200 and not (folder / moment).exists():
+            time.sleep(0.002)
+        assert run.poll() is None, "the run ended before it could be killed"
+        run.kill()
 
 
 def numbers(folder: Path) -> dict:
@@ -40,29 +50,19 @@ def numbers(folder: Path) -> dict:
     return content
 
 
-def kill_when(folder: Path, moment: Path | float, *extra: str) -> None:
-    """kill -9 the whole process group as soon as a file exists or is rewritten, or after some seconds."""
-    process = start(folder, *extra)
-    begun = time.monotonic()
-    while process.poll() is None and time.monotonic() - begun < 200:
-        if isinstance(moment, float) and time.monotonic() - begun > moment:
-            break
-        if isinstance(moment, Path) and (folder / moment).exists():
-            break
-        time.sleep(0.005)
-    assert process.poll() is None, "the run ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@pytest.fixture(scope="module")
+def runs(warm_python) -> Runs:
+    return Runs(warm_python)
 
 
 @pytest.fixture(scope="module", params=["poly", "exponential"])
-def uninterrupted(request, tmp_path_factory):
+def uninterrupted(request, runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     extra = (
         f"scheduler={request.param}",
         "training.scheduler_interval=" + ("epoch" if request.param != "poly" else "step"),
     )
-    return finish(folder, *extra), folder, extra
+    return runs.finish(folder, *extra), folder, extra
 
 
 MOMENTS = [
@@ -75,50 +75,44 @@ MOMENTS = [
 ]
 
 
-def test_killed_runs_give_the_same_numbers_to_the_bit(uninterrupted, tmp_path):
+def test_killed_runs_give_the_same_numbers_to_the_bit(uninterrupted, runs, tmp_path):
     expected, folder, extra = uninterrupted
     for moment in MOMENTS:
-        kill_when(tmp_path, moment, *extra)
-    assert finish(tmp_path, *extra) == expected
+        runs.kill_when(tmp_path, moment, *extra)
+    assert runs.finish(tmp_path, *extra) == expected
     mine, theirs = (torch.load(f / "run/task_01/model.ckpt", weights_only=True)["network"] for f in (tmp_path, folder))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def test_a_finished_task_is_not_trained_again(uninterrupted, tmp_path):
+def test_a_finished_task_is_not_trained_again(uninterrupted, runs, tmp_path):
     _, _, extra = uninterrupted
-    kill_when(tmp_path, Path("run/task_01/last.ckpt"), *extra)
+    runs.kill_when(tmp_path, Path("run/task_01/last.ckpt"), *extra)
     model = tmp_path / "run/task_00/model.ckpt"
     before = model.stat().st_mtime_ns
-    finish(tmp_path, *extra)
+    runs.finish(tmp_path, *extra)
     assert model.stat().st_mtime_ns == before
 
 
-def test_a_penalty_on_weights_survives_a_kill_in_the_second_task(tmp_path):
+def test_a_penalty_on_weights_survives_a_kill_in_the_second_task(runs, tmp_path):
     method = ("loss=rw",)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    kill_when(killed, Path("run/task_01/last.ckpt"), *method)
-    assert finish(killed, *method) == finish(whole, *method)
+    runs.kill_when(killed, Path("run/task_01/last.ckpt"), *method)
+    assert runs.finish(killed, *method) == runs.finish(whole, *method)
     states = [torch.load(f / "run/task_01/model.ckpt", weights_only=True) for f in (whole, killed)]
     for kind in ("fisher", "score", "anchor"):
         ours, theirs = (state["callbacks"]["RW"]["past"][kind] for state in states)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *RUN], cwd=tmp_path, env=cli_environment(), stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, text=True,
-        # what a shell starts in the background inherits that it is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(runs, tmp_path):
+    run = runs.start(tmp_path)
     while not (tmp_path / "run/task_00/last.ckpt").exists():
-        assert process.poll() is None
+        assert run.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 1
-    assert "stopped; the same command continues" in errors
-    assert "Traceback" not in errors
-    finish(tmp_path)
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait(60) == 1
+    assert "stopped; the same command continues" in run.stderr
+    assert "Traceback" not in run.stderr
+    runs.finish(tmp_path)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -59,20 +55,16 @@ def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path
     assert numbers(tmp_path / "alone") == shared
 
 
-def test_a_killed_sweep_goes_on_and_repeats_nothing(cli, tmp_path):
+def test_a_killed_sweep_goes_on_and_repeats_nothing(cli, warm_python, tmp_path):
     """kill -9 in the second job's second task: the first job is left alone, the second continues, the rest follow."""
     sweep = ("-m", *SMALL, "training.epochs=3", "loss=finetune,mib,ewc", "training.task=6-2")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *sweep], cwd=tmp_path, env=cli_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    run = warm_python.start(str(ROOT / "main.py"), sweep, tmp_path, cli_environment())
     begun = time.monotonic()
     while not list(tmp_path.glob("outputs/shapes/*/mib/*/task_01/last.ckpt")):
-        assert process.poll() is None
+        assert run.poll() is None
         assert time.monotonic() - begun < 200
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        time.sleep(0.002)
+    run.kill()
     outputs = tmp_path / "outputs"
     finished = next(outputs.glob("shapes/*/finetune/*/main.log"))
     before = finished.read_text()
