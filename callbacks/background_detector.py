@@ -83,6 +83,8 @@ class Detector(nn.Module):
 class BackgroundDetector(pl.Callback):
     """Makes the detector a part of the learner, publishes it, and measures it."""
 
+    needs_whole_weights = True
+
     def __init__(
         self, channels: int = 512, dropout: float = 0.1, seen_alpha: float | None = None, active: bool = True
     ) -> None:

@@ -53,6 +53,8 @@ class ImportancePenalty(pl.Callback, ABC):
         running: the statistics of the current task, by kind; None between tasks.
     """
 
+    needs_whole_weights = True
+
     name: str  # of the logged term
     curvature: float  # greatest second derivative of the penalty over its weight
 

@@ -31,6 +31,7 @@ from continual.provenance import describe_environment
 from continual.results import HEADINGS, Results, summary_line
 from continual.run_state import RunState
 from continual.saved_model import describe
+from continual.sharding import ShardedStrategy
 from continual.split import TaskSplit
 from continual.tasks import Task
 from datamodules.datamodule import ContinualDataModule
@@ -80,6 +81,7 @@ class Experiment:
         self.named_callbacks = {name: instantiate(c, _convert_="all") for name, c in config.callbacks.items()}
         self.callbacks: list[Callback] = list(self.named_callbacks.values())
         self.learner.needs_teacher = any(getattr(c, "needs_teacher", False) for c in self.callbacks)
+        self._check_sharding()
         self.loggers: list[Any] = []
         trainer = self._build_trainer(self.tasks[0])  # a device that is not there is an error before training
         for task, images in zip(self.tasks, self.split.images, strict=True):
@@ -173,6 +175,15 @@ class Experiment:
         if self.training["channels_last"]:
             learner.network.to(memory_format=torch.channels_last)
         return learner
+
+    def _check_sharding(self) -> None:
+        """Refuse what needs whole weights and gradients where they lie in parts on the devices."""
+        for name, callback in self.named_callbacks.items():
+            if self.training["strategy"] == "fsdp" and getattr(callback, "needs_whole_weights", False):
+                raise ConfigError(
+                    f"training.strategy=fsdp splits weights and gradients, and callbacks.{name} needs whole ones: set "
+                    "training.strategy=ddp"
+                )
 
     def _check_without_background(self, loss: ContinualLoss) -> None:
         """Refuse what is about background in a data set that has none, where no task hides classes as background."""
@@ -444,7 +455,7 @@ class Experiment:
             accelerator=training["accelerator"],
             devices=training["devices"] if self.gpu is None else [self.gpu],
             num_nodes=training["num_nodes"],
-            strategy=training["strategy"],
+            strategy=ShardedStrategy() if training["strategy"] == "fsdp" else training["strategy"],
             # torch synchronises batch statistics on GPUs only
             sync_batchnorm=training["sync_batchnorm"] and not on_cpu,
             plugins=[CPUSyncNorm()] if training["sync_batchnorm"] and on_cpu else None,

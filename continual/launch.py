@@ -28,7 +28,7 @@ from continual.run_state import ERROR_FILE, RunState, flatten
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-# Lightning's advice on things that this project decides itself.
+# Lightning's (and FSDP's) advice on things that this project decides itself.
 QUIET = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*does not have many workers.*",
@@ -37,6 +37,7 @@ QUIET = (
     ".*LeafSpec.*",
     ".*in eval mode at the start of training.*",
     ".*You have overridden `on_after_batch_transfer`.*",
+    ".*returned a view tensor.*",
 )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from continual.checkpoint import ABOUT
 from continual.errors import ConfigError
 from continual.metrics import SegmentationMetrics
 from continual.parameter_groups import check_factors, parameter_groups
+from continual.sharding import ShardedStrategy
 from continual.tasks import Task
 from loss.base import ContinualLoss, Replayed, Step
 from loss.functional import at_size_of, cross_entropy
@@ -189,6 +191,12 @@ class ContinualLearner(pl.LightningModule):
             per_epoch = max(1, -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches))
             steps = -(-steps // per_epoch)
         return max(1, steps // self.scheduler_frequency)
+
+    def configure_model(self) -> None:
+        """Split the network where the strategy does so, in training."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == TrainerFn.FITTING:
+            strategy.shard(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The checkpoint says what it holds."""

@@ -32,6 +32,12 @@ def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
         assert one["pixel_accuracy"] == pytest.approx(two["pixel_accuracy"], abs=1e-3)
         assert one["iou"] == pytest.approx(two["iou"], abs=1e-3)
     assert results(tmp_path / "one")["tasks"][-1]["images"] == 13
+    if loss == "mib":
+        cli(*arguments, *TWO, "training.strategy=fsdp", "hydra.run.dir=sharded")
+        without_times = [results(tmp_path / name)["tasks"] for name in ("two", "sharded")]
+        for entry in (entry for entries in without_times for entry in entries):
+            del entry["seconds"]
+        assert without_times[0] == without_times[1]
     networks = [torch.load(tmp_path / f"{n}/task_01/model.ckpt", weights_only=True)["network"] for n in ("one", "two")]
     for name, value in networks[0].items():
         torch.testing.assert_close(networks[1][name], value, rtol=1e-3, atol=2e-4, msg=name)
