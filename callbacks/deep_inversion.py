@@ -38,6 +38,8 @@ DREAMS = "dreams"  # folder in a task's
 class DeepInversion(ReplayBuffer):
     """The replay buffer, filled by dreams."""
 
+    first_task_idle = True
+
     def __init__(
         self,
         images: str | None = None,

@@ -54,6 +54,7 @@ class ImportancePenalty(pl.Callback, ABC):
     """
 
     needs_whole_weights = True
+    later_settings = ("weight", "normalize")  # that the first task does not read
 
     name: str  # of the logged term
     curvature: float  # greatest second derivative of the penalty over its weight

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
-import os
-import platform
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +22,11 @@ PATIENCE = 5.0  # seconds between two looks for a free GPU
 def dealt_gpu(folder: Path | None = None) -> Iterator[int]:
     """Number of a GPU that no other job of this user on this machine has meanwhile; waits for one.
 
-    Args: `folder`: of the locks, which all jobs see; None: the user's cache folder. A job that dies loses its lock.
+    Args: `folder`: of the locks, which all jobs see; None: one for temporary files. A job that dies loses its lock.
     """
-    folder = folder or user_cache_path("palimpsest") / "gpus"
+    folder = folder or Path(tempfile.gettempdir()) / f"palimpsest-{getpass.getuser()}"
     folder.mkdir(parents=True, exist_ok=True)
-    locks = [FileLock(folder / f"{platform.node()}-{gpu}.lock") for gpu in visible_gpus()]
+    locks = [FileLock(folder / f"gpu-{name}.lock") for name in gpu_names()]
     index = _take_one(locks)
     try:
         yield index
@@ -50,8 +49,6 @@ def _take_one(locks: Sequence[FileLock]) -> int:
         time.sleep(PATIENCE)
 
 
-def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use: as CUDA_VISIBLE_DEVICES calls them, else their numbers."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return names.split(",")[:count] if names else [str(i) for i in range(count)]
+def gpu_names() -> list[str]:
+    """Of the GPUs that this process may use: the same in every process, however it numbers them."""
+    return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]

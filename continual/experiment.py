@@ -6,12 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -24,7 +24,7 @@ from continual.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state,
 from continual.closed_world import ClosedWorldScores
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
-from continual.first_task import FirstTaskCache, first_task_facts
+from continual.first_task import HOOKS, FirstTaskCache, first_task_facts, said_by_itself
 from continual.learner import ContinualLearner
 from continual.loggers import build_loggers
 from continual.provenance import describe_environment
@@ -209,14 +209,8 @@ class Experiment:
         """Train and test every task that is not finished; give the average mIoU over tasks.
 
         Raises:
-            RunError: another process works in the run's folder.
+            UserError: a file of the run is damaged or missing, the loss is no number ...
         """
-        lock = FileLock(self.directory / ".lock")
-        if rank_zero_only.rank == 0:
-            try:
-                lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
-            except Timeout as error:
-                raise RunError(f"another process is working in {self.directory}; wait for it or stop it") from error
         failure: BaseException | None = None
         try:
             self._connect_processes()
@@ -232,15 +226,22 @@ class Experiment:
         finally:
             for logger in self.loggers:
                 logger.finish(failure)
-            lock.release()
         return self.results.average_miou
 
     def _connect_processes(self) -> None:
-        """Start the run's other processes and connect them, which each `fit` would do: they go in step from here on."""
+        """Start the run's other processes and connect them, which each `fit` would do: they go in step from here on.
+
+        Raises:
+            RunError: they are at different runs.
+        """
         strategy = self._build_trainer(self.tasks[0]).strategy
         if strategy.launcher is not None:
             strategy.connect(self.learner)
             strategy.launcher.launch(strategy.setup_environment)
+        first = strategy.broadcast(asdict(self.state))  # the first process has read it after it claimed the folder
+        if not strategy.reduce_boolean_decision(first["fingerprint"] == self.state.fingerprint):
+            raise RunError("the processes that should train one run have different settings: start them anew, alike")
+        self.state = RunState(**first)
 
     def _announce(self) -> None:
         order = list(self.tasks[-1].class_names[1:])
@@ -269,14 +270,19 @@ class Experiment:
             self._each_callback("end_task", task)
             return
         self._each_callback("begin_task", task)
-        for logger in self.loggers:
-            logger.begin_task(task, self.state.steps)
+        self._move_loggers(task, self.state.steps)
         trainer = self._build_trainer(task)
         trained = self._load_model(task, model_file) if model_file.exists() else self._train(trainer, task)
+        self._move_loggers(task, self.state.steps + trained["steps"] - trainer.global_step)
         started = time.monotonic()
         entry = self._test(trainer, task)
         entry["seconds"] = round(trained["seconds"] + time.monotonic() - started, 1)
         self._record(task, entry, trained["steps"], trainer)
+
+    def _move_loggers(self, task: Task, steps: int) -> None:
+        """Say how many steps came before those that the task's trainer counts."""
+        for logger in self.loggers:
+            logger.begin_task(task, steps)
 
     def _each_callback(self, hook: str, task: Task) -> None:
         """Tell the callbacks that care about task borders."""
@@ -292,17 +298,17 @@ class Experiment:
         folder = self.training["first_task_cache"]
         if task.index or folder is None:
             return self._fit(trainer, task)
-        facts = first_task_facts(self.settings, self.split, self.learner, self.named_callbacks, trainer)
+        facts = first_task_facts(
+            self.settings, self.split, self.learner, self.named_callbacks, trainer, self.data.saliency
+        )
         cache = FirstTaskCache(Path(folder).expanduser(), facts)
         with cache.claimed(trainer.strategy):
             kept = cache.load()
-            if kept is not None:
-                log.info(f"task 0: trained already, by a run that began alike: {cache.path}")
+            if trainer.strategy.reduce_boolean_decision(kept is not None):
+                if trainer.is_global_zero:
+                    log.info(f"task 0: trained already, by a run that began alike: {cache.path}")
                 return self._take_over(task, kept)
-            content = self._fit(trainer, task)
-            if trainer.is_global_zero:
-                cache.keep(content)
-            return content
+            return self._fit(trainer, task, cache)
 
     def _take_over(self, task: Task, kept: dict[str, Any]) -> dict[str, Any]:
         """Make the first task of another run this run's, as if it had been trained here."""
@@ -310,10 +316,10 @@ class Experiment:
         trainer = self._build_trainer(task, trains=False)
         trainer.fit(self.learner, datamodule=self.data)  # sets everything up, and trains nothing
         self.learner.network.load_state_dict(kept[NETWORK])
-        self._restore([c for c in self.callbacks if not getattr(c, "first_task_idle", False)], kept)
+        self._restore([c for c in self.callbacks if not said_by_itself(c, "first_task_idle", HOOKS)], kept)
         return self._finish(trainer, task, kept["steps"], started)
 
-    def _fit(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
+    def _fit(self, trainer: pl.Trainer, task: Task, cache: FirstTaskCache | None = None) -> dict[str, Any]:
         """Train a task, from its last epoch where it was interrupted; gives the content of its file."""
         started = time.monotonic()
         last = self._folder(task) / LAST
@@ -324,16 +330,21 @@ class Experiment:
         if trainer.interrupted:
             raise KeyboardInterrupt
         self._load_best(trainer, task)
-        return self._finish(trainer, task, trainer.global_step, started)
+        return self._finish(trainer, task, trainer.global_step, started, cache)
 
-    def _finish(self, trainer: pl.Trainer, task: Task, steps: int, started: float) -> dict[str, Any]:
-        """Let the callbacks end a trained task and write its file; gives the file's content."""
+    def _finish(
+        self, trainer: pl.Trainer, task: Task, steps: int, started: float, cache: FirstTaskCache | None = None
+    ) -> dict[str, Any]:
+        """Let the callbacks end a trained task and write its file, for other runs too; gives the file's content."""
         self._each_callback("end_task", task)
         content = self._model_content(task, steps, time.monotonic() - started)
         if trainer.is_global_zero:
             folder = self._folder(task)
             folder.mkdir(parents=True, exist_ok=True)
-            save_atomically(folder / MODEL, content)
+            if cache is None:
+                save_atomically(folder / MODEL, content)
+            else:
+                cache.keep(content, folder / MODEL)
             for name in (LAST, BEST):
                 (folder / name).unlink(missing_ok=True)
         trainer.strategy.barrier()
@@ -412,23 +423,24 @@ class Experiment:
         return {**entry, "seconds": round(time.monotonic() - started, 1)}
 
     def _record(self, task: Task, entry: dict[str, Any], steps: int, trainer: pl.Trainer) -> None:
+        """Write and log the results of a task, then that it is finished: what a kill interrupts is done again."""
         confusion = self.learner.metrics.compute()[0].cpu().numpy()
         scores = {f"test/{k}": v for k, v in entry.items() if isinstance(v, float)}
         scores |= {f"test/iou/{k}": v for k, v in entry["iou"].items() if v is not None}
         for logger in self.loggers:
-            logger.log_metrics(scores, step=steps)
+            logger.log_metrics(scores, step=trainer.global_step)
         if trainer.is_global_zero:
             picture = self.results.add(entry, confusion)
-            self.state.next_task = task.index + 1
-            self.state.steps += steps
-            self.state.save(self.directory)
-            log.info(summary_line(entry, task))
             for logger in self.loggers:
                 logger.log_table("results", HEADINGS, list(self.results.rows()))
                 logger.log_table("iou", *self.results.class_table())
                 logger.log_summary(self.results.summary())
                 logger.log_confusion(confusion, list(task.class_names))
-                logger.log_images("confusion_matrix", [picture], step=steps)
+                logger.log_images("confusion_matrix", [picture], step=trainer.global_step)
+            self.state.next_task = task.index + 1
+            self.state.steps += steps
+            self.state.save(self.directory)
+            log.info(summary_line(entry, task))
         trainer.strategy.barrier()
 
     def _build_trainer(self, task: Task, trains: bool = True) -> pl.Trainer:
@@ -440,10 +452,10 @@ class Experiment:
         if training["debug"]:
             epochs = 1
             limits = {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2}
-        limits = {"max_epochs": epochs, **limits} if trains else {"max_epochs": 0}
+        limits = {"max_epochs": epochs, **limits} if trains else {**limits, "max_epochs": 0, "max_steps": -1}
         try:
             return self._make_trainer(task, limits)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, TypeError) as error:
             keys = ", ".join(f"training.{k}={training[k]}" for k in ("accelerator", "devices", "strategy"))
             raise ConfigError(f"{error} ({keys}, training.mixed_precision={training['mixed_precision']})") from error
 

@@ -2,13 +2,14 @@
 
 What the training of a first task depends on is its key, a digest of
 
-* the settings, without those that only later tasks read (`LATER_KEYS`), and of the method only what counts in a first
-  task: losses with the same `ContinualLoss.first_task` are one there, and callbacks with `first_task_idle` do not take
-  part in it;
+* the settings, without those that only later tasks read (`LATER_KEYS`, `later_settings` of a loss or callback); without
+  those of callbacks that do not take part in a first task (`first_task_idle`); and without those of the loss where it
+  is but a function of logits and labels there (`plain_first_task`): what it gives for some then says what it is;
 * the network's weights before its first step (seed, architecture, the content of a file of pretrained weights), and
   how the method reads a class off its output;
 * its images, by name and by the fingerprint of their files, its classes, and the tables from mask values to labels;
-* processes and kind of device, versions of the packages that compute, and the project's own code that trains.
+* processes, kind of device and on a CPU its threads, versions of the packages that compute, and the project's own code
+  that trains.
 
 So runs of 15-5 and 15-1, of fine-tuning and MiB share, and runs with another seed, crop or optimizer do not. A callback
 with statistics of the first task (importance, prototypes) is a part of the key, and its state is kept with the network;
@@ -24,7 +25,9 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from importlib import metadata
@@ -35,18 +38,22 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
+from hydra.utils import get_object
 from pytorch_lightning.callbacks import Callback
 
-from continual.checkpoint import load_checkpoint, save_atomically
+from continual.checkpoint import NETWORK, load_checkpoint, save_atomically
 from continual.errors import RunError
+from continual.files import write_atomically
 from continual.learner import ContinualLearner
-from continual.run_state import numbers_of
+from continual.run_state import flatten, numbers_of
 from continual.split import TaskSplit
-from loss.base import ContinualLoss
+from continual.tasks import IGNORE, Task
+from loss.base import ContinualLoss, Step
+from networks.base import NetworkOutput
 
 log = logging.getLogger(__name__)
 
-# What a first task does not read: settings of later tasks, and those whose effect on classes and images the key holds.
+# What a first task does not read: settings of later tasks, and those whose effect on images and machine the key holds.
 LATER_KEYS = (
     "training.next_epochs",
     "training.lr_next",
@@ -54,15 +61,24 @@ LATER_KEYS = (
     "training.decay_next",
     "training.freeze",
     "training.restart",
+    "training.eval_batch_size",
+    "training.accelerator",
+    "training.devices",
+    "training.num_nodes",
     "training.task",
     "training.default_task",
     "training.initial_increment",
     "training.increment",
 )
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations", "opencv-python-headless", "numpy")
+HOOKS = ("setup", "begin_task", "end_task", *(name for name in dir(Callback) if name.startswith("on_")))
+ROOMS = ("callbacks", "continual", "datamodules", "loss", "networks")
 ROOT = Path(__file__).parents[1]
-CODE = ("datamodules/*.py", "networks/*.py", "loss/base.py", "loss/functional.py", "continual/learner.py",
-        "continual/parameter_groups.py", "continual/schedules.py", "continual/tasks.py")  # fmt: skip
+CODE = (
+    "datamodules/*.py", "networks/*.py", "loss/base.py", "loss/functional.py", "continual/experiment.py",
+    "continual/learner.py", "continual/metrics.py", "continual/parameter_groups.py", "continual/schedules.py",
+    "continual/tasks.py",
+)  # fmt: skip
 PATIENCE = 10  # seconds between two looks at a lock that another process holds
 
 
@@ -72,6 +88,7 @@ def first_task_facts(
     learner: ContinualLearner,
     callbacks: Mapping[str, Callback],
     trainer: pl.Trainer,
+    saliency: Any = None,
 ) -> dict[str, Any]:
     """All that the training of the first task depends on, see the file's head; plain values.
 
@@ -81,33 +98,57 @@ def first_task_facts(
         learner: before the first step of the first task.
         callbacks: by their names in the configuration.
         trainer: of the first task.
+        saliency: see datamodules/saliency.py.
     """
     loss, network = learner.loss, learner.network
-    kind = kind_of_loss(loss)
-    active = {name: callback for name, callback in callbacks.items() if not getattr(callback, "first_task_idle", False)}
-    numbers = {key: settings[key] for key in settings if key not in ("loss", "callbacks")}
-    numbers["callbacks"] = {name: settings["callbacks"][name] for name in active}
-    if kind is None:
-        numbers["loss"] = settings["loss"]
+    is_plain = said_by_itself(loss, "plain_first_task", ("forward", "classification"))
+    active = {name: c for name, c in callbacks.items() if not said_by_itself(c, "first_task_idle", HOOKS)}
+    numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
+    numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c) for name, c in active.items()}
+    if not is_plain:
+        numbers["loss"] = _read_now(settings["loss"], loss)
+    threads = [torch.get_num_threads()] if trainer.strategy.root_device.type == "cpu" else []
     return {
         "settings": numbers_of(numbers, LATER_KEYS),
-        "loss": [kind, list(astuple(loss.layout)), type(loss).predict.__qualname__],
+        "loss": [list(astuple(loss.layout)), type(loss).predict.__qualname__],
+        "loss_values": _probe(loss, split.tasks[0]) if is_plain else None,
         "weights": digest_of_tensors(network.state_dict()),
-        "task": _describe_task(split),
-        "machine": [trainer.world_size, type(trainer.accelerator).__name__],
+        "task": _describe_task(split, saliency),
+        "machine": [trainer.world_size, type(trainer.accelerator).__name__, *threads],
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "code": _digest_of_code([network, *active.values(), *([] if kind else [loss])]),
+        "code": _digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
     }
 
 
-def kind_of_loss(loss: ContinualLoss) -> str | None:
-    """`first_task` of a loss, unless a subclass computes something else and does not say what."""
-    for cls in type(loss).__mro__:
-        if "first_task" in vars(cls):
-            return loss.first_task
-        if {"forward", "classification"} & vars(cls).keys():
-            return None
-    return None
+def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> bool:
+    """Whether a class says something true of itself that a base class cannot know of it.
+
+    Args: `overrides`: methods, of which a subclass with one of its own does something else.
+    """
+    for cls in type(thing).__mro__:
+        if attribute in vars(cls):
+            return bool(getattr(thing, attribute))
+        if set(overrides) & vars(cls).keys():
+            return False
+    return False
+
+
+def _read_now(settings: Mapping[str, Any], thing: Any) -> dict[str, Any]:
+    """The settings of a loss or callback that a first task reads."""
+    later = getattr(thing, "later_settings", ())
+    return {key: value for key, value in settings.items() if key not in later}
+
+
+def _probe(loss: ContinualLoss, task: Task) -> str:
+    """Hex digest of what a plain loss and its gradient are in the first task, for some logits and labels."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, task.n_seen, 6, 5, generator=draw).requires_grad_()
+    labels = torch.randint(0, task.n_seen, (2, 6, 5), generator=draw)
+    labels[0, :2] = IGNORE
+    step = Step(task, {"label": labels, "index": torch.arange(2)}, NetworkOutput(logits, logits, logits, [logits]))
+    terms = [*loss(step).values(), loss.classification(logits, step)]
+    gradients = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in terms]
+    return digest_of_tensors({str(i): value for i, value in enumerate([*terms, *gradients])})
 
 
 def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -120,7 +161,7 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _describe_task(split: TaskSplit) -> dict[str, Any]:
+def _describe_task(split: TaskSplit, saliency: Any) -> dict[str, Any]:
     """Classes, labels and images of the first task."""
     task, images = split.tasks[0], split.images[0]
     splits = {name: split.source.split(name) for name in ("train", "val")}
@@ -130,22 +171,24 @@ def _describe_task(split: TaskSplit) -> dict[str, Any]:
         "tables": [task.train_lut.tolist(), task.val_lut.tolist()],
         "images": hashlib.sha256(json.dumps(chosen).encode()).hexdigest(),
         "files": [part.fingerprint() for part in splits.values()],
+        "saliency": saliency.fingerprint(chosen[0]) if hasattr(saliency, "fingerprint") else None,
     }
 
 
-def _digest_of_code(objects: Sequence[Any]) -> str:
-    """Hex digest of the source that trains a first task: the shared part, and the files of these objects."""
-    shared = [path for pattern in CODE for path in ROOT.glob(pattern)]
-    own = [Path(inspect.getfile(cls)) for each in objects for cls in type(each).__mro__ if _is_own(cls)]
+def _digest_of_code(targets: Iterable[str]) -> str:
+    """Hex digest of the source that trains a first task: the shared part, and the files of what the settings name."""
+    named = {Path(inspect.getfile(cls)) for target in targets for cls in _classes(get_object(target))}
     digest = hashlib.sha256()
-    for path in sorted({*shared, *own}):
+    for path in sorted({*named, *(path for pattern in CODE for path in ROOT.glob(pattern))}):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _is_own(cls: type) -> bool:
-    """Whether a class is of this project, or of a user's file beside it: no package's."""
-    return cls.__module__ != "builtins" and "site-packages" not in inspect.getfile(cls)
+def _classes(thing: Any) -> list[Any]:
+    """A class with those of this project that it builds on; a function alone."""
+    if not inspect.isclass(thing):
+        return [thing]
+    return [cls for cls in thing.__mro__ if cls is thing or cls.__module__.split(".")[0] in ROOMS]
 
 
 class FirstTaskCache:
@@ -181,8 +224,8 @@ class FirstTaskCache:
         """
         lock = FileLock(self.path.with_suffix(".lock"))
         waited = False
-        while not strategy.broadcast(strategy.is_global_zero and _acquired(lock, PATIENCE if waited else 0)):
-            if not waited:
+        while not strategy.broadcast(strategy.is_global_zero and self._acquire(lock, PATIENCE if waited else 0)):
+            if not waited and strategy.is_global_zero:
                 log.info(f"first task: another run trains it now; waiting for {self.path}")
             waited = True
         try:
@@ -190,24 +233,47 @@ class FirstTaskCache:
         finally:
             lock.release()
 
+    def _acquire(self, lock: FileLock, timeout: float) -> bool:
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise RunError(
+                f"training.first_task_cache={self.path.parent} cannot be written to ({error}); give another folder, "
+                "or null"
+            ) from error
+        return True
+
     def load(self) -> dict[str, Any] | None:
         """What a run kept; None where there is nothing, or a damaged file."""
         if not self.path.exists():
             return None
+        mend = "the first task is trained again and replaces it"
         try:
-            return load_checkpoint(self.path)
+            content = load_checkpoint(self.path, mend)
+            if not content.keys() >= {"steps", "seconds", NETWORK, "callbacks"}:
+                raise RunError(f"checkpoint {self.path} is not a finished task; {mend}")
         except RunError as error:
-            log.warning(f"{error}; the first task is trained again and replaces it")
+            log.warning(error)
             return None
+        return content
 
-    def keep(self, content: Mapping[str, Any]) -> None:
-        """Write what other runs take over; `facts` beside it say what it is."""
-        save_atomically(self.path, {**content, "facts": json.dumps(self.facts, default=str)})
+    def keep(self, content: Mapping[str, Any], model: Path) -> None:
+        """Write the first task for other runs, and as this run's `model`: one file under two names, where that works.
 
-
-def _acquired(lock: FileLock, timeout: float) -> bool:
-    try:
-        lock.acquire(timeout=timeout)
-    except Timeout:
-        return False
-    return True
+        The facts beside it tell what it is.
+        """
+        try:
+            write_atomically(self.path.with_suffix(".json"), json.dumps(self.facts, indent=1, default=str))
+            save_atomically(self.path, dict(content))
+        except OSError as error:
+            log.warning(f"{self.path} cannot be written ({error}): other runs train this first task again")
+            save_atomically(model, dict(content))
+            return
+        temporary = model.with_name(f".{model.name}.{os.getpid()}")
+        try:
+            os.link(self.path, temporary)
+        except OSError:  # another file system
+            shutil.copyfile(self.path, temporary)
+        os.replace(temporary, model)

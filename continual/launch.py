@@ -6,24 +6,20 @@ import functools
 import importlib.util
 import logging
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from continual.bacs_keys import translate
-from continual.errors import ConfigError, UserError
-from continual.files import write_atomically
+from continual.errors import UserError
 from continual.naming import register_resolvers
-from continual.run_state import ERROR_FILE, RunState, flatten
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -41,15 +37,15 @@ QUIET = (
 )
 
 
-# Packages of Hydra's launchers and sweepers, and the extra that installs each.
+# What Hydra's launchers and sweepers need: a package, and the extra that installs it.
 PLUGINS = {
-    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
-    "hydra/launcher=submitit_local": ("hydra_submitit_launcher", "cluster"),
-    "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "cluster"),
-    "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
+    "hydra/launcher=parallel": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=slurm": ("hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=slurm_rehearsal": ("hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=ray_cluster": ("hydra_ray_launcher", "ray"),
     "hydra/sweeper=search": ("hydra_optuna_sweeper", "optuna"),
 }
-MINIMISING = "hydra/sweeper=optuna"  # the plugin's own defaults would look for the worst run
+MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for the worst run
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
@@ -57,76 +53,23 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
     Exits where a launcher or sweeper is not installed.
     """
-    arguments = ["hydra/sweeper=search" if argument == MINIMISING else argument for argument in arguments]
+    if MINIMISING in arguments:
+        sys.exit(f"error: {MINIMISING} looks for the worst run: set hydra/sweeper=search, which is Optuna too")
     for argument in PLUGINS.keys() & set(arguments):
         package, extra = PLUGINS[argument]
         if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
             sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
-    # The files of launchers here stand for those of the plugins, and have all of their keys.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
     arguments = translate(arguments)
     register_resolvers(arguments)
     return arguments
 
 
 def run_experiment(config: DictConfig) -> float:
-    """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
-
-    Raises:
-        UserError: its settings, the data or the folder cannot be used; the folder then holds the traceback of this and
-            of any other error.
-    """
-    from continual.results import Results  # torch and Lightning: not needed for an error or --help
-
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    with kept_traceback(directory / ERROR_FILE):
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        state = RunState.open(settings, directory)
-        if not state.is_finished:
-            _train(config, directory, state)
-        results = Results(directory, settings)
-    results.show()
-    return results.average_miou
-
-
-def _train(config: DictConfig, directory: Path, state: RunState) -> None:
-    from continual.devices import dealt_gpu
-    from continual.experiment import Experiment
-    from continual.loggers import build_loggers
+    """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
+    from continual.jobs import run_job  # torch and Lightning: not needed for an error or --help
 
     quiet_lightning()
-    hydra = HydraConfig.get()
-    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
-    with dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
-        try:
-            experiment = Experiment(config, directory, name, state, gpu)
-        except Exception as error:
-            if hydra.mode == RunMode.MULTIRUN:  # who watches the sweep from afar sees nothing else of it
-                for logger in build_loggers(config.logger, directory, state.run_id, name, {}):
-                    logger.finish(error)
-            raise
-        experiment.run()
-
-
-def shares_machine(config: DictConfig) -> bool:
-    """Whether other jobs of the sweep may run beside this one, and the GPUs must be dealt out."""
-    import torch
-
-    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
-    auto = config.training.devices == "auto" and config.training.accelerator in ("auto", "gpu")
-    in_parallel = HydraConfig.get().mode == RunMode.MULTIRUN and launcher != "basic"
-    return in_parallel and auto and torch.cuda.is_available()
-
-
-@contextmanager
-def kept_traceback(path: Path) -> Iterator[None]:
-    """Write the traceback of an error to a file, which says no more than that the last attempt failed."""
-    path.unlink(missing_ok=True)
-    try:
-        yield
-    except Exception:
-        write_atomically(path, traceback.format_exc())
-        raise
+    return run_job(config)
 
 
 def quiet_lightning() -> None:
@@ -146,9 +89,6 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            missing = [key for key, value in flatten(OmegaConf.to_container(config)) if value == MISSING]
-            if missing:
-                raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
             return function(config)
         except KeyboardInterrupt:
             sys.exit("stopped; the same command continues")

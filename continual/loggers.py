@@ -208,6 +208,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
             save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
             tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
         )  # fmt: skip
+        self._wandb_init.pop("anonymous", None)  # wandb has given it up and warns
         self._wandb_init["mode"] = choose_wandb_mode(mode)
 
     @property
@@ -277,7 +278,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         if error is not None:
             text = "".join(traceback.format_exception(error))
             self.log_summary({"error": text[-LONGEST_TRACEBACK:]})
-        elif self.experiment.resumed:
-            self.log_summary({"error": None})
+        else:
+            self.log_summary({"error": None})  # that of an earlier attempt is over
         self.experiment.finish(exit_code=int(error is not None))
         self._experiment = None

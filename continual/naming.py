@@ -10,7 +10,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from continual.run_state import fingerprint
@@ -30,6 +29,11 @@ def register_resolvers(arguments: Sequence[str] = ()) -> None:
         os.environ.setdefault(SWEEP_VARIABLE, sweep_name(arguments))
     for resolver in (_run_name, _task_name, _wandb_group, _jobs_at_once, _gpus_per_job):
         OmegaConf.register_new_resolver(resolver.__name__.strip("_"), resolver, replace=True)
+
+
+def in_sweep() -> bool:
+    """Whether this process is at a job of a sweep."""
+    return SWEEP_VARIABLE in os.environ
 
 
 def sweep_name(arguments: Sequence[str]) -> str:
@@ -73,10 +77,9 @@ def _task_name(*, _root_: Any) -> str:
 
 def _wandb_group(*, _root_: Any) -> str:
     """Of a sweep its name; else data set, task and setting, under which runs can be compared."""
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and SWEEP_VARIABLE in os.environ:
+    if in_sweep():
         return os.environ[SWEEP_VARIABLE]
-    return f"{hydra.runtime.choices.dataset}-{_task_name(_root_=_root_)}-{_root_.training.mode}"
+    return f"{HydraConfig.get().runtime.choices.dataset}-{_task_name(_root_=_root_)}-{_root_.training.mode}"
 
 
 def _jobs_at_once() -> int:

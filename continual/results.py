@@ -40,7 +40,7 @@ HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
 
 def percent(value: float | None) -> str:
     """One decimal; a dash where the value is undefined."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"  # plus zero: no "-0.0"
 
 
 class Results:

@@ -43,12 +43,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings that a run's numbers depend on, by dotted key.
+    """The settings that a run's numbers depend on, by dotted key; of a list of devices how many they are.
 
     Args: `without`: further keys to leave out, with all below them.
     """
     free = tuple(f"{key}." for key in (*FREE_KEYS, *without))
-    return {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
+    numbers = {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
+    devices = numbers.get("training.devices")
+    return {**numbers, "training.devices": len(devices)} if isinstance(devices, list) else numbers
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ processes, before the augmentation, and marks background in the mask, so that it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class SaliencyFiles:
     def path_of(self, name: str) -> Path:
         """File of an image's map."""
         return self.root / f"{name}{self.suffix}"
+
+    def fingerprint(self, names: Iterable[str]) -> str:
+        """Hex digest that changes when a map of these images changes (sizes, times); cheap."""
+        facts = [(name, *self.path_of(name).stat()[6:9:2]) for name in names]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def check(self, names: Iterable[str]) -> None:
         """See whether every image has a map.

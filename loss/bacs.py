@@ -43,6 +43,17 @@ class BACS(DER):
     """DER++ with a cross entropy that knows where background hides learned classes."""
 
     needs_teacher = True
+    later_settings = (
+        "logits_weight",
+        "labels_weight",
+        "background",
+        "distill_weight",
+        "distill_threshold",
+        "seen_gamma",
+        "seen_threshold",
+        "old_as_one",
+        "classifier_init",
+    )
     needs_background = True
 
     def __init__(

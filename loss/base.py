@@ -15,10 +15,6 @@ from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, lesso
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 
-# What losses are in a first task, see `ContinualLoss.first_task`.
-ALL_PIXELS = "cross entropy, mean over all pixels"
-LABELLED_PIXELS = "cross entropy, mean over labelled pixels"
-
 
 @dataclass
 class Replayed:
@@ -68,9 +64,10 @@ class ContinualLoss(nn.Module, ABC):
         needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
-        first_task: what `forward` and `classification` are as long as there is no old class. Losses with the same words
-            are equal there, to the last bit, and their runs share a first task (continual/first_task.py); None: like
-            no other. A subclass with a `forward` or `classification` of its own says it anew.
+        plain_first_task: whether the first task, where there is no old class, knows of the method no more than its
+            `forward` and `classification` as functions of logits and labels. Runs of losses in which these are equal
+            then share a first task (continual/first_task.py). A subclass with terms of its own says it anew.
+        later_settings: names of the constructor's arguments that the first task does not read.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
             (of background) or "unknown" (SSUL).
     """
@@ -81,7 +78,8 @@ class ContinualLoss(nn.Module, ABC):
     learns_old_labels: bool = True
     label_loss = staticmethod(cross_entropy)
     layout: Layout = Layout()
-    first_task: str | None = None
+    plain_first_task: bool = False
+    later_settings: tuple[str, ...] = ()
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()

@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from loss.base import LABELLED_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
 
 NORMS = ("pixels", "weights")
@@ -65,7 +65,7 @@ class CIL(ContinualLoss):
     """Cross entropy where there is a new label, the teacher's soft labels everywhere else."""
 
     needs_teacher = True
-    first_task = LABELLED_PIXELS
+    plain_first_task = True
     reads_class_weights = True
     learns_old_labels = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import ALL_PIXELS, LABELLED_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy
 
 AVERAGES = ("valid", "all")
@@ -19,6 +19,7 @@ class CrossEntropy(ContinualLoss):
     """Cross entropy with the task's labels; old classes, labelled as background, are forgotten."""
 
     reads_class_weights = True
+    plain_first_task = True
 
     def __init__(self, average: str = "valid", classifier_init: str = "random") -> None:
         """Args:
@@ -29,11 +30,6 @@ class CrossEntropy(ContinualLoss):
         if average not in AVERAGES:
             raise ValueError(f"loss.average={average} is none of {', '.join(AVERAGES)}")
         self.average = average
-
-    @property
-    def first_task(self) -> str:
-        """What it is in every task."""
-        return LABELLED_PIXELS if self.average == "valid" else ALL_PIXELS
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"}."""

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import LABELLED_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, dark_logits, replayed_cross_entropy
 
 
 class DER(ContinualLoss):
     """Cross entropy, and replayed images with the logits and labels of their time."""
 
-    first_task = LABELLED_PIXELS
+    plain_first_task = True
 
     def __init__(
         self,

@@ -32,6 +32,12 @@ class DKD(ContinualLoss):
     """Binary cross entropy of the new classes, distillation of logits and of their two parts."""
 
     needs_teacher = True
+    later_settings = (
+        "positive_weight_next",
+        "kd_weight",
+        "dkd_weight",
+        "classifier_init",
+    )
     needs_background = True
     label_loss = staticmethod(binary_cross_entropy)
     layout = Layout(own_background=True, detached_background=True, linear=True)

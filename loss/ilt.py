@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import ALL_PIXELS, Step
+from loss.base import Step
 from loss.functional import feature_distillation
 from loss.lwf import LwF
 
@@ -22,7 +22,7 @@ from loss.lwf import LwF
 class ILT(LwF):
     """Distillation of old channels and of the encoder's output."""
 
-    first_task = ALL_PIXELS
+    plain_first_task = True
 
     def __init__(
         self,

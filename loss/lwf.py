@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loss.base import ALL_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, distillation
 
 
@@ -24,7 +24,7 @@ class LwF(ContinualLoss):
     """Cross entropy with the task's labels and distillation of the old channels."""
 
     needs_teacher = True
-    first_task = ALL_PIXELS
+    plain_first_task = True
 
     def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: str = "random") -> None:
         """Args:

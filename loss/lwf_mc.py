@@ -36,7 +36,7 @@ class LwFMC(ContinualLoss):
 
     needs_teacher = True
     label_loss = staticmethod(binary_cross_entropy)
-    first_task = "binary cross entropy, mean over all pixels"
+    plain_first_task = True
 
     def __init__(
         self,

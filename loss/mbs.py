@@ -29,7 +29,7 @@ from torch import Tensor
 
 from continual.errors import ConfigError
 from continual.tasks import Task
-from loss.base import LABELLED_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, distillation, nearest_pixels
 
 
@@ -37,7 +37,7 @@ class MBS(ContinualLoss):
     """Selective pseudo-labels, adaptive feature, label-guided output distillation, orthogonal new classes."""
 
     needs_teacher = True
-    first_task = LABELLED_PIXELS
+    plain_first_task = True
     needs_background = True
 
     def __init__(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from continual.errors import ConfigError
 from continual.tasks import Task
-from loss.base import ALL_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import (
     cross_entropy,
     distillation,
@@ -41,7 +41,7 @@ class MiB(ContinualLoss):
     """Cross entropy and distillation that both know what background may stand for."""
 
     needs_teacher = True
-    first_task = ALL_PIXELS
+    plain_first_task = True
     needs_background = True
 
     def __init__(

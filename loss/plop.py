@@ -34,7 +34,7 @@ from torch import Tensor
 
 from continual.errors import ConfigError
 from continual.tasks import Task
-from loss.base import ALL_PIXELS, ContinualLoss, Step
+from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
 from networks.base import NetworkOutput
 
@@ -45,7 +45,7 @@ class PLOP(ContinualLoss):
     """Cross entropy with pseudo-labels of the old classes, and distillation of pooled features."""
 
     needs_teacher = True
-    first_task = ALL_PIXELS
+    plain_first_task = True
     needs_background = True
 
     def __init__(

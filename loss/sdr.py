@@ -42,6 +42,15 @@ class SDR(ContinualLoss):
     """MiB's terms, and features that keep to their class's prototype, apart from other classes, and sparse."""
 
     needs_teacher = True
+    later_settings = (
+        "kd_weight",
+        "match_weight",
+        "attract_weight",
+        "repulse_weight",
+        "sparsity_weight",
+        "nested_attraction",
+        "classifier_init",
+    )
     needs_background = True
 
     def __init__(

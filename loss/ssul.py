@@ -30,6 +30,7 @@ class SSUL(ContinualLoss):
     """Binary cross entropy with unknown objects and pseudo-labels."""
 
     needs_teacher = True
+    later_settings = ("confidence",)
     needs_background = True
 
     def __init__(

@@ -9,14 +9,15 @@ One file a paper, values in percent:
     rows:
       - {dataset: voc, task: 15-1, mode: overlap, method: mib, initial: 35.1, added: 13.5, all: 29.7}
 
-A row may override `background`, may have `label` (the method's name in the paper), `note` and `average`, and may lack
-columns.
+A row may override `background`, may have `label` (a variant's name in the paper), `note` and, where background counts,
+`average`, and may lack columns. Whole numbers are rounded to whole numbers. `when` says which settings a run of ours
+must have to be compared with the row, {dotted key: value}; a variant without it is compared with none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from report.runs import Split
 FOLDER = Path(__file__).with_name("published")
 # From a paper's column to the key of ours, without and with background in the paper's means.
 KEYS = {
-    False: {"initial": "miou_initial", "added": "miou_added", "all": "miou_nobg", "average": "average_miou"},
+    False: {"initial": "miou_initial", "added": "miou_added", "all": "miou_nobg"},
     True: {"initial": "miou_initial_bg", "added": "miou_added", "all": "miou", "average": "average_miou"},
 }
 
@@ -47,6 +48,8 @@ class PublishedRow:
         note: what else must be known to compare it.
         background: whether its means count background.
         values: percent, by the key of our column.
+        tolerances: half of the last digit of each that has no decimals.
+        when: settings that a run of ours must have to be compared with it; None: none can.
     """
 
     split: Split
@@ -58,6 +61,14 @@ class PublishedRow:
     note: str
     background: bool
     values: Mapping[str, float]
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    when: Mapping[str, Any] | None = field(default_factory=dict)
+
+    def is_of(self, method: str, settings: Mapping[str, Any]) -> bool:
+        """Whether runs of a method with these settings are what the row is about."""
+        if self.when is None or method != self.method:
+            return False
+        return all(settings.get(key) == value for key, value in self.when.items())
 
     @property
     def convention(self) -> str:
@@ -91,6 +102,9 @@ def _read_paper(path: Path) -> list[PublishedRow]:
 
 def _row(paper: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow:
     background = bool(row.get("background", paper["background"]))
+    if "average" in row and not background:
+        raise ValueError("an average over tasks without background is none of our columns")
+    given = {key: row[column] for column, key in KEYS[background].items() if row.get(column) is not None}
     return PublishedRow(
         split=Split(str(row["dataset"]), str(row["task"]), str(row["mode"])),
         method=str(row["method"]),
@@ -100,5 +114,7 @@ def _row(paper: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow:
         source=str(paper["source"]),
         note=str(row.get("note", "")),
         background=background,
-        values={key: float(row[column]) for column, key in KEYS[background].items() if row.get(column) is not None},
+        values={key: float(value) for key, value in given.items()},
+        tolerances={key: 0.5 for key, value in given.items() if isinstance(value, int)},
+        when=row.get("when", None if "label" in row else {}),
     )

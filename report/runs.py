@@ -123,6 +123,11 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[DamagedRun]]:
     return [run for run in read if isinstance(run, Run)], [run for run in read if isinstance(run, DamagedRun)]
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether there is a run in or below a folder."""
+    return next(run_folders(folder), None) is not None
+
+
 def run_folders(folder: Path) -> Iterator[Path]:
     """Folders that hold a run; what is inside of one is its own business."""
     for path, below, files in os.walk(folder):

@@ -13,7 +13,7 @@ from continual.plots import shorten
 from report.published import PublishedRow
 from report.runs import FINISHED, JOINT, SEED, Run, Split
 
-TOLERANCE = 0.05 + 1e-9  # percent below a paper's number, which is rounded, that still reach it
+TOLERANCE = 0.05  # percent below a paper's number with one decimal that still reach it
 FEW_DIFFERENCES = 3  # settings in a label, where they tell methods apart
 DASH = "–"
 ABSENT = "absent"
@@ -58,7 +58,8 @@ class Statistic:
         return cls(fmean(defined), stdev(defined) if len(defined) > 1 else None, len(defined))
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
+        mean = f"{round(self.mean, 1) + 0.0:.1f}"  # plus zero: no "-0.0"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.1f}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,11 @@ class Comparison:
         if key not in self.row.values:
             return []
         ours = [group.statistic(key) for group in self.groups]
-        return [DASH if value is None else verdict(value.mean, self.row.values[key]) for value in ours]
+        paper = self.row.values[key]
+        return [
+            DASH if value is None else verdict(value.mean, paper, self.row.tolerances.get(key, TOLERANCE))
+            for value in ours
+        ]
 
 
 @dataclass(frozen=True)
@@ -165,11 +170,14 @@ def build_tables(
     ]
 
 
-def verdict(ours: float, paper: float) -> str:
-    """Whether a mean of ours reaches a paper's number, with the difference; percent."""
+def verdict(ours: float, paper: float, tolerance: float = TOLERANCE) -> str:
+    """Whether a mean of ours reaches a paper's number, with the difference; percent.
+
+    Args: `tolerance`: half of the last digit, by which the paper's number may have been rounded up.
+    """
     difference = ours - paper
     shown = f"({round(difference, 1) + 0.0:+.1f})"  # plus zero: no "-0.0"
-    return f"not reached {shown}" if difference < -TOLERANCE else f"reached {shown}"
+    return f"not reached {shown}" if difference < -tolerance - 1e-9 else f"reached {shown}"
 
 
 def _table(split: Split, runs: Sequence[Run], published: Sequence[PublishedRow]) -> ReportTable:
@@ -179,7 +187,10 @@ def _table(split: Split, runs: Sequence[Run], published: Sequence[PublishedRow])
         split,
         finished,
         [(group.label, run) for group in groups for run in group.unfinished],
-        [Comparison(row, [group for group in finished if group.method == row.method]) for row in published],
+        [
+            Comparison(row, [group for group in finished if row.is_of(group.method, group.runs[0].settings)])
+            for row in published
+        ],
     )
 
 
@@ -201,9 +212,11 @@ def _settings(run: Run) -> dict[str, Any]:
 def _differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Of some settings those values that are not the same in all, the most telling keys first."""
     shown = [{key: _text(value) for key, value in each.items() if value != {}} for each in settings]
-    keys = sorted({key for each in shown for key in each})
-    values = {key: [each.get(key, ABSENT) for each in shown] for key in keys}
-    telling = sorted((key for key in keys if len(set(values[key])) > 1), key=lambda key: -len(set(values[key])))
+    keys = sorted({key for each in shown for key in each}, key=lambda key: (key.count("."), key))
+    values = {key: tuple(each.get(key, ABSENT) for each in shown) for key in keys}
+    first = {column: key for key, column in reversed(values.items())}  # a setting that repeats another tells nothing
+    telling = [key for column, key in first.items() if len(set(column)) > 1]
+    telling.sort(key=lambda key: (-len(set(values[key])), key))
     return [{key: values[key][i] for key in telling} for i in range(len(settings))]
 
 
@@ -230,9 +243,9 @@ def _label(method: str, differences: Mapping[str, str], count: int) -> str:
 
 
 def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
-    """Finished runs by seed; a run and its copy count once."""
+    """Finished runs by seed; a run and its copy, with the very same results, count once."""
     finished = [run for run in runs if run.status == FINISHED]
-    return [next(iter(some)) for _, some in _by(finished, lambda run: run.seed)]
+    return [next(iter(some)) for _, some in _by(finished, lambda run: (run.seed, json.dumps(run.entries)))]
 
 
 def _value(run: Run, key: str) -> float | None:

@@ -23,7 +23,7 @@ from continual.files import write_atomically
 from continual.launch import one_line_exit
 from report.page import page
 from report.published import read_published
-from report.runs import DamagedRun, Run, find_runs
+from report.runs import DamagedRun, Run, find_runs, holds_run
 from report.tables import ReportTable, build_tables
 from report.text import long_csv, markdown, summary, terminal_table
 
@@ -57,6 +57,10 @@ def report(arguments: argparse.Namespace) -> None:
     folders = arguments.folders or [Path("outputs")]
     try:
         while True:
+            if arguments.watch is not None and not any(map(holds_run, folders)):
+                print("no run yet", flush=True)
+                time.sleep(arguments.watch)
+                continue
             runs, damaged, tables = make(folders, arguments.output, arguments.images, arguments.published)
             if arguments.watch is None:
                 break

@@ -41,17 +41,3 @@ def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
     networks = [torch.load(tmp_path / f"{n}/task_01/model.ckpt", weights_only=True)["network"] for n in ("one", "two")]
     for name, value in networks[0].items():
         torch.testing.assert_close(networks[1][name], value, rtol=1e-3, atol=2e-4, msg=name)
-
-
-def test_a_sweep_of_runs_of_two_processes(cli, tmp_path):
-    """A job that fails does not keep the others from running."""
-    rates = "optimizer.lr=1e38,0.01,0.02"
-    result = cli(
-        "-m", *TINY, *TWO, "training.task=6-2", "training.epochs=1", "loss=finetune", "optimizer=sgd", rates,
-        check=False,
-    )  # fmt: skip
-    assert result.returncode == 1
-    assert "became NaN or infinite in task 0" in result.stderr
-    finished = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/*/results.json")]
-    assert sorted(run["config"]["optimizer"]["lr"] for run in finished) == [0.01, 0.02]
-    assert all(len(run["tasks"]) == 2 for run in finished)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 SHARED = "trained already, by a run that began alike"
 SMALL = (*(a for a in TINY if "first_task_cache" not in a), "training.epochs=1", "training.val_every=5")
-METHODS = "loss=finetune,mib,der,ewc"
+METHODS = "loss=finetune,der,ewc,sdr"
 
 
 def numbers(folder):
@@ -42,8 +44,8 @@ def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path
     outputs = tmp_path / "outputs"
     shared = numbers(outputs)
     assert len(shared) == 8
-    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 3  # mean over all pixels, over labelled ones, and EWC's
-    assert sum(SHARED in log for log in logs(outputs)) == 5
+    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 4  # mean over all or labelled pixels, EWC's, SDR's
+    assert sum(SHARED in log for log in logs(outputs)) == 4
     written = {
         path: path.stat().st_mtime_ns for path in outputs.glob("shapes/**/*") if path.suffix in (".ckpt", ".json")
     }
@@ -108,22 +110,85 @@ def test_a_job_that_cannot_begin_is_a_failed_run_of_the_sweep(cli, tmp_path):
     assert len(list(tmp_path.glob("outputs/shapes/*/*/*/results.json"))) == 1
 
 
-def test_processes_of_one_run_take_over_a_first_task_together(cli, tmp_path):
-    two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4")
-    cli("-m", *SMALL, *two, "training.task=6-2", "loss=finetune,der")
-    cli("-m", *SMALL, *two, "training.task=6-2", "loss=mib,mbs")
+@pytest.fixture
+def two_processes():
+    return ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "training.task=6-2")
+
+
+def test_processes_of_one_run_take_over_a_first_task_together(cli, tmp_path, two_processes):
+    cli("-m", *SMALL, *two_processes, "loss=finetune,lwf")
     outputs = tmp_path / "outputs"
-    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 2
-    assert sum(SHARED in log for log in logs(outputs)) == 2
-    assert len(numbers(outputs)) == 4
+    assert len(list(outputs.glob("first_tasks/*.ckpt"))) == 1
+    assert sum(SHARED in log for log in logs(outputs)) == 1
+    assert len(numbers(outputs)) == 2
     networks = [
-        torch.load(path, weights_only=True)["network"] for path in outputs.glob("shapes/*/[fm]i*/*/task_00/model.ckpt")
+        torch.load(path, weights_only=True)["network"] for path in outputs.glob("shapes/*/*/*/task_00/model.ckpt")
     ]
     assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
 
 
+def test_processes_of_a_sweep_stay_at_one_job(cli, tmp_path, two_processes):
+    """One job finished, one failing, one left: the last gives the numbers of a run alone."""
+    jobs = ("-m", *SMALL, *two_processes, "loss=finetune", "optimizer=sgd")
+    alone = (*jobs[1:], "optimizer.lr=0.02", "hydra.run.dir=shapes/alone/run/here")
+    cli(*alone)
+    cli(*jobs, "optimizer.lr=0.01")
+    result = cli(*jobs, "optimizer.lr=0.01,1e38,0.02", check=False)
+    assert result.returncode == 1
+    assert "became NaN or infinite in task 0" in result.stderr
+    assert len(list(tmp_path.glob("outputs/shapes/*/*/*/error.txt"))) == 1
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/shapes/*/*/*/results.json")]
+    rates = {run["config"]["optimizer"]["lr"]: run for run in runs}
+    assert sorted(rates) == [0.01, 0.02]
+    theirs = json.loads((tmp_path / "shapes/alone/run/here/results.json").read_text())
+    assert [e["iou"] for e in rates[0.02]["tasks"]] == [e["iou"] for e in theirs["tasks"]]
+
+
+def test_a_run_that_two_sweeps_want_is_trained_by_one(cli, warm_python, tmp_path):
+    sweep = ("-m", *SMALL, "training.epochs=4", "training.task=6-2", "loss=finetune")
+    other = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *sweep], cwd=tmp_path, env=cli_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not list(tmp_path.glob("outputs/shapes/*/finetune/*/state.json")):
+        assert other.poll() is None
+        time.sleep(0.01)
+    result = cli(*sweep)
+    assert other.wait() == 0
+    assert "another job is at this run; waiting for it" in result.stdout
+    assert "run folder" not in result.stdout
+    assert "average mIoU" in result.stdout
+
+
+def test_results_that_were_lost_are_made_again_from_the_saved_networks(cli, tmp_path):
+    run = (*SMALL, "training.task=6-2", "loss=finetune", "hydra.run.dir=run")
+    cli(*run)
+    before = json.loads((tmp_path / "run/results.json").read_text())
+    (tmp_path / "run/results.json").unlink()
+    written = (tmp_path / "run/task_01/model.ckpt").stat().st_mtime_ns
+    result = cli(*run)
+    assert "results.json lacks tasks: the saved networks are tested again" in result.stdout
+    after = json.loads((tmp_path / "run/results.json").read_text())
+    assert [entry["iou"] for entry in after["tasks"]] == [entry["iou"] for entry in before["tasks"]]
+    assert (tmp_path / "run/task_01/model.ckpt").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other content"])
+def test_a_damaged_first_task_is_trained_again(cli, tmp_path, damage):
+    run = (*SMALL, "training.task=6-2")
+    cli(*run, "loss=finetune")
+    (kept,) = tmp_path.glob("outputs/first_tasks/*.ckpt")
+    content = kept.read_bytes()[:500]
+    kept.unlink()
+    kept.write_bytes(content) if damage == "truncated" else torch.save({"network": {}}, kept)
+    result = cli(*run, "loss=lwf")
+    assert f"{kept.name} " in result.stdout
+    assert "is trained again and replaces it" in result.stdout
+    assert torch.load(kept, weights_only=True)["steps"] > 0
+
+
 def test_jobs_at_once_train_a_first_task_once(cli, tmp_path):
-    cli("-m", *SMALL, "training.task=6-2", "loss=finetune,mib", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    cli("-m", *SMALL, "training.task=6-2", "loss=finetune,mib", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
     assert len(numbers(tmp_path / "outputs")) == 2
     assert sum(SHARED in log for log in logs(tmp_path / "outputs")) == 1
 
@@ -131,8 +196,15 @@ def test_jobs_at_once_train_a_first_task_once(cli, tmp_path):
 @pytest.mark.parametrize(
     ("package", "launcher"),
     [
-        ("submitit", ("hydra/launcher=submitit_local",)),
-        ("ray", ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_cpus=1")),
+        ("submitit", ("hydra/launcher=slurm_rehearsal",)),
+        (
+            "ray",
+            (
+                "hydra/launcher=ray_cluster",
+                "hydra.launcher.ray.init.num_cpus=2",
+                "hydra.launcher.ray.remote.num_cpus=1",
+            ),
+        ),
     ],
 )
 def test_launchers_of_clusters(cli, tmp_path, package, launcher):

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from callbacks.replay_buffer import ReplayBuffer
 from continual import first_task
 from continual.errors import RunError
 from continual.experiment import Experiment
@@ -20,14 +21,13 @@ from continual.first_task import (
     FirstTaskCache,
     digest_of_tensors,
     first_task_facts,
-    kind_of_loss,
+    said_by_itself,
 )
 from continual.run_state import RunState, flatten, numbers_of
 from continual.tasks import LabelSpace, Protocol, build_tasks
-from loss.base import Step
+from datamodules.saliency import SaliencyFiles
 from loss.crossentropy import CrossEntropy
 from loss.mib import MiB
-from networks.base import NetworkOutput
 from tests.conftest import TINY
 from tests.test_configurations import choices, composed
 
@@ -42,8 +42,9 @@ def facts(folder, *overrides):
     experiment.learner.begin_task(experiment.tasks[0])
     trainer = experiment._build_trainer(experiment.tasks[0])
     given = first_task_facts(
-        experiment.settings, experiment.split, experiment.learner, experiment.named_callbacks, trainer
-    )
+        experiment.settings, experiment.split, experiment.learner, experiment.named_callbacks, trainer,
+        experiment.data.saliency,
+    )  # fmt: skip
     return json.loads(json.dumps(given))
 
 
@@ -60,7 +61,8 @@ def usual(tmp_path_factory):
         ("training.freeze=[stem]",), ("training.decay_next=new",), ("training.restart=true",),
         ("training.lr_factors_next={down: 0.5}",), ("loss.classifier_init=zero",), ("training.num_workers=1",),
         ("training.task=null", "training.initial_increment=6", "training.increment=1"), ("training.name=other",),
-        ("training.log_images=2",), ("optimizer=adam",),
+        ("training.log_images=2",), ("training.devices=1",), ("training.accelerator=auto",),
+        ("training.eval_batch_size=5",), ("callbacks=deep_inversion",),
     ],
     ids=lambda overrides: " ".join(overrides),
 )  # fmt: skip
@@ -91,6 +93,26 @@ def test_what_the_first_task_reads_changes_the_key(usual, tmp_path, overrides):
     if not any(o.startswith("loss=") for o in overrides):
         overrides = ("loss=finetune", *overrides)
     assert facts(tmp_path, *overrides) != usual
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("loss=ewc", "callbacks.importance.weight=7"), ("loss=rw", "callbacks.importance.normalize=false"),
+        ("loss=sdr", "loss.kd_weight=7"), ("loss=bacs", "loss.distill_weight=7", "loss.seen_gamma=7"),
+        ("loss=dkd", "loss.dkd_weight=7"),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)  # fmt: skip
+def test_a_method_of_its_own_shares_over_what_later_tasks_read(tmp_path, overrides):
+    assert facts(tmp_path, overrides[0]) == facts(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [("loss=ewc", "callbacks.importance.alpha=0.5"), ("loss=dkd", "loss.positive_weight=7")]
+)
+def test_and_not_over_what_the_first_one_reads(tmp_path, overrides):
+    assert facts(tmp_path, overrides[0]) != facts(tmp_path, *overrides)
 
 
 def test_every_other_setting_is_a_part_of_the_key(usual):
@@ -133,36 +155,36 @@ TASK = build_tasks(
 )[0]
 
 
-def first_loss(loss, with_auxiliary):
-    """Loss and gradient of a random batch of the first task."""
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 6, 5, requires_grad=True)
-    label = torch.randint(0, 4, (2, 6, 5))
-    label[0, :2] = 255
-    output = NetworkOutput(logits, logits, logits, [logits])
-    step = Step(TASK, {"label": label, "index": torch.arange(2)}, output)
-    terms = list(loss(step).values())
-    if with_auxiliary:
-        terms.append(loss.classification(logits.flip(1), step))
-    total = torch.stack([term.float() for term in terms]).sum()
-    total.backward()
-    return total, logits.grad
-
-
-@pytest.mark.parametrize("with_auxiliary", [False, True])
-def test_losses_of_one_kind_are_equal_to_the_bit(with_auxiliary):
+def test_losses_that_are_equal_in_the_first_task_are_those_that_the_documentation_names():
     kinds = {}
     for choice in choices("loss"):
         loss = instantiate(composed(f"loss={choice}").loss, _convert_="all")
-        kinds.setdefault(kind_of_loss(loss), {})[choice] = loss
-    assert {"finetune", "lwf", "ilt", "mib", "plop", "ewc"} <= kinds["cross entropy, mean over all pixels"].keys()
-    assert {"crossentropy", "der", "mbs", "cil"} <= kinds["cross entropy, mean over labelled pixels"].keys()
-    for losses in (losses for kind, losses in kinds.items() if kind is not None):
-        first, *others = [first_loss(loss, with_auxiliary) for loss in losses.values()]
-        assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+        if said_by_itself(loss, "plain_first_task", ("forward", "classification")):
+            kinds.setdefault(first_task._probe(loss, TASK), set()).add(choice)
+    assert sorted(map(sorted, kinds.values())) == [
+        ["cil", "crossentropy", "der", "mbs"],
+        ["ewc", "finetune", "ilt", "lwf", "mib", "pi", "plop", "rw"],
+        ["icarl", "lwf_mc"],
+    ]
 
 
-def test_a_subclass_with_other_terms_is_of_no_kind():
+def test_what_a_loss_gives_says_what_it_is():
+    random_state = torch.get_rng_state()
+    probes = {first_task._probe(loss, TASK) for loss in (CrossEntropy("all"), MiB(), MiB(kd_weight=3.0))}
+    assert len(probes) == 1
+
+    class Changed(CrossEntropy):
+        plain_first_task = True
+
+        def classification(self, logits, step):
+            return super().classification(logits, step) * (1 + 1e-6)
+
+    assert first_task._probe(Changed("all"), TASK) not in probes
+    assert first_task._probe(CrossEntropy("valid"), TASK) not in probes
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_subclass_with_terms_of_its_own_says_so_itself():
     class Mine(MiB):
         def forward(self, step):
             return {}
@@ -170,9 +192,26 @@ def test_a_subclass_with_other_terms_is_of_no_kind():
     class Weighted(MiB):
         pass
 
-    assert kind_of_loss(Mine()) is None
-    assert kind_of_loss(Weighted()) == kind_of_loss(MiB())
-    assert kind_of_loss(CrossEntropy("all")) != kind_of_loss(CrossEntropy("valid"))
+    class Watching(ReplayBuffer):
+        def on_train_batch_end(self, *_):
+            pass
+
+    methods = ("forward", "classification")
+    assert said_by_itself(Weighted(), "plain_first_task", methods)
+    assert not said_by_itself(Mine(), "plain_first_task", methods)
+    assert said_by_itself(ReplayBuffer(), "first_task_idle", first_task.HOOKS)
+    assert not said_by_itself(Watching(), "first_task_idle", first_task.HOOKS)
+    assert not said_by_itself(pl.Callback(), "first_task_idle", first_task.HOOKS)
+
+
+def test_a_changed_saliency_map_changes_the_key(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    before = SaliencyFiles(str(tmp_path)).fingerprint(["a"])
+    (tmp_path / "b.png").write_bytes(b"longer")
+    assert SaliencyFiles(str(tmp_path)).fingerprint(["a"]) == before
+    (tmp_path / "a.png").write_bytes(b"longer")
+    assert SaliencyFiles(str(tmp_path)).fingerprint(["a"]) != before
 
 
 class Alone:
@@ -188,17 +227,19 @@ class Alone:
 def test_what_is_kept_is_found_again_under_the_same_facts_alone(tmp_path):
     cache = FirstTaskCache(tmp_path, {"seed": 1})
     assert cache.load() is None
-    cache.keep({"steps": 7, "network": {"weight": torch.ones(2)}})
+    cache.keep({"steps": 7, "network": {"weight": torch.ones(2)}}, tmp_path / "model.ckpt")
     content = FirstTaskCache(tmp_path, {"seed": 1}).load()
     assert (content["steps"], content["network"]["weight"].tolist()) == (7, [1.0, 1.0])
-    assert json.loads(content["facts"]) == {"seed": 1}
+    assert json.loads(cache.path.with_suffix(".json").read_text()) == {"seed": 1}
+    assert (tmp_path / "model.ckpt").samefile(cache.path)
     assert FirstTaskCache(tmp_path, {"seed": 2}).load() is None
 
 
 def test_a_damaged_file_is_trained_again(tmp_path, caplog):
     cache = FirstTaskCache(tmp_path, {})
-    cache.keep({"steps": 7})
-    cache.path.write_bytes(cache.path.read_bytes()[:100])
+    cache.keep({"steps": 7}, tmp_path / "model.ckpt")
+    cache.path.unlink()
+    cache.path.write_bytes((tmp_path / "model.ckpt").read_bytes()[:100])
     assert cache.load() is None
     assert str(cache.path) in caplog.text
     assert "trained again" in caplog.text

@@ -52,16 +52,27 @@ def test_a_copy_counts_once(tmp_path):
     assert [len(group.runs) for group in table.groups] == [1]
 
 
+def test_two_runs_of_one_seed_with_other_results_both_count(tmp_path):
+    (table,) = build_tables([run(tmp_path / name, v, settings(seed=1)) for name, v in (("run", 0.3), ("gpu", 0.4))])
+    assert [len(group.runs) for group in table.groups] == [2]
+
+
 def test_labels_show_few_settings_but_as_many_as_it_takes(tmp_path):
     """Of four differing keys the last alone tells the third group from the second."""
-    losses = [dict(zip("abcd", values, strict=True)) for values in ((1, 1, 1, 1), (2, 2, 2, 1), (2, 2, 2, 2))]
+    losses = [dict(zip("abcd", values, strict=True)) for values in ((1, 3, 5, 7), (2, 4, 6, 7), (2, 4, 6, 8))]
     (table,) = build_tables([run(tmp_path / str(i), 0.3, settings(loss=loss)) for i, loss in enumerate(losses)])
     assert [group.label for group in table.groups][1:] == [
-        "mib (loss.a=2, loss.b=2, loss.c=2, loss.d=1)", "mib (loss.a=2, loss.b=2, loss.c=2, loss.d=2)"
+        "mib (loss.a=2, loss.b=4, loss.c=6, loss.d=7)", "mib (loss.a=2, loss.b=4, loss.c=6, loss.d=8)"
     ]  # fmt: skip
     (table,) = build_tables([run(tmp_path / f"two{i}", 0.3, settings(loss=losses[i])) for i in (0, 2)])
-    assert table.groups[0].label == "mib (loss.a=1, loss.b=1, loss.c=1, 1 more)"
-    assert table.groups[0].differences == {f"loss.{key}": "1" for key in "abcd"}
+    assert table.groups[0].label == "mib (loss.a=1, loss.b=3, loss.c=5, 1 more)"
+    assert table.groups[0].differences == {"loss.a": "1", "loss.b": "3", "loss.c": "5", "loss.d": "7"}
+
+
+def test_a_setting_that_repeats_another_is_left_out_of_labels(tmp_path):
+    repeated = [{"count": n, "source": {"count": n}} for n in (1, 2)]
+    (table,) = build_tables([run(tmp_path / str(i), 0.3, settings(loss=loss)) for i, loss in enumerate(repeated)])
+    assert [group.label for group in table.groups] == ["mib (loss.count=1)", "mib (loss.count=2)"]
 
 
 def test_values_too_long_to_tell_apart_are_numbered(tmp_path):

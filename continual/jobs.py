@@ -1,0 +1,164 @@
+"""One job, alone or of a sweep: its folder is claimed, its state read, its run made or found finished."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from continual.devices import dealt_gpu
+from continual.errors import ConfigError, RunError
+from continual.experiment import Experiment
+from continual.files import write_atomically
+from continual.loggers import build_loggers
+from continual.naming import in_sweep
+from continual.results import Results
+from continual.run_state import ERROR_FILE, RunState, flatten
+
+log = logging.getLogger(__name__)
+
+MAIN = Path(__file__).parents[1] / "main.py"
+# Launchers whose jobs are on one machine, and that deal out no GPUs.
+SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
+
+
+def run_job(config: DictConfig) -> float:
+    """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
+
+    Raises:
+        UserError: its settings, the data or the folder cannot be used.
+    """
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    with kept_traceback(directory / ERROR_FILE):
+        settings = complete(config)
+    if hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]):
+        _run_apart(directory)
+    else:
+        with claimed(directory, waits=in_sweep()):
+            state = RunState.open(settings, directory)
+            if len(Results(directory, settings).entries) < state.next_task:
+                log.warning(f"{directory}/results.json lacks tasks: the saved networks are tested again")
+                state.next_task = state.steps = 0
+            if not state.is_finished:
+                _train(config, directory, state)
+    results = Results(directory, settings)
+    results.show()
+    return results.average_miou
+
+
+def complete(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration.
+
+    Raises:
+        ConfigError: something must be given and is not.
+    """
+    missing = [key for key, value in flatten(OmegaConf.to_container(config)) if value == MISSING]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def has_several_processes(training: Mapping[str, Any]) -> bool:
+    """Whether a run has more than one device."""
+    devices = training["devices"]
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if training["accelerator"] in ("auto", "gpu") else 1
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    return count > 1 or training["num_nodes"] > 1
+
+
+def _run_apart(directory: Path) -> None:
+    """Run a job of several processes as the command that it would be without the sweep.
+
+    The processes of a run start one another with the same command line. That of a sweep would take them through all
+    jobs, out of step as soon as one of them is skipped or fails.
+
+    Raises:
+        RunError: the job failed.
+    """
+    place = str(directory).replace('"', r"\"")
+    command = [sys.executable, str(MAIN), *HydraConfig.get().overrides.task, f'hydra.run.dir="{place}"']
+    code = subprocess.run(command).returncode
+    if code:
+        failure = directory / ERROR_FILE
+        reason = failure.read_text().strip().splitlines()[-1] if failure.exists() else "no traceback was left"
+        raise RunError(f"the job in {directory} ended with exit code {code}: {reason}")
+
+
+@contextmanager
+def claimed(directory: Path, waits: bool) -> Iterator[None]:
+    """Within it no other process works in the run's folder; a run's first process claims it for all.
+
+    Args: `waits`: for a process that works there, instead of an error.
+
+    Raises:
+        RunError: a process works there.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
+    except Timeout as error:
+        if not waits:
+            raise RunError(f"another process is working in {directory}; wait for it or stop it") from error
+        log.info(f"another job is at this run; waiting for it: {directory}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(config: DictConfig, directory: Path, state: RunState) -> None:
+    hydra = HydraConfig.get()
+    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
+    dealt = shares_machine(config.training, hydra.runtime.choices.get("hydra/launcher"))
+    with kept_traceback(directory / ERROR_FILE), dealt_gpu() if dealt else nullcontext() as gpu:
+        try:
+            experiment = Experiment(config, directory, name, state, gpu)
+        except Exception as error:
+            if in_sweep():  # who watches the sweep from afar sees nothing else of it
+                _log_failure(config, directory, name, state, error)
+            raise
+        experiment.run()
+
+
+@rank_zero_only
+def _log_failure(config: DictConfig, directory: Path, name: str, state: RunState, error: Exception) -> None:
+    """Make a run that could not begin a failed one for the loggers; its next attempt is the same run there."""
+    state.save(directory)
+    for logger in build_loggers(config.logger, directory, state.run_id, name, {}):
+        logger.finish(error)
+
+
+def shares_machine(training: Mapping[str, Any], launcher: str | None) -> bool:
+    """Whether other jobs of a sweep run beside this one on its machine, so that GPUs must be dealt out."""
+    auto = training["devices"] == "auto" and training["accelerator"] in ("auto", "gpu")
+    return auto and launcher in SHARING and torch.cuda.is_available()
+
+
+@contextmanager
+def kept_traceback(path: Path) -> Iterator[None]:
+    """Write the traceback of an error to a file; without an error there is none."""
+    try:
+        yield
+    except Exception:
+        if rank_zero_only.rank == 0 or not path.exists():
+            write_atomically(path, traceback.format_exc())
+        raise
+    path.unlink(missing_ok=True)
