@@ -69,6 +69,7 @@ LATER_KEYS = (
     "training.default_task",
     "training.initial_increment",
     "training.increment",
+    "deepinversion_images",
 )
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations", "opencv-python-headless", "numpy")
 HOOKS = ("setup", "begin_task", "end_task", *(name for name in dir(Callback) if name.startswith("on_")))

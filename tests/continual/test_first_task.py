@@ -119,8 +119,7 @@ def test_every_other_setting_is_a_part_of_the_key(usual):
     """A setting that somebody adds tomorrow is one that matters, until it is listed."""
     settings = OmegaConf.to_container(composed(*TINY, "loss=finetune", "training.task=6-2"), resolve=True)
     named = {key for key in numbers_of(settings) if not key.startswith(("loss.", "callbacks"))}
-    assert named - set(usual["settings"]) == set(LATER_KEYS)
-    assert named >= set(LATER_KEYS), "a listed key is none of the configuration"
+    assert named - set(usual["settings"]) == set(LATER_KEYS) - {"deepinversion_images"}
 
 
 @pytest.mark.parametrize("loss", ["ewc", "pi", "rw", "sdr", "bacs"])
@@ -147,7 +146,16 @@ def test_changed_code_changes_the_key(tmp_path, monkeypatch):
     assert first_task._digest_of_code([]) == digest
     (tmp_path / "networks" / "unet.py").write_text("width = 2")
     assert first_task._digest_of_code([]) != digest
-    assert first_task._digest_of_code([CrossEntropy()]) != first_task._digest_of_code([MiB()])
+    named = {first_task._digest_of_code([name]) for name in ("loss.crossentropy.CrossEntropy", "loss.mib.MiB")}
+    assert len(named | {digest}) == 3
+
+
+def test_changed_code_of_a_users_own_changes_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_schedule.py").write_text("def mine(optimizer, total_steps): return 1")
+    digest = first_task._digest_of_code(["my_schedule.mine"])
+    (tmp_path / "my_schedule.py").write_text("def mine(optimizer, total_steps): return 2")
+    assert first_task._digest_of_code(["my_schedule.mine"]) != digest
 
 
 TASK = build_tasks(
@@ -227,7 +235,8 @@ class Alone:
 def test_what_is_kept_is_found_again_under_the_same_facts_alone(tmp_path):
     cache = FirstTaskCache(tmp_path, {"seed": 1})
     assert cache.load() is None
-    cache.keep({"steps": 7, "network": {"weight": torch.ones(2)}}, tmp_path / "model.ckpt")
+    whole = {"steps": 7, "seconds": 1.5, "network": {"weight": torch.ones(2)}, "callbacks": {}}
+    cache.keep(whole, tmp_path / "model.ckpt")
     content = FirstTaskCache(tmp_path, {"seed": 1}).load()
     assert (content["steps"], content["network"]["weight"].tolist()) == (7, [1.0, 1.0])
     assert json.loads(cache.path.with_suffix(".json").read_text()) == {"seed": 1}
