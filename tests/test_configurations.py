@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -34,6 +35,17 @@ GROUPS = ("dataset", "network", "loss", "optimizer", "scheduler", "training", "c
 def test_every_choice_composes_with_every_key_known(group, choice):
     config = composed(f"{group}={choice}")
     OmegaConf.to_container(config.training, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("choice", choices("hydra/launcher"))
+def test_every_launcher_composes(choice):
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose("config", overrides=[f"hydra/launcher={choice}"], return_hydra_config=True)
+        except MissingConfigException as missing:
+            pytest.skip(f"its package is not installed: {missing}")
+    assert config.hydra.launcher._target_.startswith("hydra_plugins.")
 
 
 @pytest.mark.parametrize("choice", choices("network"))

@@ -34,7 +34,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_every_command_composes(command):
-    arguments = shlex.split(command)[2:]
+    arguments = [a for a in shlex.split(command)[2:] if not a.startswith("hydra") and "(" not in a]
     if "--help" in arguments or "--cfg" in arguments:
         return
     sweep = arguments[:1] == ["-m"]

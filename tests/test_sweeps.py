@@ -145,7 +145,7 @@ def test_processes_of_a_sweep_stay_at_one_job(cli, tmp_path, two_processes):
 
 
 def test_a_run_that_two_sweeps_want_is_trained_by_one(cli, warm_python, tmp_path):
-    sweep = ("-m", *SMALL, "training.epochs=4", "training.task=6-2", "loss=finetune")
+    sweep = ("-m", *SMALL, "training.epochs=20", "training.task=6-2", "loss=finetune")
     other = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *sweep], cwd=tmp_path, env=cli_environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

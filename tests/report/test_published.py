@@ -13,7 +13,8 @@ source: "table 1"
 background: false
 rows:
   - {dataset: voc, task: 15-1, mode: overlap, method: mib, initial: 35.1, added: 13.5, all: 30}
-  - {dataset: voc, task: 15-1, mode: overlap, method: plop, all: 54.6, average: 40.1, background: true, label: P, note: "n"}
+  - {dataset: voc, task: 15-1, mode: overlap, method: plop, all: 54.6, average: 40.1, background: true, label: P,
+     note: "n"}
 """
 
 
