@@ -228,7 +228,10 @@ def _pictures(table: ReportTable, found: Gallery) -> Html:
         tag("li", tag("span", class_="colour", style=f"background:rgb{colour}"), name)
         for name, colour in found.colours.items()
     ]
-    pictures = tag("table", tag("thead", tag("tr", *headings)), tag("tbody", *rows), class_="pictures")
+    pictures = tag(
+        "table", tag("thead", tag("tr", *headings)), tag("tbody", *rows), class_="pictures",
+        style=f"--columns:{len(headings) - 1}",
+    )  # fmt: skip
     return tag(
         "div",
         tag("h3", "Predictions"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -55,6 +56,34 @@ def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path
     cli(*sweep, "training.output=alone", "training.first_task_cache=null")
     assert not (tmp_path / "alone" / "first_tasks").exists()
     assert numbers(tmp_path / "alone") == shared
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        ("loss=bacs", "loss.distill_weight=0.25,0.5", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4"),
+        ("loss=pi", "callbacks.importance.weight=1,500", "training.steps_per_class=3"),
+        ("loss=finetune,lwf", "callbacks=replay", "training.debug=true", "training.keep=best", "training.val_every=1"),
+        ("loss=finetune,lwf", "training.mixed_precision=bf16", "training.accumulate_gradients=2"),
+    ],
+    ids=lambda sweep: sweep[0],
+)
+def test_a_first_task_that_is_taken_over_is_as_one_that_is_trained(cli, tmp_path, sweep):
+    """Results, and what is logged of the tests with its place on the axis."""
+    cli("-m", *SMALL, "training.task=6-2", *sweep)
+    cli("-m", *SMALL, "training.task=6-2", *sweep, "training.output=alone", "training.first_task_cache=null")
+    outputs, alone = tmp_path / "outputs", tmp_path / "alone"
+    assert sum(SHARED in log for log in logs(outputs)) == 1
+    assert numbers(outputs) == numbers(alone)
+    assert tests_logged(outputs) == tests_logged(alone)
+
+
+def tests_logged(folder):
+    """Rows of metrics.csv about tests, by run, without their times."""
+    return {
+        path.parent.name: [line for line in path.read_text().splitlines() if re.search(",test/(?!seconds)", line)]
+        for path in folder.glob("shapes/*/*/*/metrics.csv")
+    }
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(cli, warm_python, tmp_path):
