@@ -234,10 +234,13 @@ class Experiment:
         Raises:
             RunError: they are at different runs.
         """
-        strategy = self._build_trainer(self.tasks[0]).strategy
-        if strategy.launcher is not None:
+        trainer = self._build_trainer(self.tasks[0])
+        strategy = trainer.strategy
+        if trainer.world_size > 1:
             strategy.connect(self.learner)
-            strategy.launcher.launch(strategy.setup_environment)
+            # without a launcher the others have been started already, by the first one or from outside
+            launch = strategy.launcher.launch if strategy.launcher else lambda function: function()
+            launch(strategy.setup_environment)
         first = strategy.broadcast(asdict(self.state))  # the first process has read it after it claimed the folder
         if not strategy.reduce_boolean_decision(first["fingerprint"] == self.state.fingerprint):
             raise RunError("the processes that should train one run have different settings: start them anew, alike")

@@ -28,9 +28,8 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from continual.checkpoint import NETWORK, load_checkpoint, save_atomically
 from continual.errors import RunError
 from continual.files import write_atomically
 from continual.learner import ContinualLearner
+from continual.provenance import installed_version
 from continual.run_state import flatten, numbers_of
 from continual.split import TaskSplit
 from continual.tasks import IGNORE, Task
@@ -116,7 +116,7 @@ def first_task_facts(
         "weights": digest_of_tensors(network.state_dict()),
         "task": _describe_task(split, saliency),
         "machine": [trainer.world_size, type(trainer.accelerator).__name__, *threads],
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "code": _digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
     }
 
@@ -178,18 +178,20 @@ def _describe_task(split: TaskSplit, saliency: Any) -> dict[str, Any]:
 
 def _digest_of_code(targets: Iterable[str]) -> str:
     """Hex digest of the source that trains a first task: the shared part, and the files of what the settings name."""
-    named = {Path(inspect.getfile(cls)) for target in targets for cls in _classes(get_object(target))}
+    named = {path for target in targets for path in _files(get_object(target))}
     digest = hashlib.sha256()
     for path in sorted({*named, *(path for pattern in CODE for path in ROOT.glob(pattern))}):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _classes(thing: Any) -> list[Any]:
-    """A class with those of this project that it builds on; a function alone."""
-    if not inspect.isclass(thing):
-        return [thing]
-    return [cls for cls in thing.__mro__ if cls is thing or cls.__module__.split(".")[0] in ROOMS]
+def _files(thing: Any) -> Iterator[Path]:
+    """Of a class, and of those of this project that it builds on; of a function; none of what is compiled."""
+    things = thing.__mro__ if inspect.isclass(thing) else [thing]
+    for each in things:
+        if each is thing or each.__module__.split(".")[0] in ROOMS:
+            with suppress(TypeError):
+                yield Path(inspect.getfile(each))
 
 
 class FirstTaskCache:

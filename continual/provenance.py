@@ -25,6 +25,14 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.strip()
 
 
+def installed_version(package: str) -> str | None:
+    """Version of a package; None where it is not installed under this name."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def describe_environment(trainer: pl.Trainer, batch_size: int) -> dict[str, Any]:
     """Versions, machine and git state as plain values.
 
@@ -37,7 +45,7 @@ def describe_environment(trainer: pl.Trainer, batch_size: int) -> dict[str, Any]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "gpus": gpus,
         "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
         "devices": trainer.num_devices,
