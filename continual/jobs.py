@@ -44,19 +44,30 @@ def run_job(config: DictConfig) -> float:
     directory = Path(hydra.runtime.output_dir)
     with kept_traceback(directory / ERROR_FILE):
         settings = complete(config)
-    if hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]):
-        _run_apart(directory)
-    else:
-        with claimed(directory, waits=in_sweep()):
-            state = RunState.open(settings, directory)
-            if len(Results(directory, settings).entries) < state.next_task:
-                log.warning(f"{directory}/results.json lacks tasks: the saved networks are tested again")
-                state.next_task = state.steps = 0
-            if not state.is_finished:
-                _train(config, directory, state)
+    if not open_state(settings, directory).is_finished:
+        if hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]):
+            _run_apart(directory)
+        else:
+            with claimed(directory, waits=in_sweep()):
+                state = open_state(settings, directory)  # another job may have come further meanwhile
+                if not state.is_finished:
+                    _train(config, directory, state)
     results = Results(directory, settings)
     results.show()
     return results.average_miou
+
+
+def open_state(settings: Mapping[str, Any], directory: Path) -> RunState:
+    """The state of the run in a folder; of one that lost results as if nothing had been tested.
+
+    Raises:
+        RunError: the folder holds another run, or something damaged.
+    """
+    state = RunState.open(settings, directory)
+    if len(Results(directory, settings).entries) < state.next_task:
+        log.warning(f"{directory}/results.json lacks tasks: the saved networks are tested again")
+        state.next_task = state.steps = 0
+    return state
 
 
 def complete(config: DictConfig) -> dict[str, Any]:

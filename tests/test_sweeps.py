@@ -157,20 +157,18 @@ def test_processes_of_one_run_take_over_a_first_task_together(cli, tmp_path, two
 
 
 def test_processes_of_a_sweep_stay_at_one_job(cli, tmp_path, two_processes):
-    """One job finished, one failing, one left: the last gives the numbers of a run alone."""
-    jobs = ("-m", *SMALL, *two_processes, "loss=finetune", "optimizer=sgd")
-    alone = (*jobs[1:], "optimizer.lr=0.02", "hydra.run.dir=shapes/alone/run/here")
-    cli(*alone)
-    cli(*jobs, "optimizer.lr=0.01")
-    result = cli(*jobs, "optimizer.lr=0.01,1e38,0.02", check=False)
+    """One job that a run of its own has finished, one that fails, one that is left."""
+    job = (*SMALL, *two_processes, "loss=finetune", "optimizer=sgd")
+    cli(*job, "optimizer.lr=0.01")
+    result = cli("-m", *job, "optimizer.lr=0.01,1e38,0.02", check=False)
     assert result.returncode == 1
     assert "became NaN or infinite in task 0" in result.stderr
-    assert len(list(tmp_path.glob("outputs/shapes/*/*/*/error.txt"))) == 1
+    assert result.stdout.count("run folder") == 2
+    (failed,) = tmp_path.glob("outputs/shapes/*/*/*/error.txt")
+    assert "became NaN or infinite in task 0" in failed.read_text()
     runs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/shapes/*/*/*/results.json")]
-    rates = {run["config"]["optimizer"]["lr"]: run for run in runs}
-    assert sorted(rates) == [0.01, 0.02]
-    theirs = json.loads((tmp_path / "shapes/alone/run/here/results.json").read_text())
-    assert [e["iou"] for e in rates[0.02]["tasks"]] == [e["iou"] for e in theirs["tasks"]]
+    assert sorted(run["config"]["optimizer"]["lr"] for run in runs) == [0.01, 0.02]
+    assert all(len(run["tasks"]) == 2 for run in runs)
 
 
 def test_a_run_that_two_sweeps_want_is_trained_by_one(cli, warm_python, tmp_path):
