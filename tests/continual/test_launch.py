@@ -6,8 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+from continual import launch
 from continual.errors import ConfigError
-from continual.launch import user_message
+from continual.launch import prepared, user_message
 from datamodules.base import DataError
 
 
@@ -36,3 +37,23 @@ def test_a_mistake_in_the_configuration_is_one_line():
         _ = config.b
     assert "b" in user_message(caught.value)
     assert "\n" not in user_message(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "package", "extra"),
+    [("hydra/launcher=slurm", "hydra_submitit_launcher", "cluster"), ("hydra/launcher=ray_cluster", "ray_launcher", "ray"),
+     ("hydra/sweeper=search", "optuna", "optuna")],
+)  # fmt: skip
+def test_a_launcher_that_is_not_installed_says_how(monkeypatch, argument, package, extra):
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if package in name else name)
+    with pytest.raises(SystemExit, match=rf'error: {argument} needs a package: pip install -e "\.\[{extra}\]"'):
+        prepared(["-m", argument])
+
+
+def test_a_search_for_the_worst_is_refused():
+    with pytest.raises(SystemExit, match="set hydra/sweeper=search"):
+        prepared(["-m", "hydra/sweeper=optuna"])
+
+
+def test_other_arguments_stay_as_they_are():
+    assert prepared(["loss=mib", "optimizer.lr=0.1"]) == ["loss=mib", "optimizer.lr=0.1"]
