@@ -41,8 +41,10 @@ def test_a_mistake_in_the_configuration_is_one_line():
 
 @pytest.mark.parametrize(
     ("argument", "package", "extra"),
-    [("hydra/launcher=slurm", "hydra_submitit_launcher", "cluster"), ("hydra/launcher=ray_cluster", "ray_launcher", "ray"),
-     ("hydra/sweeper=search", "optuna", "optuna")],
+    [
+        ("hydra/launcher=slurm", "hydra_submitit_launcher", "cluster"), ("hydra/sweeper=search", "optuna", "optuna"),
+        ("hydra/launcher=ray_cluster", "ray_launcher", "ray"),
+    ],
 )  # fmt: skip
 def test_a_launcher_that_is_not_installed_says_how(monkeypatch, argument, package, extra):
     monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if package in name else name)
