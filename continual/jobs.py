@@ -87,8 +87,10 @@ def has_several_processes(training: Mapping[str, Any]) -> bool:
     devices = training["devices"]
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if training["accelerator"] in ("auto", "gpu") else 1
-    count = len(devices) if isinstance(devices, list) else int(devices)
-    return count > 1 or training["num_nodes"] > 1
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    count = len(devices) if isinstance(devices, list) else devices
+    return str(count) not in ("0", "1") or training["num_nodes"] > 1
 
 
 def _run_apart(directory: Path) -> None:
