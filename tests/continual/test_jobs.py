@@ -16,7 +16,8 @@ from continual.jobs import claimed, has_several_processes, kept_traceback, share
     [
         ("auto", "auto", 1, 0, False), ("auto", "auto", 1, 1, False), ("auto", "auto", 1, 4, True),
         ("auto", "cpu", 1, 4, False), (-1, "gpu", 1, 2, True), (1, "auto", 1, 4, False), (2, "cpu", 1, 0, True),
-        ("2", "cpu", 1, 0, True), ("0,1", "gpu", 1, 4, True), ("3,", "gpu", 1, 4, False), ([3], "gpu", 1, 4, False), ([0, 1], "gpu", 1, 4, True), (1, "auto", 2, 1, True),
+        ("2", "cpu", 1, 0, True), ("0,1", "gpu", 1, 4, True), ("3,", "gpu", 1, 4, False),
+        ([3], "gpu", 1, 4, False), ([0, 1], "gpu", 1, 4, True), (1, "auto", 2, 1, True),
     ],
 )  # fmt: skip
 def test_which_runs_have_several_processes(monkeypatch, devices, accelerator, nodes, gpus, several):
