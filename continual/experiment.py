@@ -384,7 +384,7 @@ class Experiment:
             )
         self.learner.network.load_state_dict(content[NETWORK])
         self._restore(self.callbacks, content)
-        return content
+        return {"seconds": 0.0, **content}  # folders of earlier versions do not have them
 
     @staticmethod
     def _restore(callbacks: Sequence[Callback], content: dict[str, Any]) -> None:

@@ -26,7 +26,6 @@ import inspect
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
@@ -72,6 +71,7 @@ LATER_KEYS = (
     "deepinversion_images",
 )
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations", "opencv-python-headless", "numpy")
+TERMS = ("forward", "classification")
 HOOKS = ("setup", "begin_task", "end_task", *(name for name in dir(Callback) if name.startswith("on_")))
 ROOMS = ("callbacks", "continual", "datamodules", "loss", "networks")
 ROOT = Path(__file__).parents[1]
@@ -102,12 +102,12 @@ def first_task_facts(
         saliency: see datamodules/saliency.py.
     """
     loss, network = learner.loss, learner.network
-    is_plain = said_by_itself(loss, "plain_first_task", ("forward", "classification"))
+    is_plain = said_by_itself(loss, "plain_first_task", TERMS)
     active = {name: c for name, c in callbacks.items() if not said_by_itself(c, "first_task_idle", HOOKS)}
     numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
-    numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c) for name, c in active.items()}
+    numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c, HOOKS) for name, c in active.items()}
     if not is_plain:
-        numbers["loss"] = _read_now(settings["loss"], loss)
+        numbers["loss"] = _read_now(settings["loss"], loss, TERMS)
     threads = [torch.get_num_threads()] if trainer.strategy.root_device.type == "cpu" else []
     return {
         "settings": numbers_of(numbers, LATER_KEYS),
@@ -121,22 +121,22 @@ def first_task_facts(
     }
 
 
-def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> bool:
-    """Whether a class says something true of itself that a base class cannot know of it.
+def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> Any:
+    """What a class says of itself that a base class cannot know of it; None where it says nothing.
 
     Args: `overrides`: methods, of which a subclass with one of its own does something else.
     """
     for cls in type(thing).__mro__:
         if attribute in vars(cls):
-            return bool(getattr(thing, attribute))
+            return getattr(thing, attribute)
         if set(overrides) & vars(cls).keys():
-            return False
-    return False
+            return None
+    return None
 
 
-def _read_now(settings: Mapping[str, Any], thing: Any) -> dict[str, Any]:
+def _read_now(settings: Mapping[str, Any], thing: Any, overrides: Sequence[str]) -> dict[str, Any]:
     """The settings of a loss or callback that a first task reads."""
-    later = getattr(thing, "later_settings", ())
+    later = said_by_itself(thing, "later_settings", overrides) or ()
     return {key: value for key, value in settings.items() if key not in later}
 
 
@@ -148,7 +148,8 @@ def _probe(loss: ContinualLoss, task: Task) -> str:
     labels[0, :2] = IGNORE
     step = Step(task, {"label": labels, "index": torch.arange(2)}, NetworkOutput(logits, logits, logits, [logits]))
     terms = [*loss(step).values(), loss.classification(logits, step)]
-    gradients = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in terms]
+    learning = [term for term in terms if term.requires_grad]
+    gradients = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in learning]
     return digest_of_tensors({str(i): value for i, value in enumerate([*terms, *gradients])})
 
 
@@ -257,26 +258,33 @@ class FirstTaskCache:
             content = load_checkpoint(self.path, mend)
             if not content.keys() >= {"steps", "seconds", NETWORK, "callbacks"}:
                 raise RunError(f"checkpoint {self.path} is not a finished task; {mend}")
+            if digest_of_tensors(content[NETWORK]) != self._weights(mend):
+                raise RunError(f"checkpoint {self.path} was changed afterwards; {mend}")
         except RunError as error:
             log.warning(error)
             return None
         return content
 
+    def _weights(self, mend: str) -> str:
+        """Digest of the weights that were kept."""
+        path = self.path.with_suffix(".json")
+        try:
+            return json.loads(path.read_text())["weights"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{path} is missing or damaged ({error}); {mend}") from error
+
     def keep(self, content: Mapping[str, Any], model: Path) -> None:
         """Write the first task for other runs, and as this run's `model`: one file under two names, where that works.
 
-        The facts beside it tell what it is.
+        The file beside it tells what it is, and what weights it must have.
         """
-        try:
-            write_atomically(self.path.with_suffix(".json"), json.dumps(self.facts, indent=1, default=str))
-            save_atomically(self.path, dict(content))
-        except OSError as error:
-            log.warning(f"{self.path} cannot be written ({error}): other runs train this first task again")
-            save_atomically(model, dict(content))
-            return
+        about = {"weights": digest_of_tensors(content[NETWORK]), "facts": self.facts}
         temporary = model.with_name(f".{model.name}.{os.getpid()}")
         try:
+            write_atomically(self.path.with_suffix(".json"), json.dumps(about, indent=1, default=str))
+            save_atomically(self.path, dict(content))
             os.link(self.path, temporary)
-        except OSError:  # another file system
-            shutil.copyfile(self.path, temporary)
-        os.replace(temporary, model)
+            os.replace(temporary, model)
+        except (OSError, RuntimeError) as error:  # a full disk; a run on another file system has a file of its own
+            log.debug(f"{self.path} and {model} are not one file: {error}")
+            save_atomically(model, dict(content))

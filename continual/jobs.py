@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -45,13 +47,17 @@ def run_job(config: DictConfig) -> float:
     with kept_traceback(directory / ERROR_FILE):
         settings = complete(config)
     if not open_state(settings, directory).is_finished:
-        if hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]):
+        if (
+            hydra.mode == RunMode.MULTIRUN
+            and has_several_processes(settings["training"])
+            and not shares_machine(config)
+        ):
             _run_apart(directory)
-        else:
-            with claimed(directory, waits=in_sweep()):
-                state = open_state(settings, directory)  # another job may have come further meanwhile
-                if not state.is_finished:
-                    _train(config, directory, state)
+            return Results(directory, settings).average_miou
+        with claimed(directory, waits=in_sweep()):
+            state = open_state(settings, directory)  # another job may have come further meanwhile
+            if not state.is_finished:
+                _train(config, directory, state)
     results = Results(directory, settings)
     results.show()
     return results.average_miou
@@ -102,13 +108,37 @@ def _run_apart(directory: Path) -> None:
     Raises:
         RunError: the job failed.
     """
-    place = str(directory).replace('"', r"\"")
-    command = [sys.executable, str(MAIN), *HydraConfig.get().overrides.task, f'hydra.run.dir="{place}"']
-    code = subprocess.run(command).returncode
+    hydra, place = HydraConfig.get(), str(directory).replace('"', r"\"")
+    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    own = [*(f"--config-dir={path}" for path in given), *hydra.overrides.task, f'hydra.run.dir="{place}"']
+    process = subprocess.Popen([sys.executable, str(MAIN), *own])
+    with ending_with(process):
+        code = process.wait()
     if code:
         failure = directory / ERROR_FILE
         reason = failure.read_text().strip().splitlines()[-1] if failure.exists() else "no traceback was left"
         raise RunError(f"the job in {directory} ended with exit code {code}: {reason}")
+
+
+@contextmanager
+def ending_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Within it whatever ends this process ends another one first, in its own time."""
+
+    def stop(*_: Any) -> None:
+        process.terminate()
+        sys.exit(128 + signal.SIGTERM)
+
+    usual = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        process.wait()  # Ctrl-C reaches both
+        signal.signal(signal.SIGTERM, usual)
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process of a run that writes; before Lightning has connected them, too."""
+    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @contextmanager
@@ -120,7 +150,7 @@ def claimed(directory: Path, waits: bool) -> Iterator[None]:
     Raises:
         RunError: a process works there.
     """
-    if rank_zero_only.rank:
+    if not is_first_process():
         yield
         return
     lock = FileLock(directory / ".lock")
@@ -140,8 +170,8 @@ def claimed(directory: Path, waits: bool) -> Iterator[None]:
 def _train(config: DictConfig, directory: Path, state: RunState) -> None:
     hydra = HydraConfig.get()
     name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
-    dealt = shares_machine(config.training, hydra.runtime.choices.get("hydra/launcher"))
-    with kept_traceback(directory / ERROR_FILE), dealt_gpu() if dealt else nullcontext() as gpu:
+    failure = directory / ERROR_FILE
+    with kept_traceback(failure), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
         try:
             experiment = Experiment(config, directory, name, state, gpu)
         except Exception as error:
@@ -149,6 +179,7 @@ def _train(config: DictConfig, directory: Path, state: RunState) -> None:
                 _log_failure(config, directory, name, state, error)
             raise
         experiment.run()
+    failure.unlink(missing_ok=True)  # of an earlier attempt
 
 
 @rank_zero_only
@@ -159,19 +190,18 @@ def _log_failure(config: DictConfig, directory: Path, name: str, state: RunState
         logger.finish(error)
 
 
-def shares_machine(training: Mapping[str, Any], launcher: str | None) -> bool:
+def shares_machine(config: DictConfig) -> bool:
     """Whether other jobs of a sweep run beside this one on its machine, so that GPUs must be dealt out."""
-    auto = training["devices"] == "auto" and training["accelerator"] in ("auto", "gpu")
-    return auto and launcher in SHARING and torch.cuda.is_available()
+    auto = config.training.devices == "auto" and config.training.accelerator in ("auto", "gpu")
+    return auto and HydraConfig.get().runtime.choices.get("hydra/launcher") in SHARING and torch.cuda.is_available()
 
 
 @contextmanager
 def kept_traceback(path: Path) -> Iterator[None]:
-    """Write the traceback of an error to a file; without an error there is none."""
+    """Write the traceback of an error to a file."""
     try:
         yield
     except Exception:
-        if rank_zero_only.rank == 0 or not path.exists():
+        if is_first_process() or not path.exists():
             write_atomically(path, traceback.format_exc())
         raise
-    path.unlink(missing_ok=True)

@@ -119,8 +119,9 @@ class RunState:
             RunError: the folder holds another run, or a run although `training.resume` is false.
         """
         state = cls.load(directory)
-        if state is None:
-            return cls(fingerprint(config), numbers_of(config), run_id=uuid.uuid4().hex[:8])
+        if state is None or (state.tasks is None and not state.next_task and not (directory / "task_00").exists()):
+            run_id = uuid.uuid4().hex[:8] if state is None else state.run_id  # of an attempt that could not begin
+            return cls(fingerprint(config), numbers_of(config), run_id)
         if not config["training"]["resume"]:
             raise RunError(
                 f"{directory} holds a run already and training.resume=false; "

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.trainer.states import TrainerStatus
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -50,7 +51,8 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def teardown(self) -> None:
         """Give each process the whole network."""
-        if self._whole is not None:
+        failed = self.lightning_module.trainer.state.status == TrainerStatus.INTERRUPTED
+        if self._whole is not None and not failed:  # the processes of a fit that failed are out of step
             network = self.lightning_module.network
             state = {name: _whole(tensor.detach()) for name, tensor in network.state_dict().items()}
             self._whole.to(self.root_device).load_state_dict(state)

@@ -48,7 +48,7 @@ class PublishedRow:
         note: what else must be known to compare it.
         background: whether its means count background.
         values: percent, by the key of our column.
-        tolerances: half of the last digit of each that has no decimals.
+        tolerances: half of the last digit of each.
         when: settings that a run of ours must have to be compared with it; None: none can.
     """
 
@@ -115,6 +115,6 @@ def _row(paper: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow:
         note=str(row.get("note", "")),
         background=background,
         values={key: float(value) for key, value in given.items()},
-        tolerances={key: 0.5 for key, value in given.items() if isinstance(value, int)},
+        tolerances={key: 0.5 / 10 ** len(str(value).partition(".")[2]) for key, value in given.items()},
         when=row.get("when", None if "label" in row else {}),
     )

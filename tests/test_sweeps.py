@@ -75,10 +75,10 @@ def test_a_first_task_that_is_taken_over_is_as_one_that_is_trained(cli, tmp_path
     outputs, alone = tmp_path / "outputs", tmp_path / "alone"
     assert sum(SHARED in log for log in logs(outputs)) == 1
     assert numbers(outputs) == numbers(alone)
-    assert tests_logged(outputs) == tests_logged(alone)
+    assert logged_tests(outputs) == logged_tests(alone)
 
 
-def tests_logged(folder):
+def logged_tests(folder):
     """Rows of metrics.csv about tests, by run, without their times."""
     return {
         path.parent.name: [line for line in path.read_text().splitlines() if re.search(",test/(?!seconds)", line)]

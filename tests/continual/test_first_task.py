@@ -239,19 +239,40 @@ def test_what_is_kept_is_found_again_under_the_same_facts_alone(tmp_path):
     cache.keep(whole, tmp_path / "model.ckpt")
     content = FirstTaskCache(tmp_path, {"seed": 1}).load()
     assert (content["steps"], content["network"]["weight"].tolist()) == (7, [1.0, 1.0])
-    assert json.loads(cache.path.with_suffix(".json").read_text()) == {"seed": 1}
+    assert json.loads(cache.path.with_suffix(".json").read_text())["facts"] == {"seed": 1}
     assert (tmp_path / "model.ckpt").samefile(cache.path)
     assert FirstTaskCache(tmp_path, {"seed": 2}).load() is None
 
 
 def test_a_damaged_file_is_trained_again(tmp_path, caplog):
     cache = FirstTaskCache(tmp_path, {})
-    cache.keep({"steps": 7}, tmp_path / "model.ckpt")
+    cache.keep({"steps": 7, "network": {}}, tmp_path / "model.ckpt")
     cache.path.unlink()
     cache.path.write_bytes((tmp_path / "model.ckpt").read_bytes()[:100])
     assert cache.load() is None
     assert str(cache.path) in caplog.text
     assert "trained again" in caplog.text
+
+
+def test_a_file_that_was_changed_afterwards_is_trained_again(tmp_path, caplog):
+    cache = FirstTaskCache(tmp_path, {})
+    whole = {"steps": 7, "seconds": 1.5, "network": {"weight": torch.ones(2)}, "callbacks": {}}
+    cache.keep(whole, tmp_path / "model.ckpt")
+    torch.save({**whole, "network": {"weight": torch.zeros(2)}}, tmp_path / "model.ckpt")  # one file under two names
+    assert cache.load() is None
+    assert "was changed afterwards" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch):
+    def full(path, content):
+        if path.parent == tmp_path / "cache":
+            raise RuntimeError("no space left on device")
+        torch.save(content, path)
+
+    cache = FirstTaskCache(tmp_path / "cache", {})
+    monkeypatch.setattr(first_task, "save_atomically", full)
+    cache.keep({"steps": 7, "network": {}}, tmp_path / "model.ckpt")
+    assert torch.load(tmp_path / "model.ckpt")["steps"] == 7
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from continual import jobs
 from continual.errors import RunError
-from continual.jobs import claimed, has_several_processes, kept_traceback, shares_machine
+from continual.jobs import (
+    claimed,
+    ending_with,
+    has_several_processes,
+    is_first_process,
+    kept_traceback,
+    shares_machine,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +48,10 @@ def test_which_runs_have_several_processes(monkeypatch, devices, accelerator, no
 )  # fmt: skip
 def test_gpus_are_dealt_out_where_nobody_else_does(monkeypatch, launcher, devices, has_gpu, dealt):
     monkeypatch.setattr(jobs.torch.cuda, "is_available", lambda: has_gpu)
-    assert shares_machine({"devices": devices, "accelerator": "auto"}, launcher) is dealt
+    chosen = SimpleNamespace(runtime=SimpleNamespace(choices={"hydra/launcher": launcher}))
+    monkeypatch.setattr(jobs.HydraConfig, "get", lambda: chosen)
+    config = OmegaConf.create({"training": {"devices": devices, "accelerator": "auto"}})
+    assert shares_machine(config) is dealt
 
 
 def _hold(folder, holds, release):
@@ -63,15 +78,43 @@ def test_a_folder_is_claimed_by_one_process(tmp_path, waits):
     holder.join()
 
 
-def test_a_traceback_is_kept_until_an_attempt_succeeds(tmp_path):
+def test_the_traceback_of_the_last_attempt_is_kept(tmp_path):
     def attempt(error):
         with kept_traceback(tmp_path / "error.txt"):
-            if error:
-                raise error
+            raise error
 
     for message in ("first", "second"):
         with pytest.raises(RuntimeError):
             attempt(RuntimeError(message))
         assert (tmp_path / "error.txt").read_text().endswith(f"RuntimeError: {message}\n")
-    attempt(None)
-    assert not (tmp_path / "error.txt").exists()
+
+
+def test_a_process_that_is_ended_takes_its_own_with_it(tmp_path):
+    """SIGTERM to the sweep: the job gets it too, and has time to end."""
+    program = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): time.sleep(0.5); pathlib.Path('ended').touch(); sys.exit(3)\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path('begun').touch(); time.sleep(30)"
+    )
+    context = multiprocessing.get_context("fork")
+    sweep = context.Process(target=_sweep, args=(tmp_path, program))
+    sweep.start()
+    while not (tmp_path / "begun").exists():
+        assert sweep.is_alive()
+        time.sleep(0.01)
+    sweep.terminate()
+    sweep.join(20)
+    assert sweep.exitcode == 143
+    assert (tmp_path / "ended").exists()
+
+
+def _sweep(folder, program):
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=folder)
+    with ending_with(process):
+        process.wait()
+
+
+def test_of_several_nodes_the_first_one_writes(monkeypatch):
+    assert is_first_process()
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert not is_first_process()

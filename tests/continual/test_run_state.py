@@ -72,3 +72,15 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+def test_an_attempt_that_could_not_begin_may_have_had_other_settings(tmp_path):
+    failed = RunState.open({**CONFIG, "training": {**CONFIG["training"], "resume": True}}, tmp_path)
+    failed.save(tmp_path)
+    mended = {**CONFIG, "training": {**CONFIG["training"], "resume": True, "epochs": 77}}
+    state = RunState.open(mended, tmp_path)
+    assert (state.run_id, state.fingerprint) == (failed.run_id, fingerprint(mended))
+    state.tasks = 3
+    state.save(tmp_path)
+    with pytest.raises(RunError, match="made with other settings"):
+        RunState.open({**mended, "training": {**mended["training"], "epochs": 78}}, tmp_path)
