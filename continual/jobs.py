@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -198,10 +199,13 @@ def shares_machine(config: DictConfig) -> bool:
 
 @contextmanager
 def kept_traceback(path: Path) -> Iterator[None]:
-    """Write the traceback of an error to a file."""
+    """Write the traceback of an error to a file; of several processes that of the first one to fail stands last."""
+    begun = time.time()
     try:
         yield
     except Exception:
-        if is_first_process() or not path.exists():
-            write_atomically(path, traceback.format_exc())
+        text = traceback.format_exc()
+        if path.exists() and path.stat().st_mtime >= begun:
+            text = f"{text}\nBefore that another process of the run failed:\n\n{path.read_text()}"
+        write_atomically(path, text)
         raise

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,21 @@ def test_the_traceback_of_the_last_attempt_is_kept(tmp_path):
         with pytest.raises(RuntimeError):
             attempt(RuntimeError(message))
         assert (tmp_path / "error.txt").read_text().endswith(f"RuntimeError: {message}\n")
+
+
+def test_what_failed_first_stands_last(tmp_path):
+    def fail(message, before=None):
+        with kept_traceback(tmp_path / "error.txt"):
+            if before:
+                with suppress(RuntimeError):
+                    fail(before)
+            raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match="connection closed"):
+        fail("connection closed", before="out of memory")
+    text = (tmp_path / "error.txt").read_text()
+    assert text.index("connection closed") < text.index("out of memory")
+    assert text.endswith("RuntimeError: out of memory\n")
 
 
 def test_a_process_that_is_ended_takes_its_own_with_it(tmp_path):
