@@ -24,7 +24,7 @@ from continual.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state,
 from continual.closed_world import ClosedWorldScores
 from continual.errors import ConfigError, RunError
 from continual.files import write_atomically
-from continual.first_task import HOOKS, FirstTaskCache, first_task_facts, said_by_itself
+from continual.first_task import FirstTaskCache, first_task_facts, takes_part
 from continual.learner import ContinualLearner
 from continual.loggers import build_loggers
 from continual.provenance import describe_environment
@@ -319,7 +319,7 @@ class Experiment:
         trainer = self._build_trainer(task, trains=False)
         trainer.fit(self.learner, datamodule=self.data)  # sets everything up, and trains nothing
         self.learner.network.load_state_dict(kept[NETWORK])
-        self._restore([c for c in self.callbacks if not said_by_itself(c, "first_task_idle", HOOKS)], kept)
+        self._restore([callback for callback in self.callbacks if takes_part(callback)], kept)
         return self._finish(trainer, task, kept["steps"], started)
 
     def _fit(self, trainer: pl.Trainer, task: Task, cache: FirstTaskCache | None = None) -> dict[str, Any]:

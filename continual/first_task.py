@@ -103,7 +103,7 @@ def first_task_facts(
     """
     loss, network = learner.loss, learner.network
     is_plain = said_by_itself(loss, "plain_first_task", TERMS)
-    active = {name: c for name, c in callbacks.items() if not said_by_itself(c, "first_task_idle", HOOKS)}
+    active = {name: c for name, c in callbacks.items() if takes_part(c)}
     numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
     numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c, HOOKS) for name, c in active.items()}
     if not is_plain:
@@ -119,6 +119,11 @@ def first_task_facts(
         "packages": {name: installed_version(name) for name in PACKAGES},
         "code": _digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
     }
+
+
+def takes_part(callback: Callback) -> bool:
+    """Whether a callback has a part in a first task's training, or a state of it."""
+    return not said_by_itself(callback, "first_task_idle", HOOKS)
 
 
 def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> Any:

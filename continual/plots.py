@@ -52,6 +52,21 @@ def shorten(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
+def one_decimal(value: float) -> str:
+    """A number as tables and pictures show it."""
+    return f"{round(value, 1) + 0.0:.1f}"  # plus zero: no "-0.0"
+
+
+def percent(value: float | None) -> str:
+    """A fraction with one decimal; a dash where it is undefined."""
+    return "–" if value is None else one_decimal(100 * value)
+
+
+def is_bright(colour: Sequence[float]) -> bool:
+    """Whether text on a colour, red, green and blue in [0, 1], must be black."""
+    return bool(np.dot(colour, (0.299, 0.587, 0.114)) > 0.5)
+
+
 def iou_matrix(tasks: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Classes by tasks.
 
@@ -104,7 +119,7 @@ def _one_colour(colour: str) -> Any:
 
 def _label_heat_map(axes: Axes, tasks: Sequence[Mapping[str, Any]], names: Sequence[str], fontsize: int) -> None:
     rows, columns = len(names), len(tasks)
-    labels = [f"task {entry['task']}\nmIoU {_percent(entry['miou'])}" for entry in tasks]
+    labels = [f"task {entry['task']}\nmIoU {percent(entry['miou'])}" for entry in tasks]
     axes.set_xticks(range(columns), labels, fontsize=8)
     axes.set_yticks(range(rows), [shorten(name) for name in names], fontsize=fontsize, parse_math=False)
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
@@ -124,15 +139,11 @@ def _write_numbers(
     for row, column in zip(*np.nonzero(learned), strict=True):
         value = values[row, column]
         text = "–" if np.isnan(value) else f"{value:.{digits}f}"
-        luminance = 1.0 if np.isnan(value) else np.dot(colours(value / 100)[:3], (0.299, 0.587, 0.114))
+        is_dark = not np.isnan(value) and not is_bright(colours(value / 100)[:3])
         axes.text(
             column, row, text, ha="center", va="center", fontsize=fontsize,
-            color="black" if luminance > 0.5 else "white",
+            color="white" if is_dark else "black",
         )  # fmt: skip
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:

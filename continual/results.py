@@ -19,7 +19,7 @@ from rich.table import Table
 from continual.errors import RunError
 from continual.files import write_atomically
 from continual.metrics import average_miou, forgetting
-from continual.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
+from continual.plots import draw_confusion, draw_curves, draw_heat_map, percent, render, save_picture
 from continual.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,6 @@ MEANS = (
     ("pixel_accuracy", "acc", "share of the labelled pixels that are predicted right"),
 )
 HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
-
-
-def percent(value: float | None) -> str:
-    """One decimal; a dash where the value is undefined."""
-    return "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"  # plus zero: no "-0.0"
 
 
 class Results:

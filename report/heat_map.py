@@ -5,11 +5,9 @@ from __future__ import annotations
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from continual.plots import shorten
+from continual.plots import is_bright, shorten
 from report.html import Html, tag
 from report.tables import DASH, Group, Statistic
-
-LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def colour_rules() -> str:
@@ -17,8 +15,7 @@ def colour_rules() -> str:
     rules = []
     for percent in range(101):
         rgb = colormaps["viridis"](percent / 100)[:3]
-        dark = sum(weight * part for weight, part in zip(LUMINANCE, rgb, strict=True)) <= 0.5
-        rules.append(f".v{percent}{{background:{to_hex(rgb)};color:{'#fff' if dark else '#000'}}}")
+        rules.append(f".v{percent}{{background:{to_hex(rgb)};color:{'#000' if is_bright(rgb) else '#fff'}}}")
     return "\n".join(rules)
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
-from continual.plots import shorten
+from continual.plots import one_decimal, shorten
 from report.published import PublishedRow
 from report.runs import FINISHED, JOINT, SEED, Run, Split
 
@@ -58,7 +58,7 @@ class Statistic:
         return cls(fmean(defined), stdev(defined) if len(defined) > 1 else None, len(defined))
 
     def __str__(self) -> str:
-        mean = f"{round(self.mean, 1) + 0.0:.1f}"  # plus zero: no "-0.0"
+        mean = one_decimal(self.mean)
         return mean if self.deviation is None else f"{mean} ± {self.deviation:.1f}"
 
 
