@@ -205,8 +205,8 @@ class Experiment:
         """The sequence of tasks."""
         return self.split.tasks
 
-    def run(self) -> float:
-        """Train and test every task that is not finished; give the average mIoU over tasks.
+    def run(self) -> None:
+        """Train and test every task that is not finished.
 
         Raises:
             UserError: a file of the run is damaged or missing, the loss is no number ...
@@ -226,7 +226,6 @@ class Experiment:
         finally:
             for logger in self.loggers:
                 logger.finish(failure)
-        return self.results.average_miou
 
     def _connect_processes(self) -> None:
         """Start the run's other processes and connect them, which each `fit` would do: they go in step from here on.

@@ -28,7 +28,7 @@ from continual.files import write_atomically
 from continual.loggers import build_loggers
 from continual.naming import in_sweep
 from continual.results import Results
-from continual.run_state import ERROR_FILE, RunState, flatten
+from continual.run_state import ERROR_FILE, LOCK_FILE, RESULTS_FILE, RunState, flatten
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def open_state(settings: Mapping[str, Any], directory: Path) -> RunState:
     """
     state = RunState.open(settings, directory)
     if len(Results(directory, settings).entries) < state.next_task:
-        log.warning(f"{directory}/results.json lacks tasks: the saved networks are tested again")
+        log.warning(f"{directory / RESULTS_FILE} lacks tasks: the saved networks are tested again")
         state.next_task = state.steps = 0
     return state
 
@@ -154,7 +154,7 @@ def claimed(directory: Path, waits: bool) -> Iterator[None]:
     if not is_first_process():
         yield
         return
-    lock = FileLock(directory / ".lock")
+    lock = FileLock(directory / LOCK_FILE)
     try:
         lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
     except Timeout as error:

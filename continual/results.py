@@ -18,23 +18,14 @@ from rich.table import Table
 
 from continual.errors import RunError
 from continual.files import write_atomically
+from continual.means import MEANS
 from continual.metrics import average_miou, forgetting
 from continual.plots import draw_confusion, draw_curves, draw_heat_map, percent, render, save_picture
+from continual.run_state import RESULTS_FILE
 from continual.tasks import Task
 
 log = logging.getLogger(__name__)
 
-# Key in results.json, heading, definition.
-MEANS = (
-    ("miou", "mIoU", "mean IoU over all seen classes with background"),
-    ("miou_nobg", "no bg", "over all seen classes without background"),
-    ("miou_old", "old", "over the classes of earlier tasks, without background"),
-    ("miou_new", "new", "over the classes of this task, without background"),
-    ("miou_initial", "init", "over the classes of the first task, without background"),
-    ("miou_initial_bg", "init+bg", "the same with background"),
-    ("miou_added", "added", "over the classes of all later tasks"),
-    ("pixel_accuracy", "acc", "share of the labelled pixels that are predicted right"),
-)
 HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
 
 
@@ -58,7 +49,7 @@ class Results:
         self.directory = directory
         self.config = config
         self.entries: list[dict[str, Any]] = []
-        path = directory / "results.json"
+        path = directory / RESULTS_FILE
         if path.exists():
             try:
                 self.entries = json.loads(path.read_text())["tasks"]
@@ -79,7 +70,7 @@ class Results:
             The confusion matrix as a picture.
         """
         self.entries = [*(e for e in self.entries if e["task"] != entry["task"]), entry]
-        write_atomically(self.directory / "results.json", json.dumps(self.as_dict(), indent=1, allow_nan=False))
+        write_atomically(self.directory / RESULTS_FILE, json.dumps(self.as_dict(), indent=1, allow_nan=False))
         write_atomically(self.directory / "results.csv", self._csv())
         write_atomically(self.directory / "results.md", self._markdown())
         save_picture(render(draw_heat_map(self.entries)), self.directory / "plots" / "iou_heat_map.png")

@@ -15,6 +15,8 @@ from continual.files import write_atomically
 
 FORMAT = 1
 STATE_FILE = "state.json"
+RESULTS_FILE = "results.json"
+LOCK_FILE = ".lock"  # held while a process works in the folder
 ERROR_FILE = "error.txt"  # the traceback of the last attempt, where that failed
 # What may differ between a run and its continuation without changing a single number.
 FREE_KEYS = (

@@ -16,17 +16,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from continual.errors import ConfigError
+from continual.means import MEANS
 from continual.naming import task_name
-from continual.run_state import ERROR_FILE, STATE_FILE, numbers_of
+from continual.run_state import ERROR_FILE, LOCK_FILE, RESULTS_FILE, STATE_FILE, numbers_of
 
-RESULTS_FILE = "results.json"
 FINISHED, RUNNING, STOPPED, FAILED, DAMAGED = "finished", "running", "stopped", "failed", "damaged"
 STATUSES = (FINISHED, RUNNING, STOPPED, FAILED, DAMAGED)
 SEED = "training.seed"
 JOINT = "joint"
-MEANS = (
-    "miou", "miou_nobg", "miou_old", "miou_new", "miou_initial", "miou_initial_bg", "miou_added", "pixel_accuracy",
-)  # fmt: skip
 COMMIT_LENGTH = 8
 # What reading a file of another content than expected can raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -185,7 +182,7 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of results.json with all that a report needs of it."""
     return {
         "task": int(entry["task"]),
-        **{key: _number(entry[key]) for key in MEANS},
+        **{key: _number(entry[key]) for key, _, _ in MEANS},
         "iou": {str(name): _number(value) for name, value in entry["iou"].items()},
         "seconds": float(entry["seconds"]),
     }
@@ -221,7 +218,7 @@ def _progress(
 def _status(folder: Path, done: int, tasks: int | None) -> str:
     if done == tasks:
         return FINISHED
-    if _is_locked(folder / ".lock"):
+    if _is_locked(folder / LOCK_FILE):
         return RUNNING
     return FAILED if (folder / ERROR_FILE).exists() else STOPPED
 
