@@ -7,7 +7,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from continual.launch import one_line_errors, prepared, run_experiment
+from continual.launch.command_line import prepared, run_experiment
+from continual.launch.user_errors import one_line_errors
 
 sys.argv[1:] = prepared(sys.argv[1:])
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.prototypes import Prototypes
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 
 NAME = "background_detector"
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from continual.errors import ConfigError
-from continual.tasks import IGNORE, Task
 from datamodules.class_index import ClassIndex
+from protocol.errors import ConfigError
+from protocol.labels import IGNORE
+from protocol.tasks import Task
 
 PUBLISHED = {
     "erfnet_encoder": {

@@ -1,8 +1,8 @@
 """Replay of images that the network dreamed of its classes, instead of stored ones (DeepInversion for segmentation).
 
-After each task but the last the network dreams images of all classes so far (continual/inversion.py) into the task's
-folder; the replay buffer holds them, and the next task learns on them what the old network says of them. Or the images
-come from a folder, dreamed before or anything else.
+After each task but the last the network dreams images of all classes so far (continual/dreams/) into the task's folder;
+the replay buffer holds them, and the next task learns on them what the old network says of them. Or the images come
+from a folder, dreamed before or anything else.
 
 Mended, of the code that joins DeepInversion and MiB: images are normalised as all others; any number of classes and
 images; they do not move the running statistics; a folder is read once, not in every step, and not asked for in task 0.
@@ -17,18 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from callbacks.replay_buffer import DRAW, TEACHER, ReplayBuffer, Writer
-from continual.dreams import RECORD, SHEET, Dreamer, check_classes, digest
-from continual.errors import ConfigError
-from continual.inversion import FeatureStatistics, Network, Recipe, phases
-from continual.saved_model import SavedModel
-from continual.tasks import IGNORE, Task
+from callbacks.replay_buffer import TEACHER, ReplayBuffer, Writer
+from continual.dreams.dreamer import Dreamer, check_classes, digest
+from continual.dreams.recipe import Recipe, phases
+from continual.dreams.record import RECORD, SHEET
+from continual.dreams.synthesis import Network
+from continual.dreams.terms import FeatureStatistics
+from continual.models.saved_model import SavedModel
 from datamodules.base import DataError
 from datamodules.files import read_image
 from datamodules.geometry import Window
 from datamodules.loose_images import find_images
-from datamodules.sampler import seed_sequence
 from datamodules.transforms import cut, resize_image
+from protocol.errors import ConfigError
+from protocol.labels import IGNORE
+from protocol.random_streams import DRAW, seed_sequence
+from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ class DeepInversion(ReplayBuffer):
         shrunk_iterations: updates before, of which the network sees images of half the size.
         clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
         student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
-        recipe: other values of `continual.inversion.Recipe`.
+        recipe: other values of `continual.dreams.recipe.Recipe`.
         batch_size, lesson, weight, flip, storage: see `ReplayBuffer`; images per step.
 
         Raises:

@@ -31,8 +31,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from continual.errors import RunError
-from continual.tasks import Task
+from protocol.errors import RunError
+from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from continual.tasks import Task
-from loss.functional import class_sums
+from networks.maps import class_sums
+from protocol.tasks import Task
 
 GROUPS = ("class", "task")
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from callbacks.passes import batches
-from continual.tasks import Task
 from loss.plop import UNCERTAINTIES, uncertainty
+from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 

@@ -35,17 +35,18 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from callbacks.passes import batches
-from continual.errors import ConfigError, RunError
-from continual.tasks import IGNORE, Task
 from datamodules.base import DataError
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.saliency import SALIENT
-from datamodules.sampler import seed_sequence
-from loss.functional import LESSONS, at_size_of
+from loss.functional import LESSONS
+from networks.maps import at_size_of
+from protocol.errors import ConfigError, RunError
+from protocol.labels import IGNORE
+from protocol.random_streams import DRAW, FILL, FLIP, seed_sequence
+from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FILL, DRAW, FLIP = range(10, 13)  # streams of random numbers, apart from those of datamodules/sampler.py
 FRESH_EPOCH = 1_000_000  # of images that are read again, apart from the epochs of their own task
 FOLDER = "replay"
 ARRAYS = ("image", "label", "logits")

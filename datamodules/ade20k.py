@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from continual.tasks import LabelSpace
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
+from protocol.labels import LabelSpace
 
 NAMES = """
     wall;building;sky;floor;tree;ceiling;road;bed;windowpane;grass;cabinet;sidewalk;person;earth;door;table;mountain;

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from continual.errors import UserError
-from continual.tasks import LabelSpace
+from protocol.errors import UserError
+from protocol.labels import LabelSpace
 
 
 class DataError(UserError):

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.base import DataError, Split
 from datamodules.saliency import SALIENT, SaliencySource
-from datamodules.sampler import Key, sample_seed
+from datamodules.sampler import Key
+from protocol.random_streams import sample_seed
 
 # image H x W x 3 uint8, mask H x W uint8, seed in [0, 2^32) -> the same two kinds of arrays
 PairTransform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]

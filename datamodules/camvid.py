@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from continual.tasks import IGNORE, LabelSpace
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
+from protocol.labels import IGNORE, LabelSpace
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from continual.tasks import IGNORE, LabelSpace
 from datamodules.base import DataError, DataSource, DomainSource
 from datamodules.files import FileSplit, existing_folder, existing_root
+from protocol.labels import IGNORE, LabelSpace
 
 CLASSES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",

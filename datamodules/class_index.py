@@ -19,8 +19,8 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from continual.tasks import LabelSpace
 from datamodules.base import DataError, Split
+from protocol.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ import torch
 import torch.distributed
 from torch.utils.data import DataLoader
 
-from continual.tasks import Task
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
-from datamodules.sampler import HOLD_OUT, SUBSET, EvalSampler, TrainSampler, seed_sequence
+from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
+from protocol.random_streams import HOLD_OUT, SUBSET, seed_sequence
+from protocol.tasks import Task
 
 # Loader processes beyond which no device trains faster: each decodes and augments some hundred images a second.
 MOST_WORKERS = 16

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from continual.tasks import LabelSpace
 from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, image_files, pair_by_stem, read_list
+from protocol.labels import LabelSpace
 
 HOME = "expected {train,val[,test]}/{images,masks}, or images/, masks/ and the lists train.txt, val.txt[, test.txt]"
 

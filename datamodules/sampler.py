@@ -11,20 +11,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-# Keeps the streams apart that share a seed.
-ORDER, AUGMENT, HOLD_OUT, SUBSET, OWNERS = range(5)
+from protocol.random_streams import ORDER, seed_sequence
 
 Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and a data set takes
 
 
-def seed_sequence(stream: int, *numbers: int) -> np.random.SeedSequence:
-    """The random numbers that belong to a stream and some non-negative numbers (seed, task, ...)."""
-    return np.random.SeedSequence(numbers, spawn_key=(stream,))
 
 
-def sample_seed(seed: int, task: int, epoch: int, index: int) -> int:
-    """Seed in [0, 2^32) of one image's augmentation in one epoch; some microseconds."""
-    return int(seed_sequence(AUGMENT, seed, task, epoch, index).generate_state(1)[0])
 
 
 class TrainSampler(Sampler[Key]):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from continual.tasks import IGNORE, LabelSpace
 from datamodules.base import DataError, DataSource, Split
+from protocol.labels import IGNORE, LabelSpace
 
 Points = np.ndarray  # N x 2 corners around the origin, radius 1
 SPLITS = ("train", "val", "test")

@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from continual.tasks import IGNORE
 from datamodules.base import DataError
 from datamodules.geometry import (
     Range,
@@ -34,6 +33,7 @@ from datamodules.geometry import (
     short_side_to,
     visible_part,
 )
+from protocol.labels import IGNORE
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from continual.tasks import LabelSpace
 from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, files_of, read_list
+from protocol.labels import LabelSpace
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

@@ -32,11 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import Step
 from loss.der import DER
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, nearest_pixels
+from loss.functional import IGNORE_INDEX, cross_entropy
+from networks.maps import at_least_float32, nearest_pixels
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 
 class BACS(DER):

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual.tasks import Task
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, lesson
+from loss.functional import IGNORE_INDEX, cross_entropy, lesson
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
+from networks.maps import at_least_float32
+from protocol.tasks import Task
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ContinualLoss(nn.Module, ABC):
         layout: what it asks of the classifier.
         plain_first_task: whether the first task, where there is no old class, knows of the method no more than its
             `forward` and `classification` as functions of logits and labels. Runs of losses in which these are equal
-            then share a first task (continual/first_task.py). A subclass with terms of its own says it anew.
+            then share a first task (continual/run/first_task_cache.py). A subclass with terms of its own says it anew.
         later_settings: names of the constructor's arguments that the first task does not read.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
             (of background) or "unknown" (SSUL).

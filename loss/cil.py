@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
+from loss.functional import IGNORE_INDEX, cross_entropy
+from networks.maps import at_least_float32
 
 NORMS = ("pixels", "weights")
 

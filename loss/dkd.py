@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import at_least_float32, binary_cross_entropy
+from loss.functional import binary_cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import Layout
+from networks.maps import at_least_float32
 
 
 class DKD(ContinualLoss):

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
     IGNORE_INDEX,
@@ -29,6 +27,8 @@ from loss.functional import (
     binary_distillation,
     disjoint_binary_cross_entropy,
 )
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 
 class LwFMC(ContinualLoss):

@@ -27,10 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy, distillation, nearest_pixels
+from loss.functional import IGNORE_INDEX, cross_entropy, distillation
+from networks.maps import at_least_float32, nearest_pixels
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 
 class MBS(ContinualLoss):

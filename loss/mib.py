@@ -25,8 +25,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import ContinualLoss, Step
 from loss.functional import (
     cross_entropy,
@@ -35,6 +33,8 @@ from loss.functional import (
     unbiased_cross_entropy,
     unbiased_distillation,
 )
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 
 class MiB(ContinualLoss):

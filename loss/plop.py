@@ -32,11 +32,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, at_least_float32, cross_entropy
+from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.base import NetworkOutput
+from networks.maps import at_least_float32
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 UNCERTAINTIES = ("entropy", "probability")
 

@@ -26,16 +26,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from continual.errors import ConfigError
-from continual.tasks import Task
 from loss.base import ContinualLoss, Step
-from loss.functional import (
-    at_least_float32,
-    class_sums,
-    nearest_pixels,
-    unbiased_cross_entropy,
-    unbiased_distillation,
-)
+from loss.functional import unbiased_cross_entropy, unbiased_distillation
+from networks.maps import at_least_float32, class_sums, nearest_pixels
+from protocol.errors import ConfigError
+from protocol.tasks import Task
 
 
 class SDR(ContinualLoss):

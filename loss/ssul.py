@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, at_least_float32, binary_cross_entropy, cross_entropy
+from loss.functional import IGNORE_INDEX, binary_cross_entropy, cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import Layout
+from networks.maps import at_least_float32
 
 
 class SSUL(ContinualLoss):

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from continual.errors import ConfigError
 from networks.classifier import ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
 from networks.norm import is_norm
+from protocol.errors import ConfigError
 
 NORM, DROPOUT, OLD_CLASSES = "norm", "dropout", "old_classes"
 NEVER = -1e4  # a logit whose exponential is 0 and that float16 can hold

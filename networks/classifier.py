@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 
 INITS = ("random", "zero", "mean", "background", "copy", "unknown")
 EARLIER = ("mean", "background", "copy")  # those that need classes of an earlier task

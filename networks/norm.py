@@ -26,7 +26,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 
 LEAKY_SLOPE = 0.01
 NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync", "abr")

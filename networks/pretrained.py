@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from continual.errors import ConfigError
 from networks.resnet import ResNet
+from protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from continual.errors import ConfigError
 from networks.norm import Norm, activate
+from protocol.errors import ConfigError
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:

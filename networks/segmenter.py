@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from continual.errors import ConfigError
 from networks.pretrained import load_exactly, read_state, timm_weights
 from networks.token_classifier import MaskClassifier, TokenNetwork
+from protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

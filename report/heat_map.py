@@ -1,11 +1,11 @@
-"""IoU of classes by tasks as an HTML table; colours as in continual/plots.py."""
+"""IoU of classes by tasks as an HTML table; colours as in continual/evaluation/plots.py."""
 
 from __future__ import annotations
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from continual.plots import is_bright, shorten
+from continual.evaluation.text import is_bright, shorten
 from report.html import Html, tag
 from report.tables import DASH, Group, Statistic
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from continual.palette import overlay, voc_colours
-from continual.tasks import IGNORE
+from continual.evaluation.palette import overlay, voc_colours
+from protocol.labels import IGNORE
 from report.runs import Run
 from report.tables import Group
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 from report.runs import Split
 
 FOLDER = Path(__file__).with_name("published")

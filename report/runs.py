@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock, Timeout
 
-from continual.errors import ConfigError
-from continual.means import MEANS
-from continual.naming import task_name
-from continual.run_state import ERROR_FILE, LOCK_FILE, RESULTS_FILE, STATE_FILE, numbers_of
+from continual.evaluation.means import MEANS
+from protocol.errors import ConfigError
+from protocol.run_folder import ERROR_FILE, LOCK_FILE, RESULTS_FILE, STATE_FILE, task_name
+from protocol.settings import numbers_of
 
 FINISHED, RUNNING, STOPPED, FAILED, DAMAGED = "finished", "running", "stopped", "failed", "damaged"
 STATUSES = (FINISHED, RUNNING, STOPPED, FAILED, DAMAGED)

@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
-from continual.plots import one_decimal, shorten
+from continual.evaluation.text import one_decimal, shorten
 from report.published import PublishedRow
 from report.runs import FINISHED, JOINT, SEED, Run, Split
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import clone  # noqa: F401
 import cv2
 import numpy as np
 import torch
@@ -28,21 +28,21 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # runs from a clone that is not installed
-
 from callbacks.replay_buffer import ReplayBuffer
-from continual import schedules
-from continual.learner import ContinualLearner
-from continual.metrics import SegmentationMetrics
-from continual.tasks import LabelSpace, Protocol, build_tasks
+from continual.evaluation.metrics import SegmentationMetrics
+from continual.learning import schedules
+from continual.learning.learner import ContinualLearner
 from datamodules.batches import TaskDataset
 from datamodules.class_index import ClassIndex
 from datamodules.voc import VOC2012
 from loss.base import Step
 from loss.mib import MiB
 from networks.unet import UNet
+from protocol.labels import LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import build_tasks
 
+ROOT = Path(__file__).resolve().parents[1]
 VOC_TRAIN_IMAGES = 10_582
 
 

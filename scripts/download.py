@@ -22,11 +22,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from acquisition import AcquisitionError, sbd
-from acquisition.archives import unpack
-from acquisition.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
-from acquisition.session import Session
-from acquisition.transfer import digest, download
+import clone  # noqa: F401
+
+from datamodules.download import AcquisitionError, sbd
+from datamodules.download.archives import unpack
+from datamodules.download.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
+from datamodules.download.session import Session
+from datamodules.download.transfer import digest, download
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,25 +5,24 @@ python scripts/evaluate.py outputs/voc/15-5-overlap/mib/seed42-1a2b3c4d [--task 
 python scripts/evaluate.py some/model.ckpt dataset.root=/data/VOC2012
 
 Beside the table of results.json it prints, after each task, scores of each task's classes by themselves and of all
-tasks so far, in a closed and in an open world (continual/closed_world.py).
+tasks so far, in a closed and in an open world (continual/evaluation/closed_world.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+import clone  # noqa: F401
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
-
-from continual.errors import ConfigError, RunError
-from continual.files import write_atomically
-from continual.launch import one_line_exit, quiet_lightning
-from continual.run_state import RunState
+from continual.launch.command_line import quiet_lightning
+from continual.launch.user_errors import one_line_exit
+from continual.run.state import RunState
+from protocol.errors import ConfigError, RunError
+from protocol.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 # What may be set for a test; everything else is part of what was trained.
@@ -66,9 +65,9 @@ def evaluate(
     """
     from pytorch_lightning.utilities import rank_zero_only  # Lightning and torch: not needed for an error or --help
 
-    from continual.closed_world import groups_table
-    from continual.experiment import Experiment
-    from continual.results import Results
+    from continual.evaluation.closed_world import groups_table
+    from continual.evaluation.results import Results
+    from continual.run.experiment import Experiment
 
     quiet_lightning()
     if output is not None:
@@ -114,7 +113,7 @@ def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
     Raises:
         RunError: it is none.
     """
-    from continual.checkpoint import ABOUT, load_checkpoint
+    from continual.models.checkpoint import ABOUT, load_checkpoint
 
     content = load_checkpoint(path)
     if ABOUT not in content or "fingerprint" not in content:

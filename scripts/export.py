@@ -9,13 +9,12 @@ ONNX needs: pip install "palimpsest[export]", from a clone pip install -e ".[exp
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+import clone  # noqa: F401
 
-from continual.errors import ConfigError
-from continual.launch import one_line_exit
+from continual.launch.user_errors import one_line_exit
+from protocol.errors import ConfigError
 
 FORMATS = ("onnx", "safetensors")
 
@@ -41,8 +40,8 @@ def export(checkpoint: Path, folder: Path, formats: list[str], size: str, overwr
         RunError: the checkpoint cannot be used.
         UserError: an exported file does not compute what the checkpoint does.
     """
-    from continual.export import export_onnx, export_safetensors, write_card
-    from continual.saved_model import SavedModel
+    from continual.models.export import export_onnx, export_safetensors, write_card
+    from continual.models.saved_model import SavedModel
 
     model = SavedModel.load(checkpoint)
     height, width = model.fixed_size(size)

@@ -10,19 +10,18 @@ images in training.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+import clone  # noqa: F401
 
-from continual.errors import ConfigError
-from continual.launch import one_line_exit
+from continual.launch.user_errors import one_line_exit
+from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from continual.saved_model import SavedModel
+    from continual.models.saved_model import SavedModel
 
-# Terms of continual/inversion.py's Recipe, whose defaults hold where they are not given.
+# Terms of continual/dreams/synthesis.py's Recipe, whose defaults hold where they are not given.
 WEIGHTS = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
 
 
@@ -60,9 +59,9 @@ def invert(arguments: argparse.Namespace) -> None:
         ConfigError: an option does not fit, or the network has no batch normalisation.
         RunError: a checkpoint cannot be used, or the folder holds other dreams.
     """
-    from continual.dreams import Dreamer, check_classes, digest
-    from continual.inversion import Recipe, phases
-    from continual.saved_model import SavedModel, find_device
+    from continual.dreams.dreamer import Dreamer, check_classes, digest
+    from continual.dreams.recipe import Recipe, phases
+    from continual.models.saved_model import SavedModel, find_device
 
     for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
         if getattr(arguments, name) < 1:
@@ -109,7 +108,7 @@ def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> 
     """How often a network finds the class of an image likeliest among its own, and on how many pixels it sees it."""
     import torch
 
-    from continual.dreams import class_probabilities
+    from continual.dreams.dreamer import class_probabilities
     from datamodules.files import read_image
 
     right, share = 0, 0.0

@@ -16,11 +16,11 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+import clone  # noqa: F401
 
-from continual.errors import ConfigError
-from continual.files import write_atomically
-from continual.launch import one_line_exit
+from continual.launch.user_errors import one_line_exit
+from protocol.errors import ConfigError
+from protocol.files import write_atomically
 
 MOST_WAITING = 16  # images whose files are being written while the network goes on
 
@@ -59,8 +59,8 @@ def predict(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from continual.predictions import SCORES, PredictionWriter, scores_table
-    from continual.saved_model import SavedModel, find_device
+    from continual.models.predictions import SCORES, PredictionWriter, scores_table
+    from continual.models.saved_model import SavedModel, find_device
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
     if arguments.batch_size < 1 or arguments.workers < 0:

@@ -13,14 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
-
+import clone  # noqa: F401
 from rich.console import Console
 from rich.text import Text
 
-from continual.errors import ConfigError
-from continual.files import write_atomically
-from continual.launch import one_line_exit
+from continual.launch.user_errors import one_line_exit
+from protocol.errors import ConfigError
+from protocol.files import write_atomically
 from report.page import page
 from report.published import read_published
 from report.runs import DamagedRun, Run, find_runs, holds_run

@@ -6,20 +6,18 @@ python scripts/tasks.py dataset=voc dataset.root=/data/VOC2012 training.task=15-
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import clone  # noqa: F401
 import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
-
-from continual.files import write_atomically
-from continual.launch import one_line_errors
-from continual.naming import register_resolvers
-from continual.split import SPLITS, TaskSplit
+from continual.launch.naming import register_resolvers
+from continual.launch.user_errors import one_line_errors
+from datamodules.task_sequence import SPLITS, TaskSplit
+from protocol.files import write_atomically
 
 register_resolvers()
 

@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from continual.naming import register_resolvers
+from continual.launch.naming import register_resolvers
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # Not wandb: a temporary folder that it makes when imported goes with the first child that ends.
-PRELOADED = ("torch", "pytorch_lightning", "hydra", "albumentations", "continual.experiment")
+PRELOADED = ("torch", "pytorch_lightning", "hydra", "albumentations", "continual.run.experiment")
 
 
 class WarmRun:

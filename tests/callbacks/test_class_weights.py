@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from callbacks.class_weights import PUBLISHED, ClassWeights, class_shares, frequency_weights
-from continual.errors import ConfigError
-from continual.tasks import IGNORE, LabelSpace, Protocol, build_tasks
 from datamodules.cityscapes import CLASSES, Cityscapes
 from loss.crossentropy import CrossEntropy
 from loss.mib import MiB
+from protocol.errors import ConfigError
+from protocol.labels import IGNORE, LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import build_tasks
 from tests.conftest import TINY
 from tests.datamodules.trees import cityscapes_tree
 from tests.loss.steps import make_step

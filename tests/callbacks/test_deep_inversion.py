@@ -13,9 +13,9 @@ from PIL import Image
 
 from callbacks.deep_inversion import DeepInversion, fit
 from callbacks.replay_buffer import ReplayBuffer
-from continual.dreams import Dreamer
-from continual.errors import ConfigError, RunError
-from continual.inversion import Phase, Recipe
+from continual.dreams.dreamer import Dreamer
+from continual.dreams.recipe import Phase, Recipe
+from continual.learning.sync_norm import CPUSyncNorm
 from loss.base import Replayed, Step
 from loss.crossentropy import CrossEntropy
 from loss.der import DER
@@ -24,11 +24,11 @@ from loss.functional import distillation, lesson, unbiased_distillation
 from loss.mib import MiB
 from networks.deeplabv3 import DeepLabV3
 from networks.norm import kept_statistics
-from networks.sync_norm import CPUSyncNorm
 from networks.unet import UNet
+from protocol.errors import ConfigError, RunError
 from tests.conftest import TINY
-from tests.continual.test_learner import TASKS, make_learner
-from tests.continual.test_learner import fit as train
+from tests.continual.learning.test_learner import TASKS, make_learner
+from tests.continual.learning.test_learner import fit as train
 from tests.loss.steps import output
 from tests.test_configurations import composed
 from tests.test_data_sets import voc

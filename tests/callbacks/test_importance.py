@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from callbacks.importance import EWC, PI, RW, normalise
-from continual.errors import RunError
-from tests.continual.test_learner import TASKS
+from protocol.errors import RunError
+from tests.continual.learning.test_learner import TASKS
 
 METHODS = {"ewc": EWC, "pi": PI, "rw": RW}
 SAVED = {"ewc": ["fisher"], "pi": ["score"], "rw": ["fisher", "score"]}

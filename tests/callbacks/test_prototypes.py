@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from callbacks.prototypes import Prototypes
-from continual.tasks import LabelSpace, Protocol, Task, build_tasks
-from loss.functional import nearest_pixels
 from loss.sdr import scramble
+from networks.maps import nearest_pixels
+from protocol.labels import LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import Task, build_tasks
 from tests.conftest import TINY
 
 SPACE = LabelSpace({c: f"c{c}" for c in range(1, 6)})

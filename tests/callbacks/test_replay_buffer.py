@@ -18,8 +18,6 @@ from callbacks.replay_buffer import (
     put,
     take_turns,
 )
-from continual.errors import ConfigError
-from continual.tasks import LabelSpace, Task
 from datamodules.base import DataError
 from loss.bacs import BACS
 from loss.base import Replayed
@@ -32,6 +30,9 @@ from loss.mib import MiB
 from loss.plop import PLOP
 from loss.ssul import SSUL
 from networks.base import NetworkOutput
+from protocol.errors import ConfigError
+from protocol.labels import LabelSpace
+from protocol.tasks import Task
 from tests.conftest import TINY
 from tests.loss.steps import make_step
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from continual.tasks import LabelSpace
 from datamodules import class_index
 from datamodules.base import DataError
 from datamodules.class_index import ClassIndex
+from protocol.labels import LabelSpace
 from tests.mask_files import ArraySplit, MaskFileSplit, real_voc_splits
 
 LABELS = LabelSpace({c: str(c) for c in range(1, 5)})

@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continual.tasks import LabelSpace
 from datamodules.base import DataError, DataSource, Split
 from datamodules.batches import Loader, TaskDataset, collate
 from datamodules.datamodule import ContinualDataModule
-from datamodules.sampler import EvalSampler, TrainSampler, sample_seed
+from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Augmentation, CenterCrop, Identity, ScaleCrop
+from protocol.labels import LabelSpace
+from protocol.random_streams import sample_seed
 
 SIZES = {"train": 41, "val": 11, "test": 7}
 

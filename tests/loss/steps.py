@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from continual.tasks import LabelSpace, Task
 from loss.base import Step
 from networks.base import NetworkOutput
+from protocol.labels import LabelSpace
+from protocol.tasks import Task
 
 
 def output(logits: Tensor) -> NetworkOutput:

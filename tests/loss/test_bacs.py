@@ -7,10 +7,12 @@ from torch import nn
 
 from callbacks.background_detector import Detector, epoch_weight
 from callbacks.prototypes import Prototypes
-from continual.tasks import LabelSpace, Protocol, build_tasks
 from loss.bacs import BACS, background_aware_cross_entropy, row_distillation, seen_focal_loss
 from loss.base import Replayed
 from networks.base import NetworkOutput
+from protocol.labels import LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import build_tasks
 from tests.loss.steps import make_step
 
 

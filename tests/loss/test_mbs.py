@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss.functional import distillation, nearest_pixels
+from loss.functional import distillation
 from loss.mbs import (
     MBS,
     class_distillation,
@@ -16,6 +16,7 @@ from loss.mbs import (
     pseudo_label,
     reliability,
 )
+from networks.maps import nearest_pixels
 from tests.loss.steps import make_step
 
 

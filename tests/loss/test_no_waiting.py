@@ -6,8 +6,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from continual.tasks import LabelSpace, Protocol, build_tasks
 from loss.base import Step
+from protocol.labels import LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import build_tasks
 from tests.test_configurations import choices, composed
 
 NETWORKS = {

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from callbacks.prototypes import Prototypes
-from continual.tasks import LabelSpace, Protocol, Task
-from loss.functional import nearest_pixels
 from loss.sdr import SDR, attraction, matching, repulsion, scramble, sparsity
 from networks.base import NetworkOutput
+from networks.maps import nearest_pixels
+from protocol.labels import LabelSpace
+from protocol.rules import Protocol
+from protocol.tasks import Task
 from tests.loss.steps import make_step
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from continual.errors import ConfigError
 from networks.base import NetworkOutput, SegmentationNetwork
 from networks.classifier import IncrementalClassifier
 from networks.deeplabv3 import DeepLabV3
 from networks.erfnet import ERFNet
 from networks.norm import is_norm
 from networks.unet import UNet
+from protocol.errors import ConfigError
 
 ODD = (37, 51)
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from continual.errors import ConfigError
 from networks.classifier import BlockLayer, IncrementalClassifier, Layout, SingleHead
 from networks.deeplabv3_original import DeepLabV3Original
 from networks.erfnet import ERFNet
 from networks.segmenter import Segmenter
 from networks.unet import UNet
+from protocol.errors import ConfigError
 
 LAYERS = {"conv": partial(nn.Conv2d, kernel_size=1), "transposed": partial(nn.ConvTranspose2d, kernel_size=2, stride=2)}
 

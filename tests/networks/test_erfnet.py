@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from continual.errors import ConfigError
 from networks.erfnet import Downsampler, ERFNet, NonBottleneck1D
+from protocol.errors import ConfigError
 from tests.networks.seeded import fill
 
 

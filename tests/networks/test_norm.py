@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from continual.errors import ConfigError
 from networks.deeplabv3 import DeepLabV3
 from networks.norm import NAMES, Norm, is_norm
+from protocol.errors import ConfigError
 from tests.conftest import TINY
 
 KEYS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}

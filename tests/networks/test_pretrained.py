@@ -14,11 +14,11 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from continual.errors import ConfigError
 from networks.deeplabv3 import DeepLabV3
 from networks.norm import Norm
 from networks.pretrained import convert_gamma, from_mib_name, load_encoder
 from networks.resnet import ResNet
+from protocol.errors import ConfigError
 
 
 def random_state(norm: str, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from continual.errors import ConfigError
 from networks.norm import Norm
 from networks.resnet import BasicBlock, Bottleneck, ResNet
+from protocol.errors import ConfigError
 
 
 def block_of(data: dict, prefix: str) -> nn.Module:

@@ -5,9 +5,9 @@ import pytest
 import timm
 import torch
 
-from continual.errors import ConfigError
 from networks.segmenter import Segmenter
 from networks.token_classifier import MaskClassifier
+from protocol.errors import ConfigError
 
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 4}
 

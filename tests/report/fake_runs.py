@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from continual.palette import voc_colours
-from continual.run_state import numbers_of
-from continual.tasks import IGNORE
+from continual.evaluation.palette import voc_colours
+from protocol.labels import IGNORE
+from protocol.settings import numbers_of
 
 TRAINING = {
     "mode": "overlap", "joint": False, "task": "2-1", "default_task": None, "initial_increment": None,

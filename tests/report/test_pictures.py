@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from continual.palette import overlay, voc_colours
+from continual.evaluation.palette import overlay, voc_colours
 from report.pictures import gallery
 from report.runs import read_run
 from report.tables import build_tables

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 from report.published import read_published
 from report.runs import Split
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from filelock import FileLock
 
-from continual.errors import ConfigError
+from protocol.errors import ConfigError
 from report.runs import DamagedRun, Run, Split, find_runs, read_run
 from tests.conftest import ROOT
 from tests.report.fake_runs import entry, settings, write_run

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import download
 import pytest
-from acquisition import inventory, session, transfer
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.scripts.local_server import (
+from datamodules.download import inventory, session, transfer
+from tests.datamodules.download.local_server import (
     SCRIPTS,
     VOC_COUNTS,
     VOC_TRAIN,

@@ -1,0 +1,1 @@
+"""Images synthesised from a network."""

@@ -1,0 +1,72 @@
+"""How images are dreamed: phases and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from protocol.errors import ConfigError
+
+POOLINGS = ("lse_lba", "mean", "max", "dense")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the optimisation with an optimiser of its own.
+
+    Attributes:
+        iterations: updates.
+        shrink: the network sees images of 1/shrink of the size (average pooling).
+        betas: of Adam.
+        clip: keep pixels in [0, 255].
+    """
+
+    iterations: int
+    shrink: int = 1
+    betas: tuple[float, float] = (0.5, 0.9)
+    clip: bool = True
+
+
+def phases(iterations: int, shrunk_iterations: int = 0, clip: bool = True) -> tuple[Phase, ...]:
+    """Updates at half the resolution, where there are some, and at the full one; without `clip` with slower betas."""
+    adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
+    shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
+    return (*shrunk, Phase(iterations, **adam))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are made; defaults of the authors' command line.
+
+    Attributes:
+        phases: one after the other.
+        lr: greatest learning rate.
+        pooling: one of `POOLINGS`.
+        jitter: greatest shift in pixels, divided by the phase's `shrink`.
+        flip: mirror at random.
+        classification, tv_l1, tv_l2, l2, statistics, first_layer, competition: weights, see the top of this file.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(2000, shrink=2), Phase(1000))
+    lr: float = 0.2
+    pooling: str = "lse_lba"
+    jitter: int = 30
+    flip: bool = True
+    classification: float = 1.0
+    tv_l1: float = 0.0
+    tv_l2: float = 1e-4
+    l2: float = 1e-5
+    statistics: float = 0.05
+    first_layer: float = 10.0
+    competition: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe with a ConfigError."""
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"pooling={self.pooling} is none of {', '.join(POOLINGS)}")
+        if not self.phases or any(phase.iterations < 1 or phase.shrink not in (1, 2) for phase in self.phases):
+            raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
+        if self.lr <= 0 or not isinstance(self.jitter, int) or self.jitter < 0:
+            raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
+        for weight in (f.name for f in fields(self) if f.type == "float" and f.name != "lr"):
+            if getattr(self, weight) < 0:
+                raise ConfigError(f"{weight}={getattr(self, weight)} must be at least 0")

@@ -1,0 +1,65 @@
+"""The record of dreamed images, and their contact sheet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from continual.evaluation.plots import DPI
+from continual.evaluation.text import shorten
+from protocol.errors import RunError
+
+RECORD, SHEET = "dreams.json", "contact_sheet.png"
+SHEET_COLUMNS, SHEET_ROWS = 8, 24
+
+
+def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Images that were made already; None where there is no such record.
+
+    Raises:
+        RunError: they were made with other settings, or one is missing, or the file is no record.
+    """
+    if not path.is_file():
+        return None
+    mend = f"delete {path.parent}, or dream into another folder"
+    try:
+        content = json.loads(path.read_text())
+        before, images = content["settings"], content["images"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is no record of dreams ({error}): {mend}") from error
+    if before != dict(settings):
+        changed = [key for key, value in settings.items() if before.get(key) != value]
+        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}): {mend}")
+    missing = [image["file"] for image in images if not (path.parent / image["file"]).is_file()]
+    if missing:
+        raise RunError(f"{path.parent / missing[0]} is missing: {mend}")
+    return images
+
+
+def contact_sheet(folder: Path, images: Sequence[Mapping[str, Any]]) -> Figure:
+    """A row per class, with how sure the network is."""
+    by_class: dict[int, list[Mapping[str, Any]]] = {}
+    for image in images:
+        by_class.setdefault(image["class"], []).append(image)
+    rows = list(by_class.items())[:SHEET_ROWS]
+    columns = min(SHEET_COLUMNS, max(len(row) for _, row in rows))
+    figure = Figure(figsize=(1.4 * columns + 1.2, 1.55 * len(rows)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (c, row) in zip(axes, rows, strict=True):
+        for axis, image in zip(line, row, strict=False):
+            axis.imshow(np.array(Image.open(folder / image["file"])))
+            axis.set_title(f"{100 * image['confidence']:.0f} %, {100 * image['share']:.0f} % of it", fontsize=6)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(f"{c} {shorten(row[0]['name'])}", fontsize=8, parse_math=False)
+    if len(by_class) > len(rows):
+        figure.suptitle(f"the first {len(rows)} of {len(by_class)} classes", fontsize=8)
+    return figure

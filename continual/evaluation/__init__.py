@@ -1,0 +1,1 @@
+"""Metrics, means, results and their pictures."""

@@ -1,0 +1,54 @@
+"""Colours of classes, alone and over images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from protocol.labels import IGNORE
+from protocol.tasks import Task
+
+OPACITY = 0.7  # of classes over images
+WRONG = (208, 0, 0)
+
+
+def palette(task: Task) -> np.ndarray:
+    """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's of the class's place in its order.
+
+    So a class keeps its colour in every class order. Background is black, 255 (ignored) white.
+    """
+    numbered = voc_colours()
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[0] = 0
+    places = {c: place for place, c in enumerate(task.labels.classes, start=1)}
+    for channel, c in enumerate(task.seen, start=1):
+        colours[channel] = task.labels.colours.get(c, numbered[places[c]])
+    return colours
+
+
+def voc_colours(count: int = 256) -> np.ndarray:
+    """Colours as the VOC devkit numbers them, count x 3 uint8."""
+    bits = np.arange(count)[:, None] >> np.arange(0, 24, 3) & 7  # channel's bits, three at a time
+    shift = 7 - np.arange(8)
+    return np.stack([(((bits >> c) & 1) << shift).sum(1) for c in range(3)], axis=1).astype(np.uint8)
+
+
+def save_channels(channels: np.ndarray, colours: np.ndarray, path: Path) -> None:
+    """Write a map H x W uint8 as a PNG of its values, which viewers show in `colours`, 256 x 3 uint8."""
+    image = Image.fromarray(channels)
+    image.putpalette(colours.tobytes())
+    image.save(path)
+
+
+def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Classes' colours over the image, which shows through; all H x W x 3 uint8."""
+    return (OPACITY * colours + (1 - OPACITY) * image).astype(np.uint8)
+
+
+def wrong_pixels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The image, pale, with wrong pixels in red; H x W x 3 uint8 of an image and two maps H x W."""
+    errors = (image // 3 + 120).astype(np.uint8)
+    errors[(prediction != label) & (label != IGNORE)] = WRONG
+    return errors

@@ -1,0 +1,168 @@
+"""The results of a run, task by task: JSON (the contract), CSV, Markdown, pictures and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.utilities import rank_zero_only
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from continual.evaluation.means import MEANS
+from continual.evaluation.metrics import average_miou, forgetting
+from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
+from continual.evaluation.text import csv_text, markdown_table, percent
+from protocol.errors import RunError
+from protocol.files import write_atomically
+from protocol.run_folder import RESULTS_FILE
+from protocol.tasks import Task
+
+log = logging.getLogger(__name__)
+
+HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
+
+
+class Results:
+    """Entries of the finished tasks, written anew after each task.
+
+    Attributes:
+        entries: `tasks` of results.json.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        """Take over what a run wrote before it was interrupted.
+
+        Args:
+            directory: the run's folder.
+            config: the resolved configuration.
+
+        Raises:
+            RunError: results.json is damaged.
+        """
+        self.directory = directory
+        self.config = config
+        self.entries: list[dict[str, Any]] = []
+        path = directory / RESULTS_FILE
+        if path.exists():
+            try:
+                self.entries = json.loads(path.read_text())["tasks"]
+            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+                raise RunError(f"{path} is damaged ({error}); delete the folder {directory} to run anew") from error
+
+    @property
+    def average_miou(self) -> float:
+        """Mean of `miou` over the tasks."""
+        return average_miou(self.entries)
+
+    def add(self, entry: dict[str, Any], confusion: np.ndarray) -> np.ndarray:
+        """Record a finished task (again, where a run died between two files) and write everything.
+
+        Args: `confusion`: C x C pixels of the task's test, rows = labels, in the order of `entry["iou"]`.
+
+        Returns:
+            The confusion matrix as a picture.
+        """
+        self.entries = [*(e for e in self.entries if e["task"] != entry["task"]), entry]
+        write_atomically(self.directory / RESULTS_FILE, json.dumps(self.as_dict(), indent=1, allow_nan=False))
+        write_atomically(self.directory / "results.csv", self._csv())
+        write_atomically(self.directory / "results.md", self._markdown())
+        save_picture(render(draw_heat_map(self.entries)), self.directory / "plots" / "iou_heat_map.png")
+        save_picture(render(draw_curves(self.entries)), self.directory / "plots" / "iou_over_tasks.png")
+        return self._add_confusion(f"task_{entry['task']:02d}", list(entry["iou"]), confusion)
+
+    def _add_confusion(self, task: str, names: list[str], confusion: np.ndarray) -> np.ndarray:
+        rows = [["label", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
+        folder = self.directory / "confusion"
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / f"{task}.csv", csv_text(rows))
+        picture = render(draw_confusion(confusion, names))
+        save_picture(picture, self.directory / "plots" / f"confusion_{task}.png")
+        return picture
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "tasks": self.entries,
+            "average_miou": self.average_miou,
+            "forgetting": forgetting(self.entries),
+            "config": self.config,
+        }
+
+    @rank_zero_only
+    def show(self) -> None:
+        """On the terminal."""
+        Console().print(self.table())
+        log.info(f"results: {self.directory / 'results.md'}")
+
+    def summary(self) -> dict[str, float]:
+        """What stands for the run in one line: the means of its last task and those over tasks, where defined."""
+        values = {key: self.entries[-1][key] for key, _, _ in MEANS}
+        values |= {"average_miou": self.average_miou, "forgetting": forgetting(self.entries)}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def class_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Headings and rows of the IoU of each class after each task; None where undefined or not learned yet."""
+        names = list(self.entries[-1]["iou"])
+        rows = [[name, *(entry["iou"].get(name) for entry in self.entries)] for name in names]
+        return ["class", *(f"task {entry['task']}" for entry in self.entries)], rows
+
+    def rows(self) -> Iterator[list[str]]:
+        """Cells of the table under `HEADINGS`, one row a task."""
+        for entry in self.entries:
+            means = [percent(entry[key]) for key, _, _ in MEANS]
+            yield [str(entry["task"]), *means, str(entry["images"]), f"{entry['seconds'] / 60:.1f}"]
+
+    def table(self, split: str = "test") -> Table:
+        """For the terminal; `split`: whose scores the entries are."""
+        table = Table(*HEADINGS, title=f"{split}, percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for row in self.rows():
+            table.add_row(*row)
+        table.caption = self._totals()
+        return table
+
+    def _totals(self) -> str:
+        return f"average mIoU {percent(self.average_miou)} · forgetting {percent(forgetting(self.entries))}"
+
+    def _csv(self) -> str:
+        """One row per task and class, and per task and mean; columns task, kind (class or mean), name, value."""
+        rows: list[list[Any]] = [["task", "kind", "name", "value"]]
+        for entry in self.entries:
+            rows += ([entry["task"], "class", name, value] for name, value in entry["iou"].items())
+            rows += ([entry["task"], "mean", key, entry[key]] for key, _, _ in MEANS)
+        return csv_text(rows)
+
+    def _markdown(self) -> str:
+        headings, classes = self.class_table()
+        per_class = [[name, *map(percent, values)] for name, *values in classes]
+        definitions = [f"* {heading}: {definition}" for _, heading, definition in MEANS]
+        parts = [
+            "# Results on the test set, percent",
+            markdown_table(HEADINGS, list(self.rows())),
+            self._totals(),
+            "## IoU per class",
+            markdown_table(headings, per_class),
+            "## Definitions",
+            "\n".join([*definitions, "* average mIoU: mean of mIoU over the tasks",
+                       "* forgetting: best earlier IoU of a class minus its last one, mean over classes"]),
+        ]  # fmt: skip
+        return "\n\n".join(parts) + "\n"
+
+
+
+
+
+
+def summary_line(entry: Mapping[str, Any], task: Task) -> str:
+    """One line for the end of a task."""
+    names = ", ".join(task.labels.classes[c] for c in task.new)
+    groups = f" (old {percent(entry['miou_old'])}, new {percent(entry['miou_new'])})" if task.index else ""
+    return (
+        f"task {task.index + 1}/{task.n_tasks} · {names} · mIoU {percent(entry['miou'])}{groups} · "
+        f"{entry['images']} images · {entry['seconds'] / 60:.1f} min"
+    )

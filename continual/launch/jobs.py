@@ -1,0 +1,213 @@
+"""One job, alone or of a sweep: its folder is claimed, its state read, its run made or found finished."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from continual.evaluation.results import Results
+from continual.launch.devices import dealt_gpu
+from continual.launch.naming import in_sweep
+from continual.loggers.build import build_loggers
+from continual.run.experiment import Experiment
+from continual.run.state import RunState
+from protocol.errors import ConfigError, RunError
+from protocol.files import write_atomically
+from protocol.run_folder import ERROR_FILE, LOCK_FILE, RESULTS_FILE
+from protocol.settings import flatten
+
+log = logging.getLogger(__name__)
+
+MAIN = Path(__file__).parents[2] / "main.py"
+# Launchers whose jobs are on one machine, and that deal out no GPUs.
+SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
+
+
+def run_job(config: DictConfig) -> float:
+    """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
+
+    Raises:
+        UserError: its settings, the data or the folder cannot be used.
+    """
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    with kept_traceback(directory / ERROR_FILE):
+        settings = complete(config)
+    if not open_state(settings, directory).is_finished:
+        if (
+            hydra.mode == RunMode.MULTIRUN
+            and has_several_processes(settings["training"])
+            and not shares_machine(config)
+        ):
+            _run_apart(directory)
+            return Results(directory, settings).average_miou
+        with claimed(directory, waits=in_sweep()):
+            state = open_state(settings, directory)  # another job may have come further meanwhile
+            if not state.is_finished:
+                _train(config, directory, state)
+    results = Results(directory, settings)
+    results.show()
+    return results.average_miou
+
+
+def open_state(settings: Mapping[str, Any], directory: Path) -> RunState:
+    """The state of the run in a folder; of one that lost results as if nothing had been tested.
+
+    Raises:
+        RunError: the folder holds another run, or something damaged.
+    """
+    state = RunState.open(settings, directory)
+    if len(Results(directory, settings).entries) < state.next_task:
+        log.warning(f"{directory / RESULTS_FILE} lacks tasks: the saved networks are tested again")
+        state.next_task = state.steps = 0
+    return state
+
+
+def complete(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration.
+
+    Raises:
+        ConfigError: something must be given and is not.
+    """
+    missing = [key for key, value in flatten(OmegaConf.to_container(config)) if value == MISSING]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def has_several_processes(training: Mapping[str, Any]) -> bool:
+    """Whether a run has more than one device."""
+    devices = training["devices"]
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if training["accelerator"] in ("auto", "gpu") else 1
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    count = len(devices) if isinstance(devices, list) else devices
+    return str(count) not in ("0", "1") or training["num_nodes"] > 1
+
+
+def _run_apart(directory: Path) -> None:
+    """Run a job of several processes as the command that it would be without the sweep.
+
+    The processes of a run start one another with the same command line. That of a sweep would take them through all
+    jobs, out of step as soon as one of them is skipped or fails.
+
+    Raises:
+        RunError: the job failed.
+    """
+    hydra, place = HydraConfig.get(), str(directory).replace('"', r"\"")
+    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    own = [*(f"--config-dir={path}" for path in given), *hydra.overrides.task, f'hydra.run.dir="{place}"']
+    process = subprocess.Popen([sys.executable, str(MAIN), *own])
+    with ending_with(process):
+        code = process.wait()
+    if code:
+        failure = directory / ERROR_FILE
+        reason = failure.read_text().strip().splitlines()[-1] if failure.exists() else "no traceback was left"
+        raise RunError(f"the job in {directory} ended with exit code {code}: {reason}")
+
+
+@contextmanager
+def ending_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Within it whatever ends this process ends another one first, in its own time."""
+
+    def stop(*_: Any) -> None:
+        process.terminate()
+        sys.exit(128 + signal.SIGTERM)
+
+    usual = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        process.wait()  # Ctrl-C reaches both
+        signal.signal(signal.SIGTERM, usual)
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process of a run that writes; before Lightning has connected them, too."""
+    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+
+
+@contextmanager
+def claimed(directory: Path, waits: bool) -> Iterator[None]:
+    """Within it no other process works in the run's folder; a run's first process claims it for all.
+
+    Args: `waits`: for a process that works there, instead of an error.
+
+    Raises:
+        RunError: a process works there.
+    """
+    if not is_first_process():
+        yield
+        return
+    lock = FileLock(directory / LOCK_FILE)
+    try:
+        lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
+    except Timeout as error:
+        if not waits:
+            raise RunError(f"another process is working in {directory}; wait for it or stop it") from error
+        log.info(f"another job is at this run; waiting for it: {directory}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(config: DictConfig, directory: Path, state: RunState) -> None:
+    hydra = HydraConfig.get()
+    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
+    failure = directory / ERROR_FILE
+    with kept_traceback(failure), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
+        try:
+            experiment = Experiment(config, directory, name, state, gpu)
+        except Exception as error:
+            if in_sweep():  # who watches the sweep from afar sees nothing else of it
+                _log_failure(config, directory, name, state, error)
+            raise
+        experiment.run()
+    failure.unlink(missing_ok=True)  # of an earlier attempt
+
+
+@rank_zero_only
+def _log_failure(config: DictConfig, directory: Path, name: str, state: RunState, error: Exception) -> None:
+    """Make a run that could not begin a failed one for the loggers; its next attempt is the same run there."""
+    state.save(directory)
+    for logger in build_loggers(config.logger, directory, state.run_id, name, {}):
+        logger.finish(error)
+
+
+def shares_machine(config: DictConfig) -> bool:
+    """Whether other jobs of a sweep run beside this one on its machine, so that GPUs must be dealt out."""
+    auto = config.training.devices == "auto" and config.training.accelerator in ("auto", "gpu")
+    return auto and HydraConfig.get().runtime.choices.get("hydra/launcher") in SHARING and torch.cuda.is_available()
+
+
+@contextmanager
+def kept_traceback(path: Path) -> Iterator[None]:
+    """Write the traceback of an error to a file; of several processes that of the first one to fail stands last."""
+    begun = time.time()
+    try:
+        yield
+    except Exception:
+        text = traceback.format_exc()
+        if path.exists() and path.stat().st_mtime >= begun:
+            text = f"{text}\nBefore that another process of the run failed:\n\n{path.read_text()}"
+        write_atomically(path, text)
+        raise

@@ -1,0 +1,1 @@
+"""What trains: the LightningModule, its optimisation and schedules."""

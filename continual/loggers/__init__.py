@@ -1,0 +1,1 @@
+"""CSV, TensorBoard and wandb with one step axis over all tasks."""

@@ -1,0 +1,41 @@
+"""One step axis over all tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from protocol.tasks import Task
+
+STEP, TASK = "continual/step", "continual/task"
+
+
+class RunAxis:
+    """Adds the steps of finished tasks to every step; mixed into a Lightning logger."""
+
+    task_index = 0
+    finished_steps = 0
+
+    def begin_task(self, task: Task, finished_steps: int) -> None:
+        """Continue the axis after the finished tasks."""
+        self.task_index = task.index
+        self.finished_steps = finished_steps
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Close what is open; called once, also after an error."""
+        self.finalize("success" if error is None else "failed")
+
+    # What follows is on disk too, so a logger without such things ignores it.
+
+    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+        """H x W x 3 uint8 images."""
+
+    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A table that grows with the tasks."""
+
+    def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
+        """Confusion matrix of a task's test, C x C pixels, rows = labels."""
+
+    def log_summary(self, values: dict[str, float]) -> None:
+        """What stands for the run in a table of runs; the newest counts."""

@@ -1,0 +1,21 @@
+"""The loggers that the configuration asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+
+def build_loggers(nodes: DictConfig, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> list[Any]:
+    """The loggers of the configuration's group `logger`.
+
+    Args:
+        nodes: the group; what is no logger in it is a setting of one.
+        directory: the run's folder.
+        run_id, name, config: see `WandbLogger`.
+    """
+    makers = [instantiate(node, _convert_="all") for node in nodes.values() if isinstance(node, DictConfig)]
+    return [make(directory=str(directory), run_id=run_id, name=name, config=config) for make in makers]

@@ -1,0 +1,48 @@
+"""metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from continual.loggers.axis import RunAxis
+
+
+class CSVLogger(RunAxis, Logger):
+    """metrics.csv with one row per value: step,task,name,value. Only ever appended to."""
+
+    def __init__(self, directory: str, **_: Any) -> None:
+        """Args:
+        directory: the run's folder.
+        """
+        super().__init__()
+        self.path = Path(directory) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        """Lightning asks for it."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """One file a run."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration stands in .hydra/ already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row per value."""
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(["step", "task", "name", "value"])
+            at = self.finished_steps + (step or 0)
+            writer.writerows([at, self.task_index, name, value] for name, value in metrics.items())

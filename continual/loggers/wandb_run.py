@@ -1,0 +1,174 @@
+"""CSV, TensorBoard and wandb with one step axis that grows over all tasks.
+
+Each task has a Trainer of its own, whose step begins at zero. A logger here adds the steps of the finished tasks
+(`begin_task(task, steps)`), so that a run is one curve; nothing else is added to Lightning's loggers.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import traceback
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from continual.loggers.axis import STEP, TASK, RunAxis
+
+LONGEST_TRACEBACK = 8000  # characters, of which the last ones are kept
+MOST_CELLS = 10_000  # of a table that wandb draws
+
+
+
+
+
+
+
+
+
+
+def choose_wandb_mode(mode: str) -> str:
+    """`auto` means online where the user is logged in and offline elsewhere; WANDB_MODE has the last word.
+
+    Raises:
+        ValueError: `mode` is none of auto, online, offline, disabled.
+    """
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise ValueError(f"logger.wandb.mode={mode} is none of auto, online, offline, disabled")
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    if mode != "auto":
+        return mode
+    return "online" if is_logged_in_at_wandb() else "offline"
+
+
+def is_logged_in_at_wandb() -> bool:
+    """Whether `wandb login` left a key: in WANDB_API_KEY or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in map(os.path.expanduser, candidates):
+        try:
+            if netrc.netrc(path).authenticators(host or "") is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+class WandbLogger(RunAxis, pl.loggers.WandbLogger):
+    """One wandb run per experiment, continued under the same id after an interruption.
+
+    Without a network or a login the run is written offline (`wandb sync` uploads it later); that is a warning and
+    never an error.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        run_id: str,
+        name: str,
+        config: dict[str, Any],
+        project: str,
+        entity: str | None,
+        group: str | None,
+        job_type: str | None,
+        tags: list[str],
+        mode: str,
+        init_timeout: int,
+        columns: dict[str, Any] | None = None,
+    ) -> None:
+        """Args:
+        directory: the run's folder; wandb writes below its wandb/.
+        run_id: id of the run, kept in state.json.
+        name, config: what the dashboard shows.
+        project, entity, group, job_type, tags: wandb's own.
+        mode: auto, online, offline or disabled.
+        init_timeout: seconds to wait for the server before the run goes on offline.
+        columns: further settings, under names that make columns of a table.
+        """
+        import wandb
+
+        config = {**config, **(columns or {})}
+        super().__init__(
+            save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
+            tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
+        )  # fmt: skip
+        self._wandb_init.pop("anonymous", None)  # wandb has given it up and warns
+        self._wandb_init["mode"] = choose_wandb_mode(mode)
+
+    @property
+    def experiment(self) -> Any:
+        """The wandb run; made at the first use on rank 0."""
+        import wandb
+
+        is_first = self._experiment is None
+        try:
+            run = super().experiment
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            rank_zero_warn(f"wandb is not reachable ({error}): logging offline, `wandb sync` uploads it later")
+            wandb.teardown()
+            self._wandb_init["mode"] = "offline"
+            run = super().experiment
+        if is_first and getattr(run, "define_metric", None):
+            run.define_metric(STEP)
+            run.define_metric("*", step_metric=STEP, step_sync=True)
+        return run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Settings and environment as columns of the dashboard's table."""
+        self.experiment.config.update(params, allow_val_change=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Values on the run's axis; wandb's own step is left alone, it may not go backwards."""
+        self.experiment.log({**metrics, STEP: self.finished_steps + (step or 0), TASK: self.task_index})
+
+    @rank_zero_only
+    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+        """H x W x 3 uint8 images under one key."""
+        import wandb
+
+        self.experiment.log({key: [wandb.Image(image) for image in images], STEP: self.finished_steps + step})
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A wandb table."""
+        import wandb
+
+        self.experiment.log({key: wandb.Table(columns=columns, data=rows)})
+
+    @rank_zero_only
+    def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
+        """As wandb's own chart, where it is not too large for it."""
+        import wandb
+
+        if matrix.size > MOST_CELLS:
+            return
+        cells = [[names[i], names[j], int(pixels)] for (i, j), pixels in np.ndenumerate(matrix)]
+        table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells)
+        fields = {name: name for name in table.columns}
+        self.experiment.log({"confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields)})
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float]) -> None:
+        """Columns of the table of runs."""
+        self.experiment.summary.update(values)
+
+    @rank_zero_only
+    def finish(self, error: BaseException | None = None) -> None:
+        """Close the run; after an error with its traceback and exit code 1, else wandb would call it finished."""
+        if self._experiment is None and error is None:
+            return
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            self.log_summary({"error": text[-LONGEST_TRACEBACK:]})
+        else:
+            self.log_summary({"error": None})  # that of an earlier attempt is over
+        self.experiment.finish(exit_code=int(error is not None))
+        self._experiment = None

@@ -1,0 +1,49 @@
+"""Checkpoints of finished tasks: plain containers and tensors, written atomically, read with `weights_only`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protocol.errors import RunError
+
+ABOUT = "about"  # the key under which every checkpoint of the project describes itself
+NETWORK = "network"  # of the tensors of a finished task's network; Lightning's checkpoints have them all together
+
+
+def save_atomically(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save` with the same promise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, mend: str = "give a model.ckpt or last.ckpt of a run") -> dict[str, Any]:
+    """Read a checkpoint of this project (plain containers and tensors only); `mend`: what helps where that fails.
+
+    Raises:
+        RunError: the file is missing, truncated or not a checkpoint.
+    """
+    if not path.is_file():
+        raise RunError(f"checkpoint {path} is missing; {mend}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RunError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint; {mend}"
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")
+    return content
+
+
+def network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's tensors of a checkpoint, a finished task's or Lightning's."""
+    if NETWORK in content:
+        return content[NETWORK]
+    prefix = f"{NETWORK}."
+    tensors = content["state_dict"].items()
+    return {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}

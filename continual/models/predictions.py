@@ -1,0 +1,142 @@
+"""What is written for an image that a saved model segments, and the scores where its mask is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from continual.evaluation.closed_world import COLUMNS, group_scores
+from continual.evaluation.metrics import count_pairs
+from continual.evaluation.palette import overlay, save_channels, wrong_pixels
+from continual.evaluation.results import percent
+from continual.models.saved_model import SavedModel
+from datamodules.base import DataError
+from datamodules.files import read_mask
+from networks.maps import nearest_pixels
+from protocol.labels import IGNORE
+
+JPEG_QUALITY = 92
+SCORES = "scores.json"
+
+
+class PredictionWriter:
+    """Label maps, overlays and comparisons in one folder.
+
+    Attributes:
+        group: channels that may win; None: all.
+    """
+
+    def __init__(
+        self, model: SavedModel, folder: Path, group: slice | None = None, masks: Mapping[Path, Path] | None = None
+    ) -> None:
+        """Args:
+        model: whose classes and colours are used.
+        folder: where files go.
+        group: channels that may win; None: all. Labels of others are ignored then.
+        masks: of the images, with the data set's class ids.
+        """
+        self.folder = folder
+        self.group = group
+        self.masks = masks or {}
+        self.names = model.class_names
+        self.colours = np.zeros((256, 3), np.uint8)
+        self.colours[: len(model.colours)] = model.colours
+        self.mask_values = np.zeros(256, np.uint8)
+        self.mask_values[: len(model.mask_values)] = model.mask_values
+        self.palette = np.zeros((256, 3), np.uint8)
+        self.palette[model.mask_values] = model.colours
+        self.channels = label_table(model, group)
+
+    def check_free(self, images: Sequence[Path], overwrite: bool) -> None:
+        """Make the folder.
+
+        Raises:
+            DataError: it is the folder of an image, no folder, or holds a result already.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"--output {self.folder} is a file: give a folder")
+        here = [image for image in images if image.parent.resolve() == self.folder.resolve()]
+        if here:
+            raise DataError(f"--output {self.folder} is the folder of {here[0]}, which a result could replace")
+        wanted = [path for image in images for path in self._files(image)]
+        there = [path for path in (*wanted, self.folder / SCORES) if path.exists()]
+        if there and not overwrite:
+            raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _files(self, image: Path) -> tuple[Path, Path, Path]:
+        """Label map, overlay and comparison."""
+        names = (f"{image.stem}.png", f"{image.stem}_overlay.jpg", f"{image.stem}_compare.jpg")
+        return tuple(self.folder / name for name in names)
+
+    def write(self, path: Path, image: np.ndarray, prediction: Tensor) -> Tensor | int:
+        """Write the files of one image.
+
+        Args:
+            path: of the image.
+            image: H x W x 3 uint8.
+            prediction: h x w uint8 channels; a pixel takes the nearest.
+
+        Returns:
+            Confusion matrix of the image, 0 without a mask.
+
+        Raises:
+            DataError: the mask is damaged.
+        """
+        label_file, overlay_file, compare_file = self._files(path)
+        channels = nearest_pixels(prediction, image.shape[:2]).numpy()
+        save_channels(self.mask_values[channels], self.palette, label_file)
+        shown = overlay(image, self.colours[channels])
+        write_jpeg(overlay_file, shown)
+        if path not in self.masks:
+            return 0
+        mask = read_mask(self.masks[path])
+        label = self.channels[mask]
+        write_jpeg(
+            compare_file, np.hstack([image, self._label(image, label), shown, wrong_pixels(image, label, channels)])
+        )
+        return count_pairs(torch.from_numpy(channels).long(), torch.from_numpy(label).long(), len(self.names))
+
+    def _label(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The mask over the image, which stays as it is where there is no label."""
+        labelled = (label != IGNORE)[..., None]
+        return np.where(labelled, overlay(image, self.colours[label]), image)
+
+    def scores(self, confusion: Tensor) -> dict[str, Any]:
+        """Scores of the classes that may win, see `continual.evaluation.closed_world.group_scores`."""
+        group = self.group or slice(0, len(self.names))
+        names = self.names[group]
+        return group_scores(confusion[group, group], names, with_background=bool((self.channels == 0).any()))
+
+
+def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
+    """256-entry table from mask value to channel; 255 for values of no class, and of none in the group."""
+    table = np.array(model.about["labels"], np.uint8)
+    if group is not None:
+        table[(table < group.start) | (table >= group.stop)] = IGNORE
+    return table
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """H x W x 3 uint8 RGB."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+        raise DataError(f"{path} cannot be written: is the disk full?")
+
+
+def scores_table(scores: Mapping[str, Any]) -> Table:
+    """For the terminal, in percent."""
+    table = Table(title="scores, percent", box=SIMPLE_HEAD)
+    for heading in ("class", "IoU"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for name, iou in scores["iou"].items():
+        table.add_row(name, percent(iou))
+    table.caption = " · ".join(f"{heading} {percent(scores[key])}" for key, heading in (("miou", "mIoU"), *COLUMNS))
+    return table

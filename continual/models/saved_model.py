@@ -1,0 +1,210 @@
+"""A trained network from a checkpoint alone, with what is needed to use it away from its data set and its run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
+from continual.models.checkpoint import ABOUT, load_checkpoint, network_state
+from loss.base import ContinualLoss
+from networks.base import SegmentationNetwork
+from protocol.errors import ConfigError, RunError
+
+
+@dataclass
+class SavedModel:
+    """A network in evaluation mode and its method.
+
+    Attributes:
+        path: the file.
+        network: on the CPU at first.
+        loss: the method, which says how outputs become classes.
+        about: see `describe`.
+    """
+
+    path: Path
+    network: SegmentationNetwork
+    loss: ContinualLoss
+    about: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> SavedModel:
+        """Build the network that a file holds: model.ckpt, last.ckpt of a task in training, or an exported safetensors.
+
+        Raises:
+            RunError: the file is missing, damaged, or does not describe itself.
+        """
+        about, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+        config = OmegaConf.create(about["config"])
+        if "pretrained" in config.network:
+            config.network.pretrained = None  # the checkpoint has better ones
+        network, loss = (instantiate(config[part], _convert_="all") for part in ("network", "loss"))
+        network.arrange_classifier(loss.layout)
+        if not about["background"]:
+            network.leave_out_background()
+        if config.training.single_head:
+            network.use_single_head(about["total"])
+        for n in about["class_counts"]:
+            network.add_classes(n)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise RunError(f"{path} does not hold the weights of its {type(network).__name__}: {error}") from error
+        return cls(path, network.eval().requires_grad_(False), loss, about)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's resolved configuration, but for its loggers."""
+        return OmegaConf.to_container(OmegaConf.create(self.about["config"]), resolve=True)
+
+    @property
+    def task(self) -> int:
+        """Index of the task that it learned last."""
+        return self.about["task"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the channels, background first."""
+        return self.about["class_names"]
+
+    @property
+    def mask_values(self) -> list[int]:
+        """Of the channels in the data set's masks."""
+        return self.about["mask_values"]
+
+    @property
+    def colours(self) -> np.ndarray:
+        """Of the channels, C x 3 uint8."""
+        return np.array(self.about["colours"], np.uint8)
+
+    @property
+    def groups(self) -> Groups:
+        """Channels of each task and of all together, see continual/evaluation/closed_world.py."""
+        return class_groups(self.about["step_counts"], self.network.has_background)
+
+    def group(self, name: str | None) -> slice | None:
+        """Channels of a group; None: all may win.
+
+        Raises:
+            ConfigError: there is no such group.
+        """
+        if name is not None and name not in self.groups:
+            raise ConfigError(
+                f"--task {name} is none of {', '.join(self.groups)}, the tasks that {self.path} has learned"
+            )
+        return None if name is None else self.groups[name]
+
+    def input_size(self, size: str) -> Callable[[int, int], tuple[int, int]]:
+        """From an image's height and width to those that the network gets.
+
+        Args: `size`: "run": as in the run's evaluation, but whole where that cuts; "native"; "512x1024", height first.
+
+        Raises:
+            ConfigError: none of these.
+        """
+        fixed = _sides(size)
+        if fixed is not None:
+            return lambda height, width: fixed
+        evaluation = self._evaluation() if size == "run" else None
+        return getattr(evaluation, "input_size", lambda height, width: (height, width))
+
+    def fixed_size(self, size: str) -> tuple[int, int]:
+        """Height and width of all images that the network gets.
+
+        Args: `size`: "run": those of the run's evaluation; or "512x1024".
+
+        Raises:
+            ConfigError: neither, or the run's evaluation takes images of any size.
+        """
+        fixed = _sides(size) or (getattr(self._evaluation(), "output_size", None) if size == "run" else None)
+        if fixed is None:
+            raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
+        return fixed
+
+    def _evaluation(self) -> Any:
+        """The transform of the run's evaluation."""
+        return instantiate(self.config["dataset"]["evaluation"], _convert_="all")
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """B x 3 x H x W in [0, 255] to what the network was trained on."""
+        dataset = self.config["dataset"]
+        return normalised(image, dataset["mean"], dataset["std"])
+
+    @torch.inference_mode()
+    def predict(self, image: Tensor, group: slice | None = None) -> Tensor:
+        """Channel of each pixel, B x H x W int64.
+
+        Args:
+            image: B x 3 x H x W uint8 on the network's device.
+            group: channels that may win; None: what the method says of all.
+        """
+        output = self.network(self.normalise(image))
+        return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
+
+
+def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images ... x 3 x H x W in [0, 255] with zero mean and unit deviation; `mean`, `std` per channel in [0, 1]."""
+    mean, std = (255 * torch.tensor(list(values), device=image.device).view(3, 1, 1) for values in (mean, std))
+    return (image - mean) / std
+
+
+def _sides(size: str) -> tuple[int, int] | None:
+    """Height and width of "512x1024"; None of "run" and "native".
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if size in ("run", "native"):
+        return None
+    fixed = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    if not fixed:
+        raise ConfigError(f"--size {size} is neither run, nor native, nor a height and width like 512x1024")
+    return int(fixed[1]), int(fixed[2])
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What it says of itself, and the network's tensors."""
+    content = load_checkpoint(path)
+    if ABOUT not in content:
+        raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
+    return content[ABOUT], network_state(content)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The same of an exported file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({error}); export it again") from error
+    if ABOUT not in metadata:
+        raise RunError(f"{path} does not say what it holds; give one that scripts/export.py wrote")
+    return json.loads(metadata[ABOUT]), state
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto": a GPU where there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error

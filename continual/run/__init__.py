@@ -1,0 +1,1 @@
+"""The loop over tasks and what it leaves on disk."""

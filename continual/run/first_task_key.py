@@ -1,0 +1,192 @@
+"""What the training of a first task depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_object
+from pytorch_lightning.callbacks import Callback
+
+from continual.learning.learner import ContinualLearner
+from continual.run.provenance import installed_version
+from datamodules.task_sequence import TaskSplit
+from loss.base import ContinualLoss, Step
+from networks.base import NetworkOutput
+from protocol.labels import IGNORE
+from protocol.settings import flatten, numbers_of
+from protocol.tasks import Task
+
+# What a first task does not read: settings of later tasks, and those whose effect on images and machine the key holds.
+LATER_KEYS = (
+    "training.next_epochs",
+    "training.lr_next",
+    "training.lr_factors_next",
+    "training.decay_next",
+    "training.freeze",
+    "training.restart",
+    "training.eval_batch_size",
+    "training.accelerator",
+    "training.devices",
+    "training.num_nodes",
+    "training.task",
+    "training.default_task",
+    "training.initial_increment",
+    "training.increment",
+    "deepinversion_images",
+)
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations", "opencv-python-headless", "numpy")
+TERMS = ("forward", "classification")
+HOOKS = ("setup", "begin_task", "end_task", *(name for name in dir(Callback) if name.startswith("on_")))
+ROOMS = ("callbacks", "continual", "datamodules", "loss", "networks")
+ROOT = Path(__file__).parents[2]
+# All that trains a first task, besides the files of the classes that the settings name.
+CODE = (
+    "protocol/*.py",
+    "datamodules/*.py",
+    "networks/*.py",
+    "loss/base.py",
+    "loss/functional.py",
+    "continual/learning/*.py",
+    "continual/run/*.py",
+    "continual/evaluation/metrics.py",
+)
+
+
+def first_task_facts(
+    settings: Mapping[str, Any],
+    split: TaskSplit,
+    learner: ContinualLearner,
+    callbacks: Mapping[str, Callback],
+    trainer: pl.Trainer,
+    saliency: Any = None,
+) -> dict[str, Any]:
+    """All that the training of the first task depends on, see the file's head; plain values.
+
+    Args:
+        settings: the resolved configuration.
+        split: its tasks and images.
+        learner: before the first step of the first task.
+        callbacks: by their names in the configuration.
+        trainer: of the first task.
+        saliency: see datamodules/saliency.py.
+    """
+    loss, network = learner.loss, learner.network
+    is_plain = said_by_itself(loss, "plain_first_task", TERMS)
+    active = {name: c for name, c in callbacks.items() if takes_part(c)}
+    numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
+    numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c, HOOKS) for name, c in active.items()}
+    if not is_plain:
+        numbers["loss"] = _read_now(settings["loss"], loss, TERMS)
+    threads = [torch.get_num_threads()] if trainer.strategy.root_device.type == "cpu" else []
+    return {
+        "settings": numbers_of(numbers, LATER_KEYS),
+        "loss": [list(astuple(loss.layout)), type(loss).predict.__qualname__],
+        "loss_values": _probe(loss, split.tasks[0]) if is_plain else None,
+        "weights": digest_of_tensors(network.state_dict()),
+        "task": _describe_task(split, saliency),
+        "machine": [trainer.world_size, type(trainer.accelerator).__name__, *threads],
+        "packages": {name: installed_version(name) for name in PACKAGES},
+        "code": _digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
+    }
+
+
+def takes_part(callback: Callback) -> bool:
+    """Whether a callback has a part in a first task's training, or a state of it."""
+    return not said_by_itself(callback, "first_task_idle", HOOKS)
+
+
+def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> Any:
+    """What a class says of itself that a base class cannot know of it; None where it says nothing.
+
+    Args: `overrides`: methods, of which a subclass with one of its own does something else.
+    """
+    for cls in type(thing).__mro__:
+        if attribute in vars(cls):
+            return getattr(thing, attribute)
+        if set(overrides) & vars(cls).keys():
+            return None
+    return None
+
+
+def _read_now(settings: Mapping[str, Any], thing: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of a loss or callback that a first task reads."""
+    later = said_by_itself(thing, "later_settings", overrides) or ()
+    return {key: value for key, value in settings.items() if key not in later}
+
+
+def _probe(loss: ContinualLoss, task: Task) -> str:
+    """Hex digest of what a plain loss and its gradient are in the first task, for some logits and labels."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, task.n_seen, 6, 5, generator=draw).requires_grad_()
+    labels = torch.randint(0, task.n_seen, (2, 6, 5), generator=draw)
+    labels[0, :2] = IGNORE
+    step = Step(task, {"label": labels, "index": torch.arange(2)}, NetworkOutput(logits, logits, logits, [logits]))
+    terms = [*loss(step).values(), loss.classification(logits, step)]
+    learning = [term for term in terms if term.requires_grad]
+    gradients = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in learning]
+    return digest_of_tensors({str(i): value for i, value in enumerate([*terms, *gradients])})
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex digest of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digest.update(f"{name} {array.shape} {array.dtype} ".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def _describe_task(split: TaskSplit, saliency: Any) -> dict[str, Any]:
+    """Classes, labels and images of the first task."""
+    task, images = split.tasks[0], split.images[0]
+    splits = {name: split.source.split(name) for name in ("train", "val")}
+    chosen = [[part.ids[i] for i in getattr(images, name)] for name, part in splits.items()]
+    return {
+        "classes": [list(task.new), *task.class_names, task.has_background],
+        "tables": [task.train_lut.tolist(), task.val_lut.tolist()],
+        "images": hashlib.sha256(json.dumps(chosen).encode()).hexdigest(),
+        "files": [part.fingerprint() for part in splits.values()],
+        "saliency": saliency.fingerprint(chosen[0]) if hasattr(saliency, "fingerprint") else None,
+    }
+
+
+def _digest_of_code(targets: Iterable[str]) -> str:
+    """Hex digest of the source that trains a first task: the shared part, and the files of what the settings name."""
+    named = {path for target in targets for path in _files(get_object(target))}
+    digest = hashlib.sha256()
+    for path in sorted({*named, *_shared_code()}):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _shared_code() -> Iterator[Path]:
+    """The files of `CODE`.
+
+    Raises:
+        FileNotFoundError: a pattern matches nothing, so that files would leave the digest unnoticed.
+    """
+    for pattern in CODE:
+        found = sorted(ROOT.glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"{ROOT / pattern} matches no file: mend CODE in {Path(__file__).name}")
+        yield from found
+
+
+def _files(thing: Any) -> Iterator[Path]:
+    """Of a class, and of those of this project that it builds on; of a function; none of what is compiled."""
+    things = thing.__mro__ if inspect.isclass(thing) else [thing]
+    for each in things:
+        if each is thing or each.__module__.split(".")[0] in ROOMS:
+            with suppress(TypeError):
+                yield Path(inspect.getfile(each))

@@ -1,0 +1,96 @@
+"""Predictions on a few fixed validation images: one picture per task, and the maps for whoever compares methods.
+
+plots/predictions_task_00.png
+predictions/task_00/<image>/{image.jpg, label.png, prediction.png}     maps of channels, 255 = ignored
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from continual.evaluation.palette import overlay, palette, save_channels, wrong_pixels
+from continual.evaluation.plots import DPI, render, save_picture
+from continual.evaluation.text import shorten
+from continual.models.predictions import write_jpeg
+from networks.maps import at_size_of
+from protocol.labels import IGNORE
+
+COLUMNS = ("image", "label", "prediction", "wrong pixels")
+MOST_LEGEND_ENTRIES = 40
+
+
+class PredictionImages(pl.Callback):
+    """Draws image, label, prediction and errors at the end of each task; leaves training as it was, to the bit."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        """Args:
+        directory: the run's folder.
+        count: images per task.
+        """
+        self.directory = directory
+        self.count = count
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Draw, write and hand to the loggers."""
+        if not trainer.is_global_zero:
+            return
+        data, task = trainer.datamodule, learner.task
+        samples, colours = data.fixed_samples(self.count), palette(task)
+        rows = [self._row(batch, learner) for batch in samples]
+        for batch, row in zip(samples, rows, strict=True):
+            name = data.fixed_name(int(batch["index"])).replace("/", "__")
+            save_maps(self.directory / "predictions" / f"task_{task.index:02d}" / name, row, colours)
+        picture = render(draw(rows, task.class_names, colours))
+        save_picture(picture, self.directory / "plots" / f"predictions_task_{task.index:02d}.png")
+        for logger in trainer.loggers:
+            logger.log_images("predictions", [picture], step=trainer.global_step)
+
+    def _row(self, batch: dict[str, torch.Tensor], learner: pl.LightningModule) -> tuple[np.ndarray, ...]:
+        """Image H x W x 3, label and prediction H x W, uint8."""
+        was_training = learner.network.training
+        learner.network.eval()
+        image = batch["image"].to(learner.device)
+        prediction = learner.loss.predict(learner.network(learner.normalise(image)))
+        learner.network.train(was_training)
+        label = batch["label"]
+        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))
+        return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
+
+
+def save_maps(folder: Path, row: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
+    """Image, label and prediction, see the file's head."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image, label, prediction = row
+    write_jpeg(folder / "image.jpg", image)
+    save_channels(label, colours, folder / "label.png")
+    save_channels(prediction, colours, folder / "prediction.png")
+
+
+def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
+    """One row per sample: image, label, prediction, wrong pixels in red."""
+    height, width = rows[0][0].shape[:2]
+    figure = Figure(figsize=(8, 8 / 4 * height / width * len(rows) + 1.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
+    shown = {0}
+    for line, (image, label, prediction) in zip(axes, rows, strict=True):
+        errors = wrong_pixels(image, label, prediction)
+        overlays = (overlay(image, colours[classes]) for classes in (label, prediction))
+        for axis, picture in zip(line, (image, *overlays, errors), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+        shown |= set(np.unique(label)) | set(np.unique(prediction))
+    for axis, title in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(title, fontsize=10)
+    handles = [
+        Patch(facecolor=colours[c] / 255, edgecolor="#808080", label=shorten(names[c]))
+        for c in sorted(shown - {IGNORE})[:MOST_LEGEND_ENTRIES]
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure

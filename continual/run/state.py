@@ -1,0 +1,111 @@
+"""What a run remembers on disk between tasks, so that the same command continues it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import RunError
+from protocol.files import write_atomically
+from protocol.run_folder import STATE_FILE
+from protocol.settings import fingerprint, numbers_of
+
+FORMAT = 1
+
+
+
+
+
+
+
+
+@dataclass
+class RunState:
+    """The content of state.json.
+
+    Attributes:
+        fingerprint: of the settings that the numbers depend on.
+        settings: those settings, to say what differs when a fingerprint does not match.
+        class_order: class ids in the order in which they are learned.
+        tasks: how many there are; None in a folder of an earlier version.
+        next_task: first task that is not finished.
+        steps: optimizer steps of the finished tasks, where the loggers' axis continues.
+        run_id: id of the run at wandb.
+    """
+
+    fingerprint: str
+    settings: dict[str, Any]
+    run_id: str
+    class_order: list[int] = field(default_factory=list)
+    tasks: int | None = None
+    next_task: int = 0
+    steps: int = 0
+    format: int = FORMAT
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every task is trained, tested and recorded."""
+        return self.next_task == self.tasks
+
+    def save(self, directory: Path) -> None:
+        """Write state.json."""
+        write_atomically(directory / STATE_FILE, json.dumps(asdict(self), indent=2, default=str))
+
+    @classmethod
+    def load(cls, directory: Path) -> RunState | None:
+        """Read state.json; None where the folder has none.
+
+        Raises:
+            RunError: the file is damaged or of another version of the project.
+        """
+        path = directory / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise RunError(f"{path} has format {content['format']}, not {FORMAT}; use another folder")
+            return cls(**content)
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is damaged ({error}); delete the folder or change training.name") from error
+
+    @classmethod
+    def open(cls, config: Mapping[str, Any], directory: Path) -> RunState:
+        """The state of the run in a folder, or a new one.
+
+        Args: `config`: resolved.
+
+        Raises:
+            RunError: the folder holds another run, or a run although `training.resume` is false.
+        """
+        state = cls.load(directory)
+        if state is None or (state.tasks is None and not state.next_task and not (directory / "task_00").exists()):
+            run_id = uuid.uuid4().hex[:8] if state is None else state.run_id  # of an attempt that could not begin
+            return cls(fingerprint(config), numbers_of(config), run_id)
+        if not config["training"]["resume"]:
+            raise RunError(
+                f"{directory} holds a run already and training.resume=false; "
+                "give another training.name or delete the folder"
+            )
+        state.check_same(config, directory)
+        return state
+
+    def check_same(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Refuse to continue a run under other settings.
+
+        Raises:
+            RunError: names the keys that differ.
+        """
+        if self.fingerprint == fingerprint(config):
+            return
+        now, then = (json.loads(json.dumps(s, default=str)) for s in (numbers_of(config), self.settings))
+        changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
+        shown = "; ".join(f"{k}: {then.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in changed[:8])
+        raise RunError(
+            f"the run in {directory} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
+            "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
+        )

@@ -1,0 +1,96 @@
+"""Which images belong to which task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from protocol.errors import TaskError
+from protocol.literature import partition_steps
+from protocol.tasks import Task
+
+
+def select_train(task: Task, presence: np.ndarray) -> np.ndarray:
+    """Training images of a task (MiB, section 4.1): those with a new class; without a future class unless "overlap".
+
+    Args:
+        task: the task.
+        presence: N x 256 bool, value v occurs anywhere in the whole mask n.
+
+    Returns:
+        Ascending positions, int64.
+    """
+    chosen = _shows_any(presence, task.new)
+    if task.protocol.mode != "overlap":
+        chosen &= ~_shows_any(presence, task.future)
+    return np.flatnonzero(chosen)
+
+
+def select_val(task: Task, presence: np.ndarray) -> np.ndarray:
+    """Validation images of a task: as `select_train` under `val_images="mode"`, else all with a new class."""
+    if task.protocol.val_images == "mode":
+        return select_train(task, presence)
+    return np.flatnonzero(_shows_any(presence, task.new))
+
+
+def select_test(task: Task, presence: np.ndarray) -> np.ndarray:
+    """Test images of a task: all with at least one seen class."""
+    return np.flatnonzero(_shows_any(presence, task.seen))
+
+
+def _shows_any(presence: np.ndarray, classes: Iterable[int]) -> np.ndarray:
+    return presence[:, list(classes)].any(axis=1)
+
+
+def select_train_partitioned(tasks: Sequence[Task], presence: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Training images of every task under `ade_partition=mib`: each image with a class belongs to exactly one task.
+
+    MiB's lists for ADE20K are not what its disjoint rule gives but this partition; images may hold future classes,
+    which are background then.
+
+    Args:
+        tasks: the whole sequence.
+        presence: N x 256 bool of the training split.
+
+    Raises:
+        TaskError: the mode is not "disjoint".
+    """
+    if tasks[0].protocol.mode != "disjoint":
+        raise TaskError(
+            "training.ade_partition=mib replaces the images of training.mode=disjoint; "
+            f"training.mode={tasks[0].protocol.mode} needs training.ade_partition=null"
+        )
+    classes = sorted(tasks[0].labels.classes)
+    spread = partition_steps([task.new for task in tasks])
+    part_of = {c: part for part, step in enumerate(spread) for c in step}
+    parts = greedy_partition(presence[:, classes], np.array([part_of[c] for c in classes]))
+    return tuple(np.flatnonzero(np.isin(parts, sorted({part_of[c] for c in task.new}))) for task in tasks)
+
+
+def greedy_partition(presence: np.ndarray, step_of_class: np.ndarray) -> np.ndarray:
+    """MiB's assignment of images to steps, which favours the step whose class is least served so far.
+
+    Images are visited by their first class, then by position. With n_c the images that show class c, a_c those of
+    them that went to the step of c so far, and T the sum of n_c over the image's classes, an image goes to the step
+    that owns the class with the largest 120 (1 - a_c / n_c) + T / n_c, the first one among equals.
+
+    Args:
+        presence: N x K bool, which of the K classes an image shows.
+        step_of_class: K step numbers.
+
+    Returns:
+        N step numbers, -1 for images without a class.
+    """
+    images_of = presence.sum(axis=0)
+    served = np.zeros(presence.shape[1], np.int64)
+    steps = np.full(len(presence), -1, np.int64)
+    labelled = np.flatnonzero(presence.any(axis=1))
+    first_class = presence[labelled].argmax(axis=1)
+    for image in labelled[np.argsort(first_class, kind="stable")]:
+        shown = np.flatnonzero(presence[image])
+        frequency = images_of[shown]
+        score = 120 * (1 - served[shown] / frequency) + frequency.sum() / frequency
+        step = steps[image] = step_of_class[shown[score.argmax()]]
+        served[shown[step_of_class[shown] == step]] += 1
+    return steps

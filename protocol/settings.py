@@ -1,0 +1,50 @@
+"""The settings that a run's numbers depend on, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# What may differ between a run and its continuation without changing a single number.
+FREE_KEYS = (
+    "hydra",
+    "logger",
+    "training.name",
+    "training.output",
+    "training.ckpt_dir",
+    "training.resume",
+    "training.first_task_cache",
+    "training.num_workers",
+    "training.progress_bar_refresh_rate",
+    "training.log_images",
+    "training.log_every",
+)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested mapping with their dotted keys."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a run's numbers depend on, by dotted key; of a list of devices how many they are.
+
+    Args: `without`: further keys to leave out, with all below them.
+    """
+    free = tuple(f"{key}." for key in (*FREE_KEYS, *without))
+    numbers = {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
+    devices = numbers.get("training.devices")
+    return {**numbers, "training.devices": len(devices)} if isinstance(devices, list) else numbers
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Hex digest of the settings that a run's numbers depend on."""
+    text = json.dumps(numbers_of(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""From a name of the literature, or the sizes of the steps, to the class ids of every step."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from protocol.errors import TaskError
+from protocol.literature import ALIASES, USUAL_TASKS, Steps, named_steps
+
+
+def class_steps(
+    classes: tuple[int, ...],
+    *,
+    dataset: str,
+    task: str | int | None,
+    initial_increment: int | None,
+    increment: int | None,
+    shuffle_classes: bool,
+    seed: int,
+    class_order: Sequence[int] | None,
+    joint: bool,
+) -> Steps:
+    """Class ids per step in the order of their channels; the arguments are those of `protocol.tasks.build_tasks`.
+
+    Args:
+        classes: class ids in the data set's canonical order.
+
+    Raises:
+        TaskError: no such sequence exists for these classes.
+    """
+    name = None if task is None else str(task)  # a command line turns training.task=50 into a number
+    name = ALIASES.get(dataset, {}).get(name, name)
+    if name is not None and (initial_increment is not None or increment is not None):
+        raise TaskError(
+            f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
+            "training.increment (or set training.task=null)"
+        )
+    steps = None if name is None else named_steps(dataset, name)
+    if steps is None:
+        order = _class_order(classes, class_order, shuffle_classes, seed)
+        return _cut(order, _step_sizes(dataset, len(classes), name, initial_increment, increment, joint))
+    if class_order is not None or shuffle_classes:
+        raise TaskError(
+            f"training.task={task} has a class order of its own; leave out training.class_order and "
+            "training.shuffle_classes"
+        )
+    if sorted(c for step in steps for c in step) != sorted(classes):
+        raise TaskError(f"training.task={task} does not fit the classes of {dataset}; {_usual(dataset, len(classes))}")
+    return steps
+
+
+def _class_order(classes: tuple[int, ...], given: Sequence[int] | None, shuffle: bool, seed: int) -> tuple[int, ...]:
+    if given is not None:
+        if shuffle:
+            raise TaskError("give either training.class_order or training.shuffle_classes=true, not both")
+        if len(given) != len(classes) or set(given) != set(classes):
+            raise TaskError(
+                f"training.class_order must hold each class id of the data set once: {sorted(classes)}; "
+                f"it is {list(given)}"
+            )
+        return tuple(given)
+    order = list(classes)
+    if shuffle:
+        random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
+def _step_sizes(
+    dataset: str, n: int, name: str | None, initial: int | None, increment: int | None, joint: bool
+) -> tuple[int, ...]:
+    """Number of classes of every step."""
+    if name is not None:
+        return _sizes_of_name(dataset, n, name)
+    if initial is None and increment is None and joint:
+        return (n,)
+    for key, value in (("initial_increment", initial), ("increment", increment)):
+        if value is None and (key, initial) != ("increment", n):
+            raise TaskError(f"training.{key} is missing: give it, or training.task; {_usual(dataset, n)}")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise TaskError(f"training.{key}={value} must be a whole number of at least 1")
+    if initial > n:
+        raise TaskError(f"training.initial_increment={initial} is more than the {n} classes of {dataset}")
+    return _repeated(f"training.increment={increment}", n, initial, increment or n)
+
+
+def _sizes_of_name(dataset: str, n: int, name: str) -> tuple[int, ...]:
+    """Step sizes of "offline", "A-B", "A-Bs" and "A-B-C..."."""
+    if name == "offline":
+        return (n,)
+    match = re.fullmatch(r"([1-9]\d*(?:-[1-9]\d*)+)(s?)", name)
+    if match is None:
+        raise TaskError(f"training.task={name} is no task of {dataset}; {_usual(dataset, n)}")
+    sizes = tuple(int(size) for size in match[1].split("-"))
+    one_by_one = bool(match[2])  # "15-5s": the last five in steps of one
+    if len(sizes) > 2 or one_by_one:
+        if sum(sizes) != n or (one_by_one and len(sizes) > 2):
+            raise TaskError(f"training.task={name} does not use up the {n} classes of {dataset}; {_usual(dataset, n)}")
+        return _repeated(f"training.task={name}", n, sizes[0], 1) if one_by_one else sizes
+    if sizes[0] >= n:
+        raise TaskError(
+            f"training.task={name} leaves no class of the {n} of {dataset} for a second task; {_usual(dataset, n)}"
+        )
+    return _repeated(f"training.task={name}", n, *sizes)
+
+
+def _repeated(key: str, n: int, initial: int, increment: int) -> tuple[int, ...]:
+    """The first step's size, then equal steps for the rest."""
+    rest = n - initial
+    if rest % increment:
+        works = [str(size) for size in range(1, rest + 1) if rest % size == 0]
+        raise TaskError(
+            f"{key}: {increment} does not divide the {rest} classes that follow the first {initial}; "
+            f"these would: {', '.join(works)}"
+        )
+    return initial, *(increment,) * (rest // increment)
+
+
+def _cut(order: tuple[int, ...], sizes: Sequence[int]) -> Steps:
+    ends = np.cumsum(sizes).tolist()
+    return tuple(order[end - size : end] for size, end in zip(sizes, ends, strict=True))
+
+
+def _usual(dataset: str, n: int) -> str:
+    """What would work, for error messages."""
+    if n < 2:
+        return f"with {n} class only offline is possible"
+    half = n - n // 2
+    usual = USUAL_TASKS.get(dataset) or tuple(dict.fromkeys((f"{n - 1}-1", f"{half}-{n // 2}", f"{half}-1")))
+    return f"possible are {', '.join(usual)}, offline, and any A-B where B divides {n} - A"

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from continual.launch.bacs_keys import RENAMED, SWITCHES, translate
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["+training.exp_name=mine"], ["training.name=mine"]),
+        (["training.n_gpus=1,2"], ["training.devices=1,2"]),
+        (["network.atrous_encoder=True", "-m"], ["network=deeplabv3_atrous", "-m"]),
+        (["training.sweep=false", "training.apex=false"], []),
+        (
+            ["loss=bacs", "loss.alpha=1", "loss.ignore_rep_bg=true"],
+            ["loss=bacs", "loss.logits_weight=1", "loss.background=false"],
+        ),
+        (["loss=mib", "loss.alpha=1"], ["loss=mib", "loss.alpha=1"]),
+        (["training.log_images=3", "+x.y=1", "loss=bacs"], ["training.log_images=3", "+x.y=1", "loss=bacs"]),
+    ],
+)
+def test_arguments(theirs, ours):
+    assert translate(theirs) == ours
+    assert translate(ours) == ours
+
+
+def test_a_command_line_of_bacs_runs(cli, tmp_path):
+    theirs = [
+        "+training.exp_name=mine", "training.n_gpus=1", "training.val_on_train=true", "training.sweep=false",
+        "training.log_images=true", "training.apex=false", "training.new_token_init=background",
+    ]  # fmt: skip
+    theirs += [
+        "loss=bacs", "loss.alpha=0.5", "loss.beta=0.2", "loss.buffer_size=5", "loss.replay_minibatch_size=2",
+        "loss.bg_weighted_ce=true", "loss.lkd=0.1", "loss.lkd_threshold=0.4", "loss.seen_ukd=true",
+        "training.learner._target_=learner.MultiHeadLearner", "training.log_drift=true",
+    ]  # fmt: skip
+    result = cli(*TINY, *theirs, "training.debug=true", "training.task=6-2")
+    assert "training.n_gpus=1 of BACS: training.devices=1" in result.stderr
+    (folder,) = tmp_path.glob("outputs/*/*/*/mine")
+    assert len(json.loads((folder / "results.json").read_text())["tasks"]) == 2
+    assert list(folder.glob("plots/predictions_task_*.png"))
+
+
+def test_every_switch_is_a_setting_here():
+    assert all(ours is None or "=" in ours for ours in SWITCHES.values())
+    assert not {theirs.partition("=")[0] for theirs in SWITCHES} & set(RENAMED)

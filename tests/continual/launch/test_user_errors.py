@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+from continual.launch import command_line as launch
+from continual.launch.command_line import prepared
+from continual.launch.user_errors import user_message
+from datamodules.base import DataError
+from protocol.errors import ConfigError
+
+
+def test_what_a_user_can_mend_is_shown():
+    assert user_message(ConfigError("training.x=1 cannot be")) == "training.x=1 cannot be"
+    assert user_message(DataError("mask.png is damaged")) == "mask.png is damaged"
+    assert user_message(FloatingPointError("loss became NaN")) == "loss became NaN"
+
+
+def test_defects_of_the_program_keep_their_traceback():
+    for error in (ValueError("x"), KeyError("x"), RuntimeError("CUDA error"), None):
+        assert user_message(error) is None
+
+
+def test_what_instantiate_wraps_is_found(tmp_path):
+    node = OmegaConf.create({"_target_": "datamodules.camvid.CamVid", "root": str(tmp_path / "nowhere")})
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(node)
+    assert user_message(caught.value).startswith("dataset.root=")
+
+
+def test_a_mistake_in_the_configuration_is_one_line():
+    config = OmegaConf.create({"a": 1})
+    OmegaConf.set_struct(config, True)
+    with pytest.raises(ConfigAttributeError) as caught:
+        _ = config.b
+    assert "b" in user_message(caught.value)
+    assert "\n" not in user_message(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "package", "extra"),
+    [
+        ("hydra/launcher=slurm", "hydra_submitit_launcher", "cluster"), ("hydra/sweeper=search", "optuna", "optuna"),
+        ("hydra/launcher=ray_cluster", "ray_launcher", "ray"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_is_not_installed_says_how(monkeypatch, argument, package, extra):
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if package in name else name)
+    with pytest.raises(SystemExit, match=rf'error: {argument} needs a package: pip install -e "\.\[{extra}\]"'):
+        prepared(["-m", argument])
+
+
+def test_a_search_for_the_worst_is_refused():
+    with pytest.raises(SystemExit, match="set hydra/sweeper=search"):
+        prepared(["-m", "hydra/sweeper=optuna"])
+
+
+def test_other_arguments_stay_as_they_are():
+    assert prepared(["loss=mib", "optimizer.lr=0.1"]) == ["loss=mib", "optimizer.lr=0.1"]

@@ -1,0 +1,98 @@
+"""Three tasks of SSUL's code with its toy network: transfer, freezing, groups, schedule, loss, optimiser."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from continual.learning import schedules
+from continual.learning.learner import ContinualLearner
+from loss.ssul import SSUL
+from networks.base import SegmentationNetwork
+from networks.classifier import BlockLayer
+from tests.continual.learning.loops import fit, uneven_tasks
+from tests.networks.test_deeplabv3_original import their_name
+
+# Their variant without frozen normalisation lets frozen parts update their statistics; here what is frozen stays.
+FROZEN = ("encoder", "head", "old_classes", "norm")
+VARIANTS = {
+    "full": ({}, FROZEN),
+    "no_transfer": ({"classifier_init": "random"}, FROZEN),
+    "no_unknown": ({"unknown": False}, FROZEN),
+    "no_freeze": ({}, ("norm",)),
+}
+
+
+class Toy(SegmentationNetwork):
+    """The toy network of the vectors."""
+
+    def __init__(self) -> None:
+        super().__init__(embedding_channels=4, layer=BlockLayer)
+        self.encoder = nn.Sequential()
+        self.encoder.conv = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)
+        self.encoder.bn = nn.BatchNorm2d(5, momentum=0.01)
+        self.encoder.relu = nn.ReLU()
+        self.head = nn.Sequential(nn.Conv2d(5, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+
+    def encode(self, image):
+        features = self.encoder(image)
+        return self.head(features), [features], {}
+
+
+class Salience(pl.Callback):
+    """The vectors' labels have unknown as 0 and background as 1: split them as the data module gives them."""
+
+    def on_train_batch_start(self, trainer, learner, batch, batch_idx):
+        labels = batch["label"]
+        batch["salient"] = labels == 0
+        batch["label"] = torch.where((labels > 0) & (labels != 255), labels - 1, labels)
+
+
+def theirs(name, unknown):
+    """Without unknown their heads count from 0, as ours do."""
+    if unknown or not name.startswith("classifier.heads."):
+        return their_name(name, "ssul")
+    return name.replace("classifier.heads.", "classifier.head.")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_three_tasks_give_the_losses_and_weights_of_ssuls_code(golden, variant):
+    data = golden("ssul_train")
+    settings, frozen = VARIANTS[variant]
+    unknown = settings.get("unknown", True)
+    rate = float(data["cfg_lr"])
+    # without freezing later tasks learn as the first
+    later = {"classifier.heads.0": 1e-4} if frozen[0] == "encoder" and unknown else None
+    learner = ContinualLearner(
+        Toy(), SSUL(**settings), partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        partial(schedules.poly, floor=1e-6), mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255),
+        lr_next=rate if frozen[0] == "encoder" else None,
+        lr_factors={"encoder": 0.1}, lr_factors_next=later, freeze=frozen,
+    ).double()  # fmt: skip
+    network = learner.network
+    for task in uneven_tasks([int(n) for n in data["cfg_steps"]]):
+        key = f"{variant}/s{task.index}_"
+        learner.begin_task(task)
+        start = {name: data[f"{key}init/{theirs(name, unknown)}"] for name in network.state_dict()
+                 if f"{key}init/{theirs(name, unknown)}" in data}  # fmt: skip
+        if task.index and variant != "no_transfer" and unknown:
+            for name, value in start.items():
+                torch.testing.assert_close(network.state_dict()[name], torch.from_numpy(value), rtol=2e-6, atol=2e-6)
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in start.items()}, strict=False)
+        network.train()
+        trainable = {theirs(name, unknown) for name, p in network.named_parameters() if p.requires_grad}
+        assert trainable == set(data[f"{key}trainable"].tolist())
+        kind = "unknown" if unknown else "plain"
+        images, labels = data[f"s{task.index}_images"], data[f"s{task.index}_labels_{kind}"]
+        record = fit(learner, images, labels, [Salience()] if unknown else [])
+        assert [terms["loss"] for terms in record.terms] == pytest.approx(data[f"{key}loss"].tolist(), rel=2e-6)
+        for got, want in zip(record.rates, data[f"{key}lr"].tolist(), strict=True):
+            assert sorted(set(got)) == pytest.approx(sorted(set(want)), rel=1e-9)
+        final = network.state_dict()
+        for name in start:
+            want = torch.from_numpy(data[f"{key}final/{theirs(name, unknown)}"])
+            torch.testing.assert_close(final[name], want, rtol=2e-6, atol=2e-6, msg=f"{name} after {task.index}")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from continual.run.state import RunState
+from protocol.errors import RunError
+from protocol.files import write_atomically
+from protocol.settings import fingerprint, numbers_of
+
+CONFIG = {
+    "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},
+    "loss": {"kd_weight": 10.0},
+    "logger": {"csv": {}},
+}
+
+
+def changed(**values):
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    return config
+
+
+def new_state(config=CONFIG):
+    return RunState(fingerprint(config), numbers_of(config), run_id="abc")
+
+
+@pytest.mark.parametrize("change", [{"training__num_workers": 0}, {"training__name": "x"}, {"logger__wandb": {}}])
+def test_fingerprint_ignores_what_changes_no_number(change):
+    assert fingerprint(changed(**change)) == fingerprint(CONFIG)
+
+
+@pytest.mark.parametrize("change", [{"training__epochs": 4}, {"loss__kd_weight": 9.0}, {"training__new": 1}])
+def test_fingerprint_sees_what_changes_numbers(change):
+    assert fingerprint(changed(**change)) != fingerprint(CONFIG)
+
+
+def test_state_survives_the_disk(tmp_path):
+    state = new_state()
+    state.next_task, state.steps, state.class_order = 2, 77, [3, 1, 2]
+    state.save(tmp_path)
+    assert RunState.load(tmp_path) == state
+
+
+def test_folder_without_state_is_a_new_run(tmp_path):
+    assert RunState.load(tmp_path) is None
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    with pytest.raises(RunError, match=r"training.epochs: 3 -> 4.*training.name"):
+        new_state().check_same(changed(training__epochs=4), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"format": 99}', "[]", '{"format": 1, "x": 2}'])
+def test_damaged_state_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(RunError, match=r"state\.json"):
+        RunState.load(tmp_path)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_an_attempt_that_could_not_begin_may_have_had_other_settings(tmp_path):
+    failed = RunState.open({**CONFIG, "training": {**CONFIG["training"], "resume": True}}, tmp_path)
+    failed.save(tmp_path)
+    mended = {**CONFIG, "training": {**CONFIG["training"], "resume": True, "epochs": 77}}
+    state = RunState.open(mended, tmp_path)
+    assert (state.run_id, state.fingerprint) == (failed.run_id, fingerprint(mended))
+    state.tasks = 3
+    state.save(tmp_path)
+    with pytest.raises(RunError, match="made with other settings"):
+        RunState.open({**mended, "training": {**mended["training"], "epochs": 78}}, tmp_path)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from continual.launch.naming import register_resolvers
+from datamodules.task_sequence import TaskSplit, named_increments
+from protocol.errors import TaskError
+from tests.conftest import ROOT
+from tests.datamodules.trees import pairs_tree
+
+NONE = {"task": None, "initial_increment": None, "increment": None, "default_task": "4-2"}
+
+
+SMALL = "dataset.counts={train: 60, val: 30, test: 30}"
+
+
+def split_of(*overrides):
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", overrides=list(overrides))
+    return TaskSplit.from_config(config.dataset, OmegaConf.to_container(config.training, resolve=True))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_data_sets_default_task_stands_in():
+    assert named_increments(NONE)["task"] == "4-2"
+    assert named_increments({**NONE, "task": "6-2"})["task"] == "6-2"
+    given = {**NONE, "initial_increment": 2, "increment": 3}
+    assert named_increments(given) == {"task": None, "initial_increment": 2, "increment": 3}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "disjoint", "overlap"])
+def test_images_follow_the_masks(mode):
+    split = split_of(SMALL, f"training.mode={mode}", "training.task=4-2")
+    for task, images in zip(split.tasks, split.images, strict=True):
+        masks = split.source.split("train")
+        for i in range(len(masks)):
+            shown = set(masks.load_mask(i).flatten().tolist())
+            wanted = bool(shown & set(task.new)) and (mode == "overlap" or not shown & set(task.future))
+            assert (i in images.train) == wanted
+
+
+def test_as_dict_names_images_by_their_ids():
+    split = split_of(SMALL, "training.task=6-2")
+    content = json.loads(json.dumps(split.as_dict()))["tasks"]
+    assert content[1]["names"] == ["bar", "ring"]
+    assert content[1]["new"] == [7, 8]
+    assert content[0]["train"] == [split.source.split("train").ids[i] for i in split.images[0].train]
+    assert split.describe().splitlines()[1].startswith("task 1: bar, ring (")
+
+
+def test_a_task_without_an_image_is_named(tmp_path):
+    pairs_tree(tmp_path, {"train": 2, "val": 2})
+    (tmp_path / "classes.txt").write_text("background\na\nb\nc\n")
+    with pytest.raises(TaskError, match=r"task 1 \(c\) has no train image under training.mode=overlap"):
+        split_of("dataset=folder", f"dataset.root={tmp_path}", "training.task=2-1")
+
+
+def test_joint_training_is_one_task_of_all_classes():
+    split = split_of(SMALL, "training=joint", "training.task=4-2")
+    (task,) = split.tasks
+    assert task.new == tuple(range(1, 9))
+    assert task.initial == (1, 2, 3, 4)
+
+
+def test_an_unknown_partition_names_its_key():
+    with pytest.raises(TaskError, match=r"training.ade_partition=x is neither mib nor null"):
+        split_of(SMALL, "training.ade_partition=x")
