@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.base import DataError, Split
+from protocol.files import replacing
 from protocol.labels import LabelSpace
 
 log = logging.getLogger(__name__)
@@ -239,15 +239,8 @@ def _write_to_first(folders: list[Path], name: str, index: ClassIndex) -> None:
 
 
 def _write(path: Path, index: ClassIndex) -> None:
-    """Write to a temporary name and rename: whoever reads meanwhile sees no file or a whole one."""
-    handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(
-                file, n_images=index.n_images, images=index.images, values=index.values, pixels=index.pixels
-            )
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; others may share the data set
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file that whoever reads meanwhile finds whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, n_images=index.n_images, images=index.images, values=index.values, pixels=index.pixels
+        )

@@ -5,7 +5,6 @@ Drawn through matplotlib's objects, without pyplot: no global state, no window, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from continual.evaluation.text import is_bright, percent, shorten
+from protocol.files import replacing
 
 DPI = 120
 NOT_LEARNED, UNDEFINED = "#d0d0d0", "#ffffff"
@@ -43,9 +43,8 @@ def render(figure: Figure) -> np.ndarray:
 def save_picture(picture: np.ndarray, path: Path) -> None:
     """Write H x W x 3 uint8 as PNG: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(picture).save(temporary, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png")
 
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from protocol.errors import RunError
+from protocol.files import replacing
 
 ABOUT = "about"  # the key under which every checkpoint of the project describes itself
 NETWORK = "network"  # of the tensors of a finished task's network; Lightning's checkpoints have them all together
 
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:
-    """`torch.save` with the same promise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    """`torch.save` to a file that is never half written, see `protocol.files.replacing`."""
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def load_checkpoint(path: Path, mend: str = "give a model.ckpt or last.ckpt of a run") -> dict[str, Any]:

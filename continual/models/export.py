@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from continual.evaluation.results import percent
 from continual.models.saved_model import ABOUT, SavedModel
 from protocol.errors import ConfigError, UserError
-from protocol.files import write_atomically
+from protocol.files import replacing, write_atomically
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
 AGREEMENT = 0.999  # share of pixels whose class must be the same; ties may fall otherwise
@@ -68,16 +68,10 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
     graph = program.model_proto
     for key, value in card_data(model, size).items():
         graph.metadata_props.add(key=key, value=json.dumps(value))
-    partial = path.with_name(f".{path.name}")
-    onnx.save(graph, partial)
-    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-    try:
-        difference = max(compare(exported, session, random_images(batch, size)) for batch in CHECKED)
-    except UserError:
-        partial.unlink()
-        raise
-    partial.replace(path)
-    return difference
+    with replacing(path) as temporary:
+        onnx.save(graph, temporary)
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        return max(compare(exported, session, random_images(batch, size)) for batch in CHECKED)
 
 
 def compare(exported: Exported, session: Any, image: Tensor) -> float:

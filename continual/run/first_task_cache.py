@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from continual.models.checkpoint import NETWORK, load_checkpoint, save_atomically
 from continual.run.first_task_key import digest_of_tensors
 from protocol.errors import RunError
-from protocol.files import write_atomically
+from protocol.files import replacing, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -144,12 +144,11 @@ class FirstTaskCache:
         The file beside it tells what it is, and what weights it must have.
         """
         about = {"weights": digest_of_tensors(content[NETWORK]), "facts": self.facts}
-        temporary = model.with_name(f".{model.name}.{os.getpid()}")
         try:
             write_atomically(self.path.with_suffix(".json"), json.dumps(about, indent=1, default=str))
             save_atomically(self.path, dict(content))
-            os.link(self.path, temporary)
-            os.replace(temporary, model)
+            with replacing(model) as temporary:
+                os.link(self.path, temporary)
         except (OSError, RuntimeError) as error:  # a full disk; a run on another file system has a file of its own
             log.debug(f"{self.path} and {model} are not one file: {error}")
             save_atomically(model, dict(content))

@@ -8,7 +8,6 @@ that both label keeps VOC's own mask (its void borders are 255; SBD's masks have
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.download import AcquisitionError, console
 from datamodules.download.archives import stream
 from datamodules.download.inventory import COUNTS, find_list, read_ids
+from protocol.files import replacing
 
 ID = re.compile(r"\d{4}_\d{6}")
 CLASSES = 21  # with background
@@ -181,6 +181,5 @@ def _write_list(voc: Path, ids: set[str]) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """All or nothing: a mask that is there is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import ssl
 import time
@@ -28,6 +27,7 @@ from rich.progress import (
 
 from datamodules.download import AcquisitionError, console, need_space
 from datamodules.download.session import Session, explain
+from protocol.files import write_atomically
 
 CHUNK = 1 << 16
 ATTEMPTS = 5  # failures in a row without a new byte before a server is given up
@@ -185,7 +185,7 @@ class Transfer:
         need_space(self.part.parent, (length or 0) * (1 + self.headroom) - offset)
         if offset == 0:
             self.part.unlink(missing_ok=True)  # before the record: never an old piece under a new record
-        _write_atomically(self.record, json.dumps(asdict(Origin(self.url, length, validator))))
+        write_atomically(self.record, json.dumps(asdict(Origin(self.url, length, validator))))
         return offset, length
 
     def _origin(self) -> Origin | None:
@@ -245,9 +245,3 @@ def _validator(response: HTTPResponse) -> str | None:
     """What If-Range accepts: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

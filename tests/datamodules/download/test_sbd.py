@@ -95,7 +95,7 @@ def put(tmp_path: Path, form: str, files: dict[str, bytes]) -> Path:
 
 def check_masks(voc: Path) -> None:
     masks = voc / "SegmentationClassAug"
-    assert sorted(path.name for path in masks.iterdir()) == [f"{name}.png" for name in ALL]
+    assert sorted(path.name for path in masks.glob("[!.]*")) == [f"{name}.png" for name in ALL]
     for name in ALL:
         with Image.open(masks / f"{name}.png") as image:
             assert image.mode == "P"
@@ -159,7 +159,7 @@ def test_finished_masks_are_not_made_again(voc, tmp_path, capsys):
     source = put(tmp_path, "tgz", sbd_files())
     done = voc / "SegmentationClassAug" / "2008_000005.png"
     write_tree(voc, {"SegmentationClassAug/2008_000005.png": b"as it was"})
-    write_tree(voc, {"SegmentationClassAug/.2009_000006.png.tmp": b"half of a mask, by a run that was killed"})
+    write_tree(voc, {"SegmentationClassAug/.2009_000006.png.5e1f": b"half of a mask, by a run that was killed"})
     assert run(capsys, voc, "--sbd", source)[0] == 0
     assert done.read_bytes() == b"as it was"
     done.unlink()
