@@ -1,19 +1,98 @@
-"""Names of files and folders of a run."""
+"""The folder of a run: its layout on disk is known here and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-STATE_FILE = "state.json"
-RESULTS_FILE = "results.json"
-LOCK_FILE = ".lock"  # held while a process works in the folder
-ERROR_FILE = "error.txt"  # the traceback of the last attempt, where that failed
-LAST, MODEL, BEST = "last.ckpt", "model.ckpt", "best.ckpt"  # checkpoints in a task's folder
+
+class TaskFolder:
+    """The checkpoints of one task.
+
+    Attributes:
+        path: the folder; callbacks may keep folders of their own in it.
+        last: after each epoch of an unfinished task.
+        best: of the best validation of an unfinished task.
+        model: of the finished task.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / "last.ckpt"
+        self.best = path / "best.ckpt"
+        self.model = path / "model.ckpt"
+
+
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        path: the folder.
+        state: what the run remembers between tasks.
+        lock: held while a process works in the folder.
+        error: the traceback of the last attempt, where that failed.
+        environment: versions and machine.
+        config, choices: the configuration, and what was chosen and overridden; Hydra writes both.
+        results, results_table, results_page: the results as JSON, CSV and Markdown.
+        metrics: curves, where the CSV logger wrote them.
+        plots: pictures of the results.
+    """
+
+    def __init__(self, path: Path, checkpoints: Path | None = None) -> None:
+        """Args:
+        path: the folder.
+        checkpoints: folder of the tasks' folders; None: the run's.
+        """
+        self.path = path
+        self._checkpoints = checkpoints or path
+        self.state = path / "state.json"
+        self.lock = path / ".lock"
+        self.error = path / "error.txt"
+        self.environment = path / "environment.json"
+        self.config = path / ".hydra" / "config.yaml"
+        self.choices = path / ".hydra" / "hydra.yaml"
+        self.results = path / "results.json"
+        self.results_table = path / "results.csv"
+        self.results_page = path / "results.md"
+        self.metrics = path / "metrics.csv"
+        self.plots = path / "plots"
+
+    @classmethod
+    def of(cls, path: Path, training: Mapping[str, Any]) -> RunFolder:
+        """The folder of a run with these settings, which may keep its checkpoints elsewhere (`training.ckpt_dir`)."""
+        elsewhere = training["ckpt_dir"]
+        return cls(path, Path(elsewhere).expanduser() if elsewhere else None)
+
+    def task(self, index: int) -> TaskFolder:
+        """Checkpoints of a task."""
+        return TaskFolder(self._checkpoints / _task(index))
+
+    def plot(self, name: str, task: int | None = None) -> Path:
+        """A picture, of the run or of one of its tasks."""
+        return self.plots / (f"{name}.png" if task is None else f"{name}_{_task(task)}.png")
+
+    def confusion(self, task: int) -> Path:
+        """The confusion matrix of a task's test."""
+        return self.path / "confusion" / f"{_task(task)}.csv"
+
+    def predictions(self, task: int) -> Path:
+        """Folder of the maps of some predictions after a task."""
+        return self.path / "predictions" / _task(task)
+
+    def predicted_tasks(self) -> list[tuple[int, Path]]:
+        """Tasks with predictions, and the folder of each of their images, in order."""
+        folders = sorted(path.parent for path in (self.path / "predictions").glob("task_*/*/prediction.png"))
+        places = [(folder.parent.name.removeprefix("task_"), folder) for folder in folders]
+        return [(int(task), folder) for task, folder in places if task.isdecimal()]
+
+
+def _task(index: int) -> str:
+    return f"task_{index:02d}"
 
 
 def task_name(training: Mapping[str, Any]) -> str:
-    """The task's name for the folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
+    """What a run's folder is called after its task: `joint-15-1`, `15-1`, `15-1-shuffled`."""
     if training["initial_increment"] is not None:
         name = f"{training['initial_increment']}-{training['increment']}"
     else:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from continual.evaluation.palette import overlay, voc_colours
 from protocol.labels import IGNORE
+from protocol.run_folder import RunFolder
 from report.runs import Run
 from report.tables import Group
 
@@ -97,10 +98,9 @@ def _legend(groups: Sequence[Group], shots: Iterable[Shot]) -> dict[str, Colour]
 def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[Path, Run]]]:
     """Folders of pictures by task and image."""
     for run in group.runs:
-        found = sorted(path.parent for path in (run.folder / "predictions").glob("task_*/*/prediction.png"))
-        places = [(folder.parent.name.removeprefix("task_"), folder) for folder in found]
+        places = RunFolder(run.folder).predicted_tasks()
         if places:
-            yield from (((int(task), folder.name), (folder, run)) for task, folder in places if task.isdecimal())
+            yield from (((task, folder.name), (folder, run)) for task, folder in places)
             return
 
 

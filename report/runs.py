@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from continual.evaluation.means import MEANS
 from protocol.errors import ConfigError
-from protocol.run_folder import ERROR_FILE, LOCK_FILE, RESULTS_FILE, STATE_FILE, task_name
+from protocol.run_folder import RunFolder, task_name
 from protocol.settings import numbers_of
 
 FINISHED, RUNNING, STOPPED, FAILED, DAMAGED = "finished", "running", "stopped", "failed", "damaged"
@@ -111,7 +111,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[DamagedRun]]:
         below = list(run_folders(folder))
         if not below:
             raise ConfigError(
-                f"{folder} holds no run (no {STATE_FILE} and no {RESULTS_FILE} in or below it); start one with "
+                f"{folder} holds no run (no state.json and no results.json in or below it); start one with "
                 "main.py, or give the folder that main.py printed as run folder"
             )
         for path in below:
@@ -128,28 +128,30 @@ def holds_run(folder: Path) -> bool:
 def run_folders(folder: Path) -> Iterator[Path]:
     """Folders that hold a run; what is inside of one is its own business."""
     for path, below, files in os.walk(folder):
-        if {STATE_FILE, RESULTS_FILE, ERROR_FILE} & set(files):
+        run = RunFolder(Path(path))
+        if {run.state.name, run.results.name, run.error.name} & set(files):
             below.clear()
-            yield Path(path)
+            yield run.path
 
 
-def read_run(folder: Path) -> Run | DamagedRun:
+def read_run(path: Path) -> Run | DamagedRun:
     """Read a run's folder; a file that is not what it should be makes the run a damaged one."""
-    path = folder / STATE_FILE
+    folder = RunFolder(path)
+    read = folder.state
     try:
-        state = _read_json(path)  # before the results, which a run at work writes before its state
-        path = folder / RESULTS_FILE
-        results = _read_json(path)
+        state = _read_json(read)  # before the results, which a run at work writes before its state
+        read = folder.results
+        results = _read_json(read)
         if state is None and results is None:
-            return DamagedRun(folder, f"never began: {_last_line(folder / ERROR_FILE)}")
+            return DamagedRun(path, f"never began: {_last_line(folder.error)}")
         if results is None:
             results = {"tasks": [], "average_miou": None, "forgetting": None}
         entries = [_checked(entry) for entry in results["tasks"]]
         settings = numbers_of(results["config"]) if "config" in results else state["settings"]
         done, tasks = _progress(state, entries, settings)
         run = Run(
-            folder=folder,
-            method=JOINT if settings["training.joint"] else _choices(folder).get("loss", folder.resolve().parent.name),
+            folder=path,
+            method=JOINT if settings["training.joint"] else _choices(folder).get("loss", path.resolve().parent.name),
             status=_status(folder, done, tasks),
             settings=settings,
             entries=entries,
@@ -158,11 +160,11 @@ def read_run(folder: Path) -> Run | DamagedRun:
             average_miou=_number(results["average_miou"]),
             forgetting=_number(results["forgetting"]),
             commit=_commit(folder),
-            error=_last_line(folder / ERROR_FILE),
+            error=_last_line(folder.error),
         )
         _ = run.seed, run.split  # what the settings lack is an error here and not later
     except UNREADABLE as error:
-        return DamagedRun(folder, f"{path.name} is damaged ({type(error).__name__}: {error})")
+        return DamagedRun(path, f"{read.name} is damaged ({type(error).__name__}: {error})")
     return run
 
 
@@ -215,12 +217,12 @@ def _progress(
     return done, done if all_seen else None
 
 
-def _status(folder: Path, done: int, tasks: int | None) -> str:
+def _status(folder: RunFolder, done: int, tasks: int | None) -> str:
     if done == tasks:
         return FINISHED
-    if _is_locked(folder / LOCK_FILE):
+    if _is_locked(folder.lock):
         return RUNNING
-    return FAILED if (folder / ERROR_FILE).exists() else STOPPED
+    return FAILED if folder.error.exists() else STOPPED
 
 
 def _is_locked(path: Path) -> bool:
@@ -236,19 +238,19 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def _choices(folder: Path) -> Mapping[str, Any]:
+def _choices(folder: RunFolder) -> Mapping[str, Any]:
     """The groups that were chosen; empty where Hydra's file does not say."""
     try:
-        text = (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8")
+        text = folder.choices.read_text(encoding="utf-8")
         choices = yaml.load(text, YamlLoader)["hydra"]["runtime"]["choices"]
     except (*UNREADABLE, yaml.YAMLError):
         return {}
     return {key: str(choice) for key, choice in choices.items()} if isinstance(choices, Mapping) else {}
 
 
-def _commit(folder: Path) -> str:
+def _commit(folder: RunFolder) -> str:
     try:
-        environment = _read_json(folder / "environment.json")
+        environment = _read_json(folder.environment)
         return environment["git_commit"][:COMMIT_LENGTH] + ("+" if environment["git_dirty"] else "")
     except UNREADABLE:  # older than the file, or outside a clone
         return ""

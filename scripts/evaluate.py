@@ -23,6 +23,7 @@ from continual.launch.user_errors import one_line_exit
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
 from protocol.files import write_atomically
+from protocol.run_folder import RunFolder
 
 SPLITS = ("train", "val", "test")
 # What may be set for a test; everything else is part of what was trained.
@@ -72,12 +73,9 @@ def evaluate(
     quiet_lightning()
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-    if run.is_file():
-        folder, checkpoint = run.parent, run
-        config, state, finished = of_checkpoint(run)
-    else:
-        folder, checkpoint = run, None
-        config, state, finished = of_run(run)
+    checkpoint = run if run.is_file() else None
+    config, state, finished = of_checkpoint(run) if checkpoint else of_run(RunFolder(run))
+    folder = RunFolder.of(run.parent if checkpoint else run, config.training)
     if task is not None and task not in finished:
         raise RunError(f"--task {task} is not finished in {run}; finished are {finished or 'none'}")
     experiment = Experiment(for_a_test(config, overrides, full_size), folder, run.name, state)
@@ -92,19 +90,20 @@ def evaluate(
         write_atomically(output, json.dumps(results.entries, indent=1))
 
 
-def of_run(run: Path) -> tuple[DictConfig, RunState, list[int]]:
+def of_run(folder: RunFolder) -> tuple[DictConfig, RunState, list[int]]:
     """Configuration, state and finished tasks of a run's folder.
 
     Raises:
         RunError: there is no run in the folder, or its configuration is missing.
     """
-    state = RunState.load(run)
+    state = RunState.load(folder)
     if state is None:
-        raise RunError(f"{run} holds no run (no state.json); give the folder that main.py printed as run folder")
-    path = run / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"{path} is missing: the run's configuration is needed to test it")
-    return OmegaConf.load(path), state, list(range(state.next_task))
+        raise RunError(
+            f"{folder.path} holds no run (no state.json); give the folder that main.py printed as run folder"
+        )
+    if not folder.config.is_file():
+        raise RunError(f"{folder.config} is missing: the run's configuration is needed to test it")
+    return OmegaConf.load(folder.config), state, list(range(state.next_task))
 
 
 def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:

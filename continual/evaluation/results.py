@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_ma
 from continual.evaluation.text import csv_text, markdown_table, percent
 from protocol.errors import RunError
 from protocol.files import write_atomically
-from protocol.run_folder import RESULTS_FILE
+from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -35,25 +34,25 @@ class Results:
         entries: `tasks` of results.json.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
         """Take over what a run wrote before it was interrupted.
 
         Args:
-            directory: the run's folder.
+            folder: the run's.
             config: the resolved configuration.
 
         Raises:
             RunError: results.json is damaged.
         """
-        self.directory = directory
+        self.folder = folder
         self.config = config
         self.entries: list[dict[str, Any]] = []
-        path = directory / RESULTS_FILE
+        path = folder.results
         if path.exists():
             try:
                 self.entries = json.loads(path.read_text())["tasks"]
             except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-                raise RunError(f"{path} is damaged ({error}); delete the folder {directory} to run anew") from error
+                raise RunError(f"{path} is damaged ({error}); delete the folder {folder.path} to run anew") from error
 
     @property
     def average_miou(self) -> float:
@@ -69,20 +68,20 @@ class Results:
             The confusion matrix as a picture.
         """
         self.entries = [*(e for e in self.entries if e["task"] != entry["task"]), entry]
-        write_atomically(self.directory / RESULTS_FILE, json.dumps(self.as_dict(), indent=1, allow_nan=False))
-        write_atomically(self.directory / "results.csv", self._csv())
-        write_atomically(self.directory / "results.md", self._markdown())
-        save_picture(render(draw_heat_map(self.entries)), self.directory / "plots" / "iou_heat_map.png")
-        save_picture(render(draw_curves(self.entries)), self.directory / "plots" / "iou_over_tasks.png")
-        return self._add_confusion(f"task_{entry['task']:02d}", list(entry["iou"]), confusion)
+        write_atomically(self.folder.results, json.dumps(self.as_dict(), indent=1, allow_nan=False))
+        write_atomically(self.folder.results_table, self._csv())
+        write_atomically(self.folder.results_page, self._markdown())
+        save_picture(render(draw_heat_map(self.entries)), self.folder.plot("iou_heat_map"))
+        save_picture(render(draw_curves(self.entries)), self.folder.plot("iou_over_tasks"))
+        return self._add_confusion(entry["task"], list(entry["iou"]), confusion)
 
-    def _add_confusion(self, task: str, names: list[str], confusion: np.ndarray) -> np.ndarray:
+    def _add_confusion(self, task: int, names: list[str], confusion: np.ndarray) -> np.ndarray:
         rows = [["label", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
-        folder = self.directory / "confusion"
-        folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"{task}.csv", csv_text(rows))
+        path = self.folder.confusion(task)
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, csv_text(rows))
         picture = render(draw_confusion(confusion, names))
-        save_picture(picture, self.directory / "plots" / f"confusion_{task}.png")
+        save_picture(picture, self.folder.plot("confusion", task))
         return picture
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class Results:
     def show(self) -> None:
         """On the terminal."""
         Console().print(self.table())
-        log.info(f"results: {self.directory / 'results.md'}")
+        log.info(f"results: {self.folder.results_page}")
 
     def summary(self) -> dict[str, float]:
         """What stands for the run in one line: the means of its last task and those over tasks, where defined."""

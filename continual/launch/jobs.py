@@ -29,7 +29,7 @@ from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
 from protocol.files import write_atomically
-from protocol.run_folder import ERROR_FILE, LOCK_FILE, RESULTS_FILE
+from protocol.run_folder import RunFolder
 from protocol.settings import flatten
 
 log = logging.getLogger(__name__)
@@ -47,34 +47,35 @@ def run_job(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    with kept_traceback(directory / ERROR_FILE):
+    with kept_traceback(RunFolder(directory).error):
         settings = complete(config)
-    if not open_state(settings, directory).is_finished:
+    folder = RunFolder.of(directory, settings["training"])
+    if not open_state(settings, folder).is_finished:
         if (
             hydra.mode == RunMode.MULTIRUN
             and has_several_processes(settings["training"])
             and not shares_machine(config)
         ):
-            _run_apart(directory)
-            return Results(directory, settings).average_miou
-        with claimed(directory, waits=in_sweep()):
-            state = open_state(settings, directory)  # another job may have come further meanwhile
+            _run_apart(folder)
+            return Results(folder, settings).average_miou
+        with claimed(folder, waits=in_sweep()):
+            state = open_state(settings, folder)  # another job may have come further meanwhile
             if not state.is_finished:
-                _train(config, directory, state)
-    results = Results(directory, settings)
+                _train(config, folder, state)
+    results = Results(folder, settings)
     results.show()
     return results.average_miou
 
 
-def open_state(settings: Mapping[str, Any], directory: Path) -> RunState:
+def open_state(settings: Mapping[str, Any], folder: RunFolder) -> RunState:
     """The state of the run in a folder; of one that lost results as if nothing had been tested.
 
     Raises:
         RunError: the folder holds another run, or something damaged.
     """
-    state = RunState.open(settings, directory)
-    if len(Results(directory, settings).entries) < state.next_task:
-        log.warning(f"{directory / RESULTS_FILE} lacks tasks: the saved networks are tested again")
+    state = RunState.open(settings, folder)
+    if len(Results(folder, settings).entries) < state.next_task:
+        log.warning(f"{folder.results} lacks tasks: the saved networks are tested again")
         state.next_task = state.steps = 0
     return state
 
@@ -102,7 +103,7 @@ def has_several_processes(training: Mapping[str, Any]) -> bool:
     return str(count) not in ("0", "1") or training["num_nodes"] > 1
 
 
-def _run_apart(directory: Path) -> None:
+def _run_apart(folder: RunFolder) -> None:
     """Run a job of several processes as the command that it would be without the sweep.
 
     The processes of a run start one another with the same command line. That of a sweep would take them through all
@@ -111,16 +112,15 @@ def _run_apart(directory: Path) -> None:
     Raises:
         RunError: the job failed.
     """
-    hydra, place = HydraConfig.get(), str(directory).replace('"', r"\"")
+    hydra, place = HydraConfig.get(), str(folder.path).replace('"', r"\"")
     given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     own = [*(f"--config-dir={path}" for path in given), *hydra.overrides.task, f'hydra.run.dir="{place}"']
     process = subprocess.Popen([sys.executable, str(MAIN), *own])
     with ending_with(process):
         code = process.wait()
     if code:
-        failure = directory / ERROR_FILE
-        reason = failure.read_text().strip().splitlines()[-1] if failure.exists() else "no traceback was left"
-        raise RunError(f"the job in {directory} ended with exit code {code}: {reason}")
+        reason = folder.error.read_text().strip().splitlines()[-1] if folder.error.exists() else "no traceback was left"
+        raise RunError(f"the job in {folder.path} ended with exit code {code}: {reason}")
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def claimed(directory: Path, waits: bool) -> Iterator[None]:
+def claimed(folder: RunFolder, waits: bool) -> Iterator[None]:
     """Within it no other process works in the run's folder; a run's first process claims it for all.
 
     Args: `waits`: for a process that works there, instead of an error.
@@ -156,13 +156,13 @@ def claimed(directory: Path, waits: bool) -> Iterator[None]:
     if not is_first_process():
         yield
         return
-    lock = FileLock(directory / LOCK_FILE)
+    lock = FileLock(folder.lock)
     try:
         lock.acquire(timeout=1)  # a report that looks whether somebody works here holds it for an instant
     except Timeout as error:
         if not waits:
-            raise RunError(f"another process is working in {directory}; wait for it or stop it") from error
-        log.info(f"another job is at this run; waiting for it: {directory}")
+            raise RunError(f"another process is working in {folder.path}; wait for it or stop it") from error
+        log.info(f"another job is at this run; waiting for it: {folder.path}")
         lock.acquire()
     try:
         yield
@@ -170,26 +170,25 @@ def claimed(directory: Path, waits: bool) -> Iterator[None]:
         lock.release()
 
 
-def _train(config: DictConfig, directory: Path, state: RunState) -> None:
+def _train(config: DictConfig, folder: RunFolder, state: RunState) -> None:
     hydra = HydraConfig.get()
-    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {directory.name}"
-    failure = directory / ERROR_FILE
-    with kept_traceback(failure), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
+    name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {folder.path.name}"
+    with kept_traceback(folder.error), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
         try:
-            experiment = Experiment(config, directory, name, state, gpu)
+            experiment = Experiment(config, folder, name, state, gpu)
         except Exception as error:
             if in_sweep():  # who watches the sweep from afar sees nothing else of it
-                _log_failure(config, directory, name, state, error)
+                _log_failure(config, folder, name, state, error)
             raise
         experiment.run()
-    failure.unlink(missing_ok=True)  # of an earlier attempt
+    folder.error.unlink(missing_ok=True)  # of an earlier attempt
 
 
 @rank_zero_only
-def _log_failure(config: DictConfig, directory: Path, name: str, state: RunState, error: Exception) -> None:
+def _log_failure(config: DictConfig, folder: RunFolder, name: str, state: RunState, error: Exception) -> None:
     """Make a run that could not begin a failed one for the loggers; its next attempt is the same run there."""
-    state.save(directory)
-    for logger in build_loggers(config.logger, directory, state.run_id, name, {}):
+    state.save(folder)
+    for logger in build_loggers(config.logger, folder.path, state.run_id, name, {}):
         logger.finish(error)
 
 

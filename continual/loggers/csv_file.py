@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.loggers.axis import RunAxis
+from protocol.run_folder import RunFolder
 
 
 class CSVLogger(RunAxis, Logger):
@@ -20,7 +21,7 @@ class CSVLogger(RunAxis, Logger):
         directory: the run's folder.
         """
         super().__init__()
-        self.path = Path(directory) / "metrics.csv"
+        self.path = RunFolder(Path(directory)).metrics
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from continual.evaluation.text import shorten
 from continual.models.predictions import write_jpeg
 from networks.maps import at_size_of
 from protocol.labels import IGNORE
+from protocol.run_folder import RunFolder
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
@@ -28,12 +29,12 @@ MOST_LEGEND_ENTRIES = 40
 class PredictionImages(pl.Callback):
     """Draws image, label, prediction and errors at the end of each task; leaves training as it was, to the bit."""
 
-    def __init__(self, directory: Path, count: int) -> None:
+    def __init__(self, folder: RunFolder, count: int) -> None:
         """Args:
-        directory: the run's folder.
+        folder: the run's.
         count: images per task.
         """
-        self.directory = directory
+        self.folder = folder
         self.count = count
 
     @torch.no_grad()
@@ -46,9 +47,9 @@ class PredictionImages(pl.Callback):
         rows = [self._row(batch, learner) for batch in samples]
         for batch, row in zip(samples, rows, strict=True):
             name = data.fixed_name(int(batch["index"])).replace("/", "__")
-            save_maps(self.directory / "predictions" / f"task_{task.index:02d}" / name, row, colours)
+            save_maps(self.folder.predictions(task.index) / name, row, colours)
         picture = render(draw(rows, task.class_names, colours))
-        save_picture(picture, self.directory / "plots" / f"predictions_task_{task.index:02d}.png")
+        save_picture(picture, self.folder.plot("predictions", task.index))
         for logger in trainer.loggers:
             logger.log_images("predictions", [picture], step=trainer.global_step)
 

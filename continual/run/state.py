@@ -6,15 +6,14 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from protocol.errors import RunError
 from protocol.files import write_atomically
-from protocol.run_folder import STATE_FILE
+from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint, numbers_of
 
-FORMAT = 1
+FORMAT = 2  # 1: before the packages were rearranged; its configurations name classes where they no longer are
 
 
 
@@ -51,30 +50,33 @@ class RunState:
         """Whether every task is trained, tested and recorded."""
         return self.next_task == self.tasks
 
-    def save(self, directory: Path) -> None:
+    def save(self, folder: RunFolder) -> None:
         """Write state.json."""
-        write_atomically(directory / STATE_FILE, json.dumps(asdict(self), indent=2, default=str))
+        write_atomically(folder.state, json.dumps(asdict(self), indent=2, default=str))
 
     @classmethod
-    def load(cls, directory: Path) -> RunState | None:
+    def load(cls, folder: RunFolder) -> RunState | None:
         """Read state.json; None where the folder has none.
 
         Raises:
             RunError: the file is damaged or of another version of the project.
         """
-        path = directory / STATE_FILE
+        path = folder.state
         if not path.exists():
             return None
         try:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
-                raise RunError(f"{path} has format {content['format']}, not {FORMAT}; use another folder")
+                raise RunError(
+                    f"{path} has format {content['format']}, not {FORMAT}: another version of the project made this "
+                    "run; continue it with that version, or use another folder"
+                )
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise RunError(f"{path} is damaged ({error}); delete the folder or change training.name") from error
 
     @classmethod
-    def open(cls, config: Mapping[str, Any], directory: Path) -> RunState:
+    def open(cls, config: Mapping[str, Any], folder: RunFolder) -> RunState:
         """The state of the run in a folder, or a new one.
 
         Args: `config`: resolved.
@@ -82,19 +84,19 @@ class RunState:
         Raises:
             RunError: the folder holds another run, or a run although `training.resume` is false.
         """
-        state = cls.load(directory)
-        if state is None or (state.tasks is None and not state.next_task and not (directory / "task_00").exists()):
+        state = cls.load(folder)
+        if state is None or (state.tasks is None and not state.next_task and not folder.task(0).path.exists()):
             run_id = uuid.uuid4().hex[:8] if state is None else state.run_id  # of an attempt that could not begin
             return cls(fingerprint(config), numbers_of(config), run_id)
         if not config["training"]["resume"]:
             raise RunError(
-                f"{directory} holds a run already and training.resume=false; "
+                f"{folder.path} holds a run already and training.resume=false; "
                 "give another training.name or delete the folder"
             )
-        state.check_same(config, directory)
+        state.check_same(config, folder)
         return state
 
-    def check_same(self, config: Mapping[str, Any], directory: Path) -> None:
+    def check_same(self, config: Mapping[str, Any], folder: RunFolder) -> None:
         """Refuse to continue a run under other settings.
 
         Raises:
@@ -106,6 +108,6 @@ class RunState:
         changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
         shown = "; ".join(f"{k}: {then.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in changed[:8])
         raise RunError(
-            f"the run in {directory} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
+            f"the run in {folder.path} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
             "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
         )

@@ -1,10 +1,95 @@
-"""Files of a run's tasks."""
+"""Checkpoints of a run's finished tasks: written, read, and given back to learner and callbacks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import Callback
+
+from continual.learning.learner import ContinualLearner
+from continual.models.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state, save_atomically
+from continual.run.first_task_cache import FirstTaskCache
+from protocol.errors import RunError
+from protocol.run_folder import RunFolder
+from protocol.tasks import Task
 
 
-def again(path: Path) -> str:
-    """What helps where a run's own checkpoint cannot be used."""
+@dataclass
+class TaskFiles:
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: of the run.
+        learner: whose network they hold.
+        callbacks: whose states they hold.
+        fingerprint: of the run's settings, which is written into each.
+    """
+
+    folder: RunFolder
+    learner: ContinualLearner
+    callbacks: Sequence[Callback]
+    fingerprint: str
+
+    def content(self, steps: int, seconds: float) -> dict[str, Any]:
+        """What the file of a task that has just been trained will hold.
+
+        Args: `steps`: optimizer steps that it took; `seconds`: time that it took.
+        """
+        states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
+        return {
+            "steps": steps,
+            "seconds": seconds,
+            "fingerprint": self.fingerprint,
+            ABOUT: self.learner.about,
+            NETWORK: self.learner.network.state_dict(),
+            "callbacks": states,
+        }
+
+    def write(self, task: Task, content: dict[str, Any], cache: FirstTaskCache | None = None) -> None:
+        """Write the file of a finished task, for other runs too where there is a `cache`; unfinished ones go."""
+        files = self.folder.task(task.index)
+        files.path.mkdir(parents=True, exist_ok=True)
+        if cache is None:
+            save_atomically(files.model, content)
+        else:
+            cache.keep(content, files.model)
+        for path in (files.last, files.best):
+            path.unlink(missing_ok=True)
+
+    def load(self, task: Task, path: Path | None = None) -> dict[str, Any]:
+        """Take over a finished task from its file; gives the file's content.
+
+        Args: `path`: of the file; None: where the run left it.
+
+        Raises:
+            RunError: the file is missing, damaged or of another run.
+        """
+        path = path or self.folder.task(task.index).model
+        content = load_checkpoint(path, how_to_train_again(path))
+        if content.get("fingerprint") != self.fingerprint or content[ABOUT]["task"] != task.index:
+            raise RunError(
+                f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
+                "give training.ckpt_dir or training.name another value"
+            )
+        self.learner.network.load_state_dict(content[NETWORK])
+        restore(self.callbacks, content)
+        return content
+
+    def load_best(self, task: Task) -> None:
+        """Go back to the network of the best validation."""
+        self.learner.network.load_state_dict(network_state(load_checkpoint(self.folder.task(task.index).best)))
+
+
+def restore(callbacks: Sequence[Callback], content: Mapping[str, Any]) -> None:
+    """Give callbacks their states in the content of a finished task's file."""
+    for callback in callbacks:
+        if type(callback).__name__ in content["callbacks"]:
+            callback.load_state_dict(content["callbacks"][type(callback).__name__])
+
+
+def how_to_train_again(path: Path) -> str:
+    """The remedy where a run's own checkpoint cannot be used."""
     return f"delete the folder {path.parent} to train that task again"

@@ -10,6 +10,7 @@ from continual.evaluation.results import HEADINGS, Results, summary_line
 from protocol.errors import RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
+from protocol.run_folder import RunFolder
 from protocol.tasks import build_tasks
 
 NAMES = ["background", "one", "two", "three", "four"]
@@ -31,7 +32,7 @@ CONFUSION = np.arange(9).reshape(3, 3)
 
 @pytest.fixture
 def results(tmp_path):
-    results = Results(tmp_path, {"training": {"task": "2-1"}})
+    results = Results(RunFolder(tmp_path), {"training": {"task": "2-1"}})
     results.add(FIRST, CONFUSION)
     results.add(SECOND, np.eye(4, dtype=np.int64))
     return results
@@ -97,7 +98,7 @@ def test_every_row_has_every_heading(results):
 
 
 def test_an_interrupted_run_takes_its_entries_over(results, tmp_path):
-    again = Results(tmp_path, {})
+    again = Results(RunFolder(tmp_path), {})
     assert again.entries == [FIRST, SECOND]
     again.add(
         {**SECOND, "images": 13}, np.eye(4, dtype=np.int64)
@@ -109,12 +110,12 @@ def test_an_interrupted_run_takes_its_entries_over(results, tmp_path):
 def test_damaged_results_are_named(tmp_path, text):
     (tmp_path / "results.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"results.json is damaged"):
-        Results(tmp_path, {})
+        Results(RunFolder(tmp_path), {})
 
 
 def test_not_a_number_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
-        Results(tmp_path, {}).add({**FIRST, "pixel_accuracy": float("nan")}, CONFUSION)
+        Results(RunFolder(tmp_path), {}).add({**FIRST, "pixel_accuracy": float("nan")}, CONFUSION)
     assert not (tmp_path / "results.json").exists()
 
 

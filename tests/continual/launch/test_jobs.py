@@ -22,6 +22,7 @@ from continual.launch.jobs import (
     shares_machine,
 )
 from protocol.errors import RunError
+from protocol.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -69,12 +70,12 @@ def test_a_folder_is_claimed_by_one_process(tmp_path, waits):
     holder.start()
     assert holds.wait(30)
     if not waits:
-        with pytest.raises(RunError, match="another process is working in"), claimed(tmp_path, waits=False):
+        with pytest.raises(RunError, match="another process is working in"), claimed(RunFolder(tmp_path), waits=False):
             pass
         release.set()
     else:
         threading.Timer(1.5, release.set).start()
-        with claimed(tmp_path, waits=True):
+        with claimed(RunFolder(tmp_path), waits=True):
             assert release.is_set()
     holder.join()
 

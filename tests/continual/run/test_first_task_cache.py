@@ -25,6 +25,7 @@ from loss.mib import MiB
 from protocol.errors import RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
+from protocol.run_folder import RunFolder
 from protocol.settings import flatten, numbers_of
 from protocol.tasks import build_tasks
 from tests.conftest import TINY
@@ -36,10 +37,11 @@ def facts(folder, *overrides):
     config = composed(*TINY, "training.task=6-2", *overrides)
     settings = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "logger"]), resolve=True)
     config.logger = {}
+    folder = RunFolder(folder)
     experiment = Experiment(config, folder, "run", RunState.open(settings, folder))
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
     experiment.learner.begin_task(experiment.tasks[0])
-    trainer = experiment._build_trainer(experiment.tasks[0])
+    trainer = experiment.trainers.build(experiment.tasks[0])
     given = first_task_facts(
         experiment.settings, experiment.split, experiment.learner, experiment.named_callbacks, trainer,
         experiment.data.saliency,

@@ -13,6 +13,7 @@ from datamodules.batches import collate
 from datamodules.camvid import CamVid
 from datamodules.cityscapes import CLASSES, COLOURS
 from protocol.labels import LabelSpace
+from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 from tests.continual.learning.test_learner import TASKS, make_learner
 
@@ -51,7 +52,7 @@ def learner():
 
 
 def test_the_picture_reaches_disk_and_loggers(trainer, learner, tmp_path):
-    PredictionImages(tmp_path, 3).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 3).on_test_end(trainer, learner)
     with Image.open(tmp_path / "plots" / "predictions_task_00.png") as picture:
         written = np.array(picture)
     ((key, (logged,), step),) = trainer.loggers[0].images
@@ -60,7 +61,7 @@ def test_the_picture_reaches_disk_and_loggers(trainer, learner, tmp_path):
 
 
 def test_the_maps_of_each_image_reach_disk(trainer, learner, tmp_path):
-    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
     folder = tmp_path / "predictions" / "task_00"
     names = [f"town__{int(batch['index'])}" for batch in samples(2)]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -77,7 +78,7 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_pat
     learner.train()
     before = {k: v.clone() for k, v in learner.network.state_dict().items()}
     torch.manual_seed(3)
-    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
@@ -88,7 +89,7 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_pat
 
 def test_only_one_process_draws(trainer, learner, tmp_path):
     trainer.is_global_zero = False
-    PredictionImages(tmp_path, 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import pytest
 from continual.run.state import RunState
 from protocol.errors import RunError
 from protocol.files import write_atomically
+from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint, numbers_of
 
 CONFIG = {
@@ -42,24 +43,26 @@ def test_fingerprint_sees_what_changes_numbers(change):
 def test_state_survives_the_disk(tmp_path):
     state = new_state()
     state.next_task, state.steps, state.class_order = 2, 77, [3, 1, 2]
-    state.save(tmp_path)
-    assert RunState.load(tmp_path) == state
+    state.save(RunFolder(tmp_path))
+    assert RunState.load(RunFolder(tmp_path)) == state
 
 
 def test_folder_without_state_is_a_new_run(tmp_path):
-    assert RunState.load(tmp_path) is None
+    assert RunState.load(RunFolder(tmp_path)) is None
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
     with pytest.raises(RunError, match=r"training.epochs: 3 -> 4.*training.name"):
-        new_state().check_same(changed(training__epochs=4), tmp_path)
+        new_state().check_same(changed(training__epochs=4), RunFolder(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"format": 99}', "[]", '{"format": 1, "x": 2}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"format": 2}', '{"format": 1}', '{"format": 99}', "[]", '{"format": 2, "x": 2}']
+)
 def test_damaged_state_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(RunError, match=r"state\.json"):
-        RunState.load(tmp_path)
+        RunState.load(RunFolder(tmp_path))
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -76,12 +79,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_an_attempt_that_could_not_begin_may_have_had_other_settings(tmp_path):
-    failed = RunState.open({**CONFIG, "training": {**CONFIG["training"], "resume": True}}, tmp_path)
-    failed.save(tmp_path)
+    failed = RunState.open({**CONFIG, "training": {**CONFIG["training"], "resume": True}}, RunFolder(tmp_path))
+    failed.save(RunFolder(tmp_path))
     mended = {**CONFIG, "training": {**CONFIG["training"], "resume": True, "epochs": 77}}
-    state = RunState.open(mended, tmp_path)
+    state = RunState.open(mended, RunFolder(tmp_path))
     assert (state.run_id, state.fingerprint) == (failed.run_id, fingerprint(mended))
     state.tasks = 3
-    state.save(tmp_path)
+    state.save(RunFolder(tmp_path))
     with pytest.raises(RunError, match="made with other settings"):
-        RunState.open({**mended, "training": {**mended["training"], "epochs": 78}}, tmp_path)
+        RunState.open({**mended, "training": {**mended["training"], "epochs": 78}}, RunFolder(tmp_path))

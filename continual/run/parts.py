@@ -1,0 +1,138 @@
+"""The parts of a run, built from its configuration and held against one another before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+
+from continual.learning.learner import ContinualLearner
+from datamodules.datamodule import ContinualDataModule
+from datamodules.task_sequence import TaskSplit
+from loss.base import ContinualLoss
+from protocol.errors import ConfigError
+from protocol.tasks import Task
+
+
+def build_data(config: DictConfig, split: TaskSplit, training: Mapping[str, Any]) -> ContinualDataModule:
+    """What gives each task its images."""
+    return ContinualDataModule(
+        split.source,
+        instantiate(config.dataset.augmentation, _convert_="all"),
+        instantiate(config.dataset.evaluation, _convert_="all"),
+        batch_size=training["batch_size"],
+        eval_batch_size=training["eval_batch_size"],
+        num_workers=training["num_workers"],
+        seed=training["seed"],
+        val_on_train=training["val_on_train"],
+        subset=training["subset"],
+        saliency=instantiate(config.dataset.saliency, _convert_="all") or None,
+    )
+
+
+def build_callbacks(config: DictConfig) -> dict[str, Callback]:
+    """The callbacks that live as long as the run, by their names in the configuration."""
+    return {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items()}
+
+
+def build_learner(
+    config: DictConfig, tasks: tuple[Task, ...], training: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> ContinualLearner:
+    """Network, method and optimisation.
+
+    Args:
+        config: composed.
+        tasks: the run's.
+        training, dataset: these groups, resolved.
+
+    Raises:
+        ConfigError: parts do not go together.
+    """
+    learner = ContinualLearner(
+        instantiate(config.network, _convert_="all"),
+        instantiate(config.loss, _convert_="all"),
+        instantiate(config.optimizer, _convert_="all"),
+        instantiate(config.scheduler, _convert_="all"),
+        mean=dataset["mean"],
+        std=dataset["std"],
+        lr_next=training["lr_next"],
+        scheduler_interval=training["scheduler_interval"],
+        scheduler_frequency=training["scheduler_frequency"],
+        freeze=training["freeze"],
+        lr_factors=training["lr_factors"],
+        lr_factors_next=training["lr_factors_next"],
+        decay_next=training["decay_next"],
+        restart=training["restart"],
+        seed=training["seed"],
+    )
+    if not tasks[0].has_background:
+        check_without_background(learner.loss, training)
+        learner.network.leave_out_background()
+    if training["single_head"]:
+        if "old_classes" in training["freeze"]:
+            raise ConfigError("training.freeze=[old_classes] needs a layer per task: set training.single_head=false")
+        learner.network.use_single_head(tasks[-1].n_seen)
+    learner.check_optimizer()
+    if training["channels_last"]:
+        learner.network.to(memory_format=torch.channels_last)
+    return learner
+
+
+def check_sharding(callbacks: Mapping[str, Callback], training: Mapping[str, Any]) -> None:
+    """Refuse callbacks that need whole weights and gradients where these lie in parts on the devices.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, callback in callbacks.items():
+        if training["strategy"] == "fsdp" and getattr(callback, "needs_whole_weights", False):
+            raise ConfigError(
+                f"training.strategy=fsdp splits weights and gradients, and callbacks.{name} needs whole ones: set "
+                "training.strategy=ddp"
+            )
+
+
+def check_without_background(loss: ContinualLoss, training: Mapping[str, Any]) -> None:
+    """Refuse what is about background in a data set that has none, where no task hides classes as background.
+
+    Raises:
+        ConfigError: a setting is.
+    """
+    about = {
+        f"the loss {type(loss).__name__}": loss.needs_background,
+        f"loss.classifier_init={loss.classifier_init}": loss.classifier_init in ("background", "copy"),
+        "training.eval_future=background": training["eval_future"] == "background",
+        "training.val_old=background": training["val_old"] == "background",
+    }
+    for setting, needs_background in about.items():
+        if needs_background:
+            raise ConfigError(
+                f"{setting} is about background, and with training.hidden=ignore this data set has none: set "
+                "training.hidden=background or choose another"
+            )
+
+
+def check_tasks(
+    split: TaskSplit, data: ContinualDataModule, loss: ContinualLoss, training: Mapping[str, Any], world_size: int
+) -> None:
+    """Refuse tasks that cannot be trained.
+
+    Args: `world_size`: number of processes.
+
+    Raises:
+        UserError: a task has too few images, or the method or the settings cannot learn it.
+    """
+    for task, images in zip(split.tasks, split.images, strict=True):
+        data.check_task(task, images.train, world_size)
+        data.check_saliency(images.train)
+        loss.check_task(task)
+        if training["steps_per_class"] and not task.new:
+            raise ConfigError(
+                f"task {task.index} has no new classes, so that training.steps_per_class gives it no steps: set "
+                "training.epochs instead"
+            )
+    data.check_sizes(split.images[-1].val, split.images[-1].test)
