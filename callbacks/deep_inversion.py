@@ -127,7 +127,7 @@ class DeepInversion(ReplayBuffer):
         learner.to(self.trainer.strategy.root_device)
         if self.paths is not None:
             return
-        mean, std = ((values / 255).flatten().tolist() for values in (learner.mean, learner.std))
+        mean, std = ((values / 255).flatten().tolist() for values in (learner.pixels.mean, learner.pixels.std))
         was_training, learning = learner.network.training, [p for p in learner.network.parameters() if p.requires_grad]
         learner.network.eval().requires_grad_(False)
         dreamer = Dreamer(

@@ -96,8 +96,8 @@ class ImportancePenalty(pl.Callback, ABC):
 
     def _warn_if_unstable(self, learner: pl.LightningModule) -> None:
         """Warn where SGD diverges: lr curvature > 2 (1 + m) with momentum m, 2 (1 + m) / (1 + 2 m) with Nesterov's."""
-        settings: Mapping[str, Any] = getattr(learner.make_optimizer, "keywords", {})
-        rate = settings.get("lr") if learner.lr_next is None else learner.lr_next
+        settings: Mapping[str, Any] = getattr(learner.optimisation.make_optimizer, "keywords", {})
+        rate = settings.get("lr") if learner.optimisation.lr_next is None else learner.optimisation.lr_next
         momentum = settings.get("momentum", 0.0)
         if rate is None or "betas" in settings:
             return

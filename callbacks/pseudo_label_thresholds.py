@@ -59,7 +59,7 @@ class PseudoLabelThresholds(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, unless an interrupted task did."""
-        if self.kind is None or pl_module.teacher is None:
+        if self.kind is None or pl_module.teacher.network is None:
             return
         if self.thresholds is None:
             histogram = trainer.strategy.reduce(self._measure(trainer, pl_module), reduce_op="sum")

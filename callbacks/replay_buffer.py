@@ -240,7 +240,7 @@ class ReplayBuffer(pl.Callback):
         crops = {name: samples[0][name].numpy() for name in ("image", "label")}
         if self.logits:
             was_training = learner.network.training
-            image = learner.normalise(samples[0]["image"].to(learner.device))
+            image = learner.pixels.normalise(samples[0]["image"].to(learner.device))
             crops["logits"] = learner.network.eval()(image).scores.half().cpu().numpy()
             learner.network.train(was_training)
         self._size(crops, learner.task)
@@ -357,7 +357,7 @@ class ReplayBuffer(pl.Callback):
 
     @staticmethod
     def _finish(entry: dict[str, Tensor], learner: pl.LightningModule) -> dict[str, Tensor]:
-        entry = {**entry, "image": learner.normalise(entry["image"])}
+        entry = {**entry, "image": learner.pixels.normalise(entry["image"])}
         if "label" in entry:
             entry["label"] = entry["label"].long()
         if "logits" in entry:
@@ -408,7 +408,8 @@ class ReplayBuffer(pl.Callback):
             loss = (
                 foreground_loss(output.logits, batch["label"]) if self._needs_loss else torch.zeros(len(batch["label"]))
             )
-            crops = {"image": learner.raw(batch["image"]).cpu().numpy(), "label": batch["label"].byte().cpu().numpy()}
+            image, label = learner.pixels.raw(batch["image"]), batch["label"].byte()
+            crops = {"image": image.cpu().numpy(), "label": label.cpu().numpy()}
             if self.logits:
                 crops["logits"] = output.scores.half().cpu().numpy()
             size = self._size(crops, task)

@@ -32,11 +32,13 @@ from callbacks.replay_buffer import ReplayBuffer
 from continual.evaluation.metrics import SegmentationMetrics
 from continual.learning import schedules
 from continual.learning.learner import ContinualLearner
+from continual.learning.optimisation import Optimisation
 from datamodules.batches import TaskDataset
 from datamodules.class_index import ClassIndex
 from datamodules.voc import VOC2012
 from loss.base import Step
 from loss.mib import MiB
+from networks.pixels import Pixels
 from networks.unet import UNet
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
@@ -188,9 +190,11 @@ def mib_learner() -> ContinualLearner:
     """A small network in its second task, with its teacher."""
     torch.manual_seed(0)
     learner = ContinualLearner(
-        UNet(width=16, num_layers=4, bilinear=True), MiB(), lambda p: torch.optim.SGD(p, lr=1e-3), schedules.poly,
-        mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
-    )  # fmt: skip
+        UNet(width=16, num_layers=4, bilinear=True),
+        MiB(),
+        Optimisation(lambda p: torch.optim.SGD(p, lr=1e-3), schedules.poly),
+        Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    )
     for task in voc_tasks()[:2]:
         learner.begin_task(task)
     return learner
@@ -207,7 +211,7 @@ def training_batch() -> dict[str, torch.Tensor]:
 
 def bare_step(learner: ContinualLearner, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
     """A training step without a trainer."""
-    image = learner.normalise(batch["image"])
+    image = learner.pixels.normalise(batch["image"])
     with torch.no_grad():
         teacher = learner.teacher(image)
     loss = sum(learner.loss(Step(learner.task, batch, learner.network(image), teacher)).values())

@@ -28,8 +28,9 @@ from continual.dreams.record import RECORD, SHEET, contact_sheet, read_record
 from continual.dreams.synthesis import Network, dense_targets, pixel_bounds, random_draws, synthesise
 from continual.dreams.terms import FeatureStatistics, lse_lba
 from continual.evaluation.plots import render, save_picture
-from continual.models.saved_model import SavedModel, normalised
+from continual.models.saved_model import SavedModel
 from networks.base import SegmentationNetwork
+from networks.pixels import Pixels
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
 
@@ -163,7 +164,7 @@ class Dreamer:
     def _judge(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """How sure the network is of the classes in N images, and on which share of the pixels it sees them."""
         device = next(self.network.parameters()).device
-        logits = self.network(normalised(pixels.to(device), self.mean, self.std)).logits
+        logits = self.network(Pixels(self.mean, self.std).to(device).normalise(pixels.to(device))).logits
         wanted = classes.to(device)
         scores = class_probabilities(logits).gather(1, wanted[:, None] - 1).squeeze(1)
         return scores, (logits.argmax(1) == wanted.view(-1, 1, 1)).float().mean((1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from continual.evaluation.closed_world import Groups, class_groups, closed_predi
 from continual.models.checkpoint import ABOUT, load_checkpoint, network_state
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
+from networks.pixels import Pixels
 from protocol.errors import ConfigError, RunError
 
 
@@ -141,7 +142,7 @@ class SavedModel:
     def normalise(self, image: Tensor) -> Tensor:
         """B x 3 x H x W in [0, 255] to what the network was trained on."""
         dataset = self.config["dataset"]
-        return normalised(image, dataset["mean"], dataset["std"])
+        return Pixels(dataset["mean"], dataset["std"]).to(image.device).normalise(image)
 
     @torch.inference_mode()
     def predict(self, image: Tensor, group: slice | None = None) -> Tensor:
@@ -153,12 +154,6 @@ class SavedModel:
         """
         output = self.network(self.normalise(image))
         return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
-
-
-def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images ... x 3 x H x W in [0, 255] with zero mean and unit deviation; `mean`, `std` per channel in [0, 1]."""
-    mean, std = (255 * torch.tensor(list(values), device=image.device).view(3, 1, 1) for values in (mean, std))
-    return (image - mean) / std
 
 
 def _sides(size: str) -> tuple[int, int] | None:

@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from continual.learning.learner import ContinualLearner
+from continual.learning.optimisation import Optimisation
 from datamodules.datamodule import ContinualDataModule
 from datamodules.task_sequence import TaskSplit
 from loss.base import ContinualLoss
+from networks.pixels import Pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
@@ -52,13 +54,9 @@ def build_learner(
     Raises:
         ConfigError: parts do not go together.
     """
-    learner = ContinualLearner(
-        instantiate(config.network, _convert_="all"),
-        instantiate(config.loss, _convert_="all"),
+    optimisation = Optimisation(
         instantiate(config.optimizer, _convert_="all"),
         instantiate(config.scheduler, _convert_="all"),
-        mean=dataset["mean"],
-        std=dataset["std"],
         lr_next=training["lr_next"],
         scheduler_interval=training["scheduler_interval"],
         scheduler_frequency=training["scheduler_frequency"],
@@ -67,7 +65,11 @@ def build_learner(
         lr_factors_next=training["lr_factors_next"],
         decay_next=training["decay_next"],
         restart=training["restart"],
-        seed=training["seed"],
+    )
+    network = instantiate(config.network, _convert_="all")
+    loss = instantiate(config.loss, _convert_="all")
+    learner = ContinualLearner(
+        network, loss, optimisation, Pixels(dataset["mean"], dataset["std"]), seed=training["seed"]
     )
     if not tasks[0].has_background:
         check_without_background(learner.loss, training)
@@ -76,7 +78,7 @@ def build_learner(
         if "old_classes" in training["freeze"]:
             raise ConfigError("training.freeze=[old_classes] needs a layer per task: set training.single_head=false")
         learner.network.use_single_head(tasks[-1].n_seen)
-    learner.check_optimizer()
+    optimisation.try_out()
     if training["channels_last"]:
         learner.network.to(memory_format=torch.channels_last)
     return learner

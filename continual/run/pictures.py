@@ -58,7 +58,7 @@ class PredictionImages(pl.Callback):
         was_training = learner.network.training
         learner.network.eval()
         image = batch["image"].to(learner.device)
-        prediction = learner.loss.predict(learner.network(learner.normalise(image)))
+        prediction = learner.loss.predict(learner.network(learner.pixels.normalise(image)))
         learner.network.train(was_training)
         label = batch["label"]
         arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))

@@ -115,7 +115,7 @@ def test_any_method_learns_from_them_what_its_teacher_says():
         assert all(term > 0 for term in bring.terms[1:])
         x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(7))
         with torch.no_grad():
-            old, new = (network.eval()(x).logits for network in (learner.teacher, learner.network))
+            old, new = (network.eval()(x).logits for network in (learner.teacher.network, learner.network))
         distances.append(lesson(new, old, "mse").item())
     assert distances[1] < distances[0] / 2
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from callbacks.importance import EWC, PI, RW, normalise
+from continual.learning.optimisation import Optimisation
 from protocol.errors import RunError
 from tests.continual.learning.test_learner import TASKS
 
@@ -27,7 +28,7 @@ def learner_of(names, index=0):
     network = nn.ParameterDict({name: nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for name, shape in names})
     logged = {}
     return SimpleNamespace(
-        network=network, device=torch.device("cpu"), lr_next=None, make_optimizer=None,
+        network=network, device=torch.device("cpu"), optimisation=Optimisation(None, None),
         task=SimpleNamespace(index=index), logged=logged,
         log=lambda name, value: logged.__setitem__(name, value.item()),
     )  # fmt: skip
@@ -153,7 +154,7 @@ def test_weights_without_gradient_are_left_alone():
 def test_divergence_is_foretold(caplog, method, weight, settings, lr_next, warns):
     """Spec: lr times curvature below 3.8 / 2.8 with Nesterov momentum 0.9; 2 weight for EWC, 4 weight for RW."""
     learner = learner_of([("a", (2,))])
-    learner.make_optimizer, learner.lr_next = SimpleNamespace(keywords=settings), lr_next
+    learner.optimisation = Optimisation(SimpleNamespace(keywords=settings), None, lr_next=lr_next)
     METHODS[method](weight=float(weight)).on_fit_start(None, learner)
     assert ("diverges" in caplog.text) == warns
 

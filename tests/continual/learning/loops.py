@@ -8,9 +8,18 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from continual.learning.learner import ContinualLearner
+from continual.learning.optimisation import Optimisation
+from networks.pixels import Pixels
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import build_tasks
+
+
+def make_learner(network, loss, optimizer, scheduler, **settings):
+    """A learner whose network gets the images as they are; `settings` of `Optimisation`."""
+    optimisation = Optimisation(optimizer, scheduler, **settings)
+    return ContinualLearner(network, loss, optimisation, Pixels((0, 0, 0), (1 / 255, 1 / 255, 1 / 255)))
 
 
 class Record(pl.Callback):

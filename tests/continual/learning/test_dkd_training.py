@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from continual.learning import schedules
-from continual.learning.learner import ContinualLearner
 from loss.dkd import DKD
 from networks.base import SegmentationNetwork
-from tests.continual.learning.loops import fit, uneven_tasks
+from tests.continual.learning.loops import fit, make_learner, uneven_tasks
 
 
 class Toy(SegmentationNetwork):
@@ -46,10 +45,10 @@ def test_three_tasks_give_the_losses_and_weights_of_dkds_code(golden):
     data = golden("dkd_train")
     first, later = (10 * float(data[f"cfg_{name}"]) for name in ("lr0", "lr"))
     weights = data["cfg_pw"].tolist()
-    learner = ContinualLearner(
+    learner = make_learner(
         Toy(), DKD(positive_weight=weights[0], positive_weight_next=weights[1]),
         partial(torch.optim.SGD, lr=first, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        schedules.poly, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255), lr_next=later,
+        schedules.poly, lr_next=later,
         lr_factors={"encoder": 0.1}, decay_next="new", freeze=["norm"],
     ).double()  # fmt: skip
     network = learner.network

@@ -9,8 +9,10 @@ from torch.utils.data import DataLoader
 
 from continual.learning import schedules
 from continual.learning.learner import ContinualLearner
+from continual.learning.optimisation import Optimisation
 from loss.base import ContinualLoss
 from loss.mib import MiB
+from networks.pixels import Pixels
 from networks.unet import UNet
 from protocol.errors import ConfigError
 from protocol.labels import LabelSpace
@@ -26,11 +28,8 @@ def make_learner(loss: ContinualLoss | None = None, **settings) -> ContinualLear
     return ContinualLearner(
         UNet(width=4, num_layers=3, bilinear=True),
         loss or MiB(),
-        lambda parameters, lr=0.1: torch.optim.SGD(parameters, lr=lr),
-        schedules.poly,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        **settings,
+        Optimisation(lambda parameters, lr=0.1: torch.optim.SGD(parameters, lr=lr), schedules.poly, **settings),
+        Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     )
 
 
@@ -59,23 +58,23 @@ def fit(learner, **settings):
 def test_images_are_normalised_on_the_device():
     image = torch.randint(0, 255, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    torch.testing.assert_close(make_learner().normalise(image), (image / 255 - mean) / std)
+    torch.testing.assert_close(make_learner().pixels.normalise(image), (image / 255 - mean) / std)
 
 
 def test_teacher_is_the_frozen_previous_network_outside_the_module_tree():
     learner = make_learner()
     learner.begin_task(TASKS[0])
-    assert learner.teacher is None
+    assert learner.teacher.network is None
     before = copy.deepcopy(learner.network).eval()
     learner.begin_task(TASKS[1])
     assert not any("teacher" in key for key in learner.state_dict())
-    assert not any(p.requires_grad for p in learner.teacher.parameters())
-    assert not learner.teacher.training
+    assert not any(p.requires_grad for p in learner.teacher.network.parameters())
+    assert not learner.teacher.network.training
     image = torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(learner.teacher(image).logits, before(image).logits, rtol=0, atol=0)
     fit(learner)
     torch.testing.assert_close(learner.teacher(image).logits, before(image).logits, rtol=0, atol=0)
-    assert not learner.teacher.training
+    assert not learner.teacher.network.training
 
 
 def test_network_grows_by_the_classes_of_each_task():
@@ -94,7 +93,7 @@ def test_a_restart_begins_every_task_with_the_first_weights():
         assert all(torch.equal(ours[name], value) for name, value in first.items())
         assert learner.network.classifier.num_classes == task.n_seen
         if task.index:
-            assert (learner.teacher.state_dict()["classifier.heads.0.bias"] == 7).all()
+            assert (learner.teacher.network.state_dict()["classifier.heads.0.bias"] == 7).all()
             assert (ours["classifier.heads.0.bias"] != 7).all()
         with torch.no_grad():
             for parameter in learner.network.parameters():
@@ -127,7 +126,7 @@ def test_scheduler_gets_the_number_of_its_own_steps(interval, frequency, accumul
         return schedules.constant(optimizer, total_steps)
 
     learner = make_learner(scheduler_interval=interval, scheduler_frequency=frequency)
-    learner.make_scheduler = record
+    learner.optimisation.make_scheduler = record
     learner.begin_task(TASKS[0])
     fit(learner, max_epochs=3, accumulate_grad_batches=accumulate)
     assert seen == [expected]
@@ -151,7 +150,7 @@ def test_teacher_runs_only_if_the_loss_asks():
     learner = make_learner(CrossEntropy())
     learner.begin_task(TASKS[0])
     learner.begin_task(TASKS[1])
-    assert learner.teacher is None
+    assert learner.teacher.network is None
     fit(learner)
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from continual.learning import schedules
-from continual.learning.learner import ContinualLearner
 from loss.mbs import MBS
 from networks.segmenter import Segmenter
-from tests.continual.learning.loops import fit, uneven_tasks
+from tests.continual.learning.loops import fit, make_learner, uneven_tasks
 from tests.networks.test_segmenter import our_name
 
 
@@ -39,10 +38,10 @@ def test_three_tasks_give_the_losses_and_weights_of_mbs_code(golden):
         "mlp_ratio": cfg["ff"] / cfg["d"],
     }  # fmt: skip
     network = Segmenter("vit_tiny_patch16_224", options, crop_size=cfg["image"], heads=cfg["hd"], drop_path=0.0)
-    learner = ContinualLearner(
+    learner = make_learner(
         network, MBS(output_weight=cfg["da"]),
         partial(torch.optim.SGD, lr=cfg["lr"], momentum=0.9, nesterov=True, weight_decay=cfg["wd"]),
-        schedules.constant, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255), lr_next=cfg["lr"] * cfg["inc"],
+        schedules.constant, lr_next=cfg["lr"] * cfg["inc"],
     ).double()  # fmt: skip
     for task in uneven_tasks([int(n) for n in data["s2_classes"][1:]]):
         key = f"s{task.index}"

@@ -13,14 +13,13 @@ from torch import nn
 
 from callbacks.importance import EWC, PI, RW
 from continual.learning import schedules
-from continual.learning.learner import ContinualLearner
 from loss.crossentropy import CrossEntropy
 from loss.ilt import ILT
 from loss.lwf import LwF
 from loss.lwf_mc import LwFMC
 from loss.mib import MiB
 from networks.base import SegmentationNetwork
-from tests.continual.learning.loops import fit, uneven_tasks
+from tests.continual.learning.loops import fit, make_learner, uneven_tasks
 
 METHODS = {
     "FT": (partial(CrossEntropy, "all"), []),
@@ -69,9 +68,9 @@ def test_three_tasks_give_the_losses_and_weights_of_mibs_code(golden, method, tm
     make_loss, make_callbacks = METHODS[method]
     sizes = [int(n) for n in expected["s2_classes"]]
     callbacks = [make() for make in make_callbacks]
-    learner = ContinualLearner(
+    learner = make_learner(
         Toy(), make_loss(), partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        schedules.poly, mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255), lr_next=0.001,
+        schedules.poly, lr_next=0.001,
     ).double()  # fmt: skip
     for task in uneven_tasks([sizes[0] - 1, *sizes[1:]]):
         learner.begin_task(task)

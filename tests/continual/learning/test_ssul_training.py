@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from continual.learning import schedules
-from continual.learning.learner import ContinualLearner
 from loss.ssul import SSUL
 from networks.base import SegmentationNetwork
 from networks.classifier import BlockLayer
-from tests.continual.learning.loops import fit, uneven_tasks
+from tests.continual.learning.loops import fit, make_learner, uneven_tasks
 from tests.networks.test_deeplabv3_original import their_name
 
 # Their variant without frozen normalisation lets frozen parts update their statistics; here what is frozen stays.
@@ -67,9 +66,9 @@ def test_three_tasks_give_the_losses_and_weights_of_ssuls_code(golden, variant):
     rate = float(data["cfg_lr"])
     # without freezing later tasks learn as the first
     later = {"classifier.heads.0": 1e-4} if frozen[0] == "encoder" and unknown else None
-    learner = ContinualLearner(
+    learner = make_learner(
         Toy(), SSUL(**settings), partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        partial(schedules.poly, floor=1e-6), mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255),
+        partial(schedules.poly, floor=1e-6),
         lr_next=rate if frozen[0] == "encoder" else None,
         lr_factors={"encoder": 0.1}, lr_factors_next=later, freeze=frozen,
     ).double()  # fmt: skip

@@ -1,0 +1,131 @@
+"""How the tasks of a run are optimised: what learns, at which rate, under which schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from continual.learning.parameter_groups import check_factors, parameter_groups
+from loss.base import ContinualLoss
+from networks.base import SegmentationNetwork
+from networks.classifier import EARLIER
+from protocol.errors import ConfigError
+from protocol.tasks import Task
+
+
+@dataclass
+class Optimisation:
+    """The optimizer, its schedule and what they are for; the same for all tasks but the first where it says "next".
+
+    Attributes:
+        make_optimizer: called with the trainable parameters at the start of each task.
+        make_scheduler: called with the optimizer and `total_steps`, the number of its own steps in the task.
+        lr_next: learning rate of the tasks after the first; None keeps the optimizer's.
+        scheduler_interval: "step" or "epoch", the unit in which the scheduler steps.
+        scheduler_frequency: units per step of the scheduler.
+        freeze: parts of the network that learn in the first task only.
+        lr_factors: factors of the learning rate by part, see `parameter_groups`.
+        lr_factors_next: the same in the tasks after the first; None keeps the first one's.
+        decay_next: "all" or "new": what the weight decay is for after the first task, the new classifier alone (DKD).
+        restart: each task begins with the weights of the first one, a new classifier included.
+    """
+
+    make_optimizer: Callable[..., torch.optim.Optimizer]
+    make_scheduler: Callable[..., Any]
+    lr_next: float | None = None
+    scheduler_interval: str = "step"
+    scheduler_frequency: int = 1
+    freeze: str | Sequence[str] = ()
+    lr_factors: Mapping[str, float] | None = None
+    lr_factors_next: Mapping[str, float] | None = None
+    decay_next: str = "all"
+    restart: bool = False
+    _factors: tuple[Mapping[str, float], Mapping[str, float]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Read one frozen part, or no factors, as what they stand for."""
+        self.freeze = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
+        first = self.lr_factors or {}
+        self._factors = (first, first if self.lr_factors_next is None else self.lr_factors_next)
+
+    def check(self, network: SegmentationNetwork, loss: ContinualLoss) -> None:
+        """Hold the settings against what they are for, before the first task.
+
+        Raises:
+            ConfigError: a part of the network does not exist, or settings exclude one another.
+        """
+        network.check_parts(self.freeze)
+        for key, factors in zip(("training.lr_factors", "training.lr_factors_next"), self._factors, strict=True):
+            check_factors(network, factors, key)
+        if self.decay_next not in ("all", "new"):
+            raise ConfigError(f"training.decay_next={self.decay_next} is neither all nor new")
+        if self.restart and loss.classifier_init in EARLIER:
+            raise ConfigError(
+                f"training.restart=true begins with random classifiers: set loss.classifier_init=random instead of "
+                f"{loss.classifier_init}, or training.restart=false"
+            )
+        if self.restart and self.freeze:
+            raise ConfigError(
+                f"training.restart=true begins later tasks anew, and training.freeze={list(self.freeze)} leaves "
+                "parts of them untrained: set one of the two alone"
+            )
+
+    def try_out(self) -> None:
+        """Make optimizer and schedule once for nothing: a mistake in their settings must not wait for the first task.
+
+        Raises:
+            ConfigError: they refuse their settings.
+        """
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+        try:
+            self.make_scheduler(optimizer, total_steps=1)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"scheduler: {error}") from error
+
+    def begin(
+        self, task: Task, network: SegmentationNetwork, beside: Iterable[nn.Parameter], trainer: pl.Trainer
+    ) -> dict[str, Any]:
+        """Optimizer and schedule of a task, both new, as Lightning takes them.
+
+        Args: `beside`: parameters that learn beside the network's.
+        """
+        changed = {"lr": self.lr_next} if task.index and self.lr_next is not None else {}
+        optimizer = self.make_optimizer(self._what_learns(task, network, beside, **changed), **changed)
+        scheduler = self.make_scheduler(optimizer, total_steps=self._scheduler_steps(trainer))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.scheduler_interval,
+                "frequency": self.scheduler_frequency,
+            },
+        }
+
+    def _what_learns(
+        self, task: Task, network: SegmentationNetwork, beside: Iterable[nn.Parameter], lr: float | None = None
+    ) -> list[Any]:
+        """What learns in a task, in groups where the settings ask for some."""
+        factors = self._factors[1 if task.index else 0]
+        only_new = bool(task.index) and self.decay_next == "new"
+        beside = [p for p in beside if p.requires_grad]
+        if not factors and not only_new:
+            return [*(p for p in network.parameters() if p.requires_grad), *beside]
+        lr = self.make_optimizer.keywords["lr"] if lr is None else lr
+        groups = parameter_groups(network, lr, factors, network.newest_layer() if only_new else None)
+        return [*groups, *([{"params": beside, "name": "auxiliaries"}] if beside else [])]
+
+    def _scheduler_steps(self, trainer: pl.Trainer) -> int:
+        """Number of times the scheduler steps in a task."""
+        steps = int(trainer.estimated_stepping_batches)
+        if self.scheduler_interval == "epoch":
+            per_epoch = max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+            steps = -(-steps // per_epoch)
+        return max(1, steps // self.scheduler_frequency)
