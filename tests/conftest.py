@@ -37,13 +37,14 @@ TINY = (
 
 # Another set of golden vectors of the same files and keys, with other values, shapes and constants, may be tested.
 OTHER_GOLDEN = os.environ.get("PALIMPSEST_GOLDEN")
-GOLDEN = Path(OTHER_GOLDEN or ROOT / "tests" / "golden")
+OWN_GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = Path(OTHER_GOLDEN or OWN_GOLDEN)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -k golden` (or `-m golden`) runs all tests that read golden vectors, and no others."""
     for item in items:
-        if "golden" in getattr(item, "fixturenames", ()):
+        if {"golden", "golden_keys"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("golden")
 
 
@@ -57,6 +58,17 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
             pytest.skip(f"{GOLDEN} has no {path.name}")
         with np.load(path) as file:
             return dict(file)
+
+    return load
+
+
+@pytest.fixture
+def golden_keys() -> Callable[[str], list[str]]:
+    """Lines "name shape" of the tensors of a published network; ours where another set of vectors has none."""
+
+    def load(name: str) -> list[str]:
+        path = GOLDEN / f"{name}_keys.txt"
+        return (path if path.exists() else OWN_GOLDEN / path.name).read_text().splitlines()
 
     return load
 

@@ -14,15 +14,16 @@ def tensor(value):
     return torch.from_numpy(np.asarray(value))
 
 
-def golden_detector(data, heads=3):
-    detector = Detector(32, 8, dropout=0)
-    detector.grow(heads)
+def golden_detector(data):
+    channels, in_channels = data["conv3_weight"].shape[:2]
+    detector = Detector(in_channels, channels, dropout=0)
+    detector.grow(len(data["head_weights"]))
     convolution, norm = detector.embedding[0], detector.embedding[1]
     with torch.no_grad():
         convolution.weight.copy_(tensor(data["conv3_weight"]))
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(norm, name).copy_(tensor(data[f"bn_{name}"]))
-        for head, weight, bias in zip(detector.heads, data["head_weights"], data["head_biases"], strict=False):
+        for head, weight, bias in zip(detector.heads, data["head_weights"], data["head_biases"], strict=True):
             head.weight.copy_(tensor(weight).view_as(head.weight))
             head.bias.fill_(float(bias))
     return detector

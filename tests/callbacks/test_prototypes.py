@@ -14,6 +14,7 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import Task, build_tasks
 from tests.conftest import TINY
+from tests.vectors import cases, variants
 
 SPACE = LabelSpace({c: f"c{c}" for c in range(1, 6)})
 
@@ -36,56 +37,61 @@ def after(data, vectors, counts, task, features, labels):
     return callback
 
 
-@pytest.mark.parametrize("flags", range(4))
-def test_golden_updates(golden, flags):
+def test_golden_updates(golden):
     """What hides old classes in background leaves background out."""
     data = golden("sdr_prototype_update")
-    overlap, labelled, later = (data[f"f{flags}_{name}"] for name in ("overlap", "no_mask", "step"))
-    mode = "overlap" if overlap else "sequential" if labelled else "disjoint"
-    task = task_of(mode, int(later), 3, 1)
-    features = tensor(data["features"])
+    features, n_seen = tensor(data["features"]), len(data["protos_before"])
     cells = nearest_pixels(tensor(data["labels"]), features.shape[-2:])
-    for suffix, chosen in (("", scramble(features, cells)), ("_corrected", features)):
-        got = after(data, "protos_before", "counts_before", task, chosen, cells)
-        np.testing.assert_allclose(got.vectors.numpy(), data[f"f{flags}_protos{suffix}"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(got.counts.numpy(), data[f"f{flags}_counts"])
+    for case in cases(data, "f"):
+        mode = "overlap" if case["overlap"] else "sequential" if case["no_mask"] else "disjoint"
+        task = task_of(mode, int(case["step"]), n_seen - 1, 1)
+        for suffix, chosen in (("", scramble(features, cells)), ("_corrected", features)):
+            got = after(data, "protos_before", "counts_before", task, chosen, cells)
+            np.testing.assert_allclose(got.vectors.numpy(), case[f"protos{suffix}"], rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(got.counts.numpy(), case["counts"])
 
 
-@pytest.mark.parametrize("case", range(6))
-def test_golden_task_of_each_label(golden, case):
+def tasks_of(initial, increment, n_tasks):
+    """BACS's; `initial` counts background."""
+    labels = LabelSpace({c: str(c) for c in range(1, initial + increment * (n_tasks - 1))})
+    later = {"increment": increment} if n_tasks > 1 else {}
+    return build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=initial - 1, **later)
+
+
+def test_golden_task_of_each_label(golden):
     """Also of tasks with several classes, where BACS's rounding goes wrong."""
     data = golden("bacs_label2task")
-    labels, initial, increment, expected = (data[f"{k}_{case}"] for k in ("labels", "init", "inc", "task_fixed"))
-    space, sizes = LabelSpace({int(c): str(c) for c in labels}), (int(initial) - 1, int(increment))
-    prototypes = Prototypes("task")
-    for task in build_tasks(space, Protocol("overlap"), dataset="", initial_increment=sizes[0], increment=sizes[1]):
-        prototypes.begin_task(task)
-    np.testing.assert_array_equal(prototypes.group_of[torch.from_numpy(labels)], expected)
-    assert prototypes.group_of[0] == prototypes.group_of[255] == prototypes.number
+    for case in variants(data, r"labels_(\d+)"):
+        labels, initial, increment, expected = (data[f"{k}_{case}"] for k in ("labels", "init", "inc", "task_fixed"))
+        prototypes = Prototypes("task")
+        for task in tasks_of(int(initial), int(increment), int(expected.max()) + 1):
+            prototypes.begin_task(task)
+        np.testing.assert_array_equal(prototypes.group_of[torch.from_numpy(labels)], expected)
+        assert prototypes.group_of[0] == prototypes.group_of[255] == prototypes.number
 
 
-@pytest.mark.parametrize("name", ["seq", "disjoint", "overlap", "step0_disjoint"])
-def test_golden_updates_of_bacs(golden, name):
+def test_golden_updates_of_bacs(golden):
     data = golden("bacs_sdr_stats")
-    mode = {"seq": "sequential"}.get(name.removeprefix("step0_"), name.removeprefix("step0_"))
-    task = task_of(mode, int(not name.startswith("step0")), 4, 2)
-    features = tensor(data["features"])
-    labels = tensor(data["labels_ovl" if name in ("disjoint", "overlap") else "labels_seq"])
-    cells = nearest_pixels(labels, features.shape[-2:])
-    for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
-        got = after(data, "prototypes", "counts", task, chosen, cells)
-        np.testing.assert_allclose(got.vectors.numpy(), data[f"stats_{name}_protos_{kind}"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(got.counts.numpy(), data[f"stats_{name}_counts_{kind}"])
+    features, n_old = tensor(data["features"]), int(data["old_classes"])
+    for name in variants(data, r"stats_(\w+)_protos_fixed"):
+        mode = name.removeprefix("step0_")
+        later = mode == name
+        task = task_of({"seq": "sequential"}.get(mode, mode), int(later), n_old, int(data["nb_current"]) - n_old)
+        labels = tensor(data["labels_ovl" if later and mode != "seq" else "labels_seq"])
+        cells = nearest_pixels(labels, features.shape[-2:])
+        for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
+            got = after(data, "prototypes", "counts", task, chosen, cells)
+            np.testing.assert_allclose(got.vectors.numpy(), data[f"stats_{name}_protos_{kind}"], rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(got.counts.numpy(), data[f"stats_{name}_counts_{kind}"])
 
 
 def test_golden_prototypes_of_tasks(golden):
-    """BACS: one per task, of all its classes, without background; nine batches over the tasks."""
+    """BACS: one per task, of all its classes, without background; batches over all tasks."""
     data = golden("bacs_proto")
-    labels = LabelSpace({c: str(c) for c in range(1, 20)})
-    tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=3, increment=1)
+    indices = [int(data[f"task_{i}"]) for i in range(int(data["n_steps"]))]
+    tasks = tasks_of(int(data["initial_classes"]), int(data["increment"]), max(indices) + 1)
     callback, current = Prototypes("task"), -1
-    for i in range(int(data["n_steps"])):
-        index = int(data[f"task_{i}"])
+    for i, index in enumerate(indices):
         for task in tasks[current + 1 : index + 1]:
             callback.begin_task(task)
         current = index
@@ -96,7 +102,7 @@ def test_golden_prototypes_of_tasks(golden):
 
 
 @pytest.mark.parametrize("increment", [1, 2, 4])
-def test_every_label_belongs_to_the_task_that_brings_it(golden, increment):
+def test_every_label_belongs_to_the_task_that_brings_it(increment):
     labels = LabelSpace({c: str(c) for c in range(1, 12)})
     tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=3, increment=increment)
     callback = Prototypes("task")

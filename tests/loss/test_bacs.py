@@ -14,6 +14,7 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import build_tasks
 from tests.loss.steps import make_step
+from tests.vectors import variants
 
 
 def tensor(value):
@@ -26,35 +27,33 @@ def check(value, leaf, expected, gradient, tolerance=2e-5):
     torch.testing.assert_close(grad, tensor(gradient), rtol=1e-4, atol=1e-4 * float(np.abs(gradient).max()))
 
 
-@pytest.mark.parametrize("labels", ["seq", "ovl"])
-@pytest.mark.parametrize("old_as_one", [False, True])
-def test_golden_background_aware_cross_entropy(golden, labels, old_as_one):
+def test_golden_background_aware_cross_entropy(golden):
     data = golden("bacs_wce")
     logits = tensor(data["logits"]).requires_grad_()
     seen = tensor(data["seen_probs"]).amax(dim=1)
-    loss = background_aware_cross_entropy(
-        logits, tensor(data[f"targets_{labels}"]), seen, int(data["old_cl"]), old_as_one=old_as_one
-    )
-    name = f"{labels}_ukd{int(old_as_one)}"
-    check(loss, logits, data[f"loss_{name}"], data[f"grad_{name}"])
+    for name in variants(data, r"loss_(\w+_ukd[01])"):
+        labels, _, old_as_one = name.rpartition("_ukd")
+        loss = background_aware_cross_entropy(
+            logits, tensor(data[f"targets_{labels}"]), seen, int(data["old_cl"]), float(data["gamma"]),
+            float(data["threshold"]), old_as_one == "1",
+        )  # fmt: skip
+        check(loss, logits, data[f"loss_{name}"], data[f"grad_{name}"])
 
 
-@pytest.mark.parametrize("kind", ["seen", "noseen"])
-def test_golden_distillation(golden, kind):
+def test_golden_distillation(golden):
     data = golden("bacs_distill")
-    new = tensor(data["new_att"]).requires_grad_()
-    where = tensor(data["mask"]) == 0
-    if kind == "seen":
-        where &= tensor(data["seen_probs"]).amax(dim=1) > float(data["lkd_threshold"])
-    loss = float(data["lkd"]) * row_distillation(new, tensor(data["old_att"]), where)
-    check(loss, new, data[f"loss_{kind}"], data[f"grad_{kind}"])
+    new, background = tensor(data["new_att"]).requires_grad_(), tensor(data["mask"]) == 0
+    seen = tensor(data["seen_probs"]).amax(dim=1) > float(data["lkd_threshold"])
+    for kind, where in (("seen", background & seen), ("noseen", background)):
+        loss = float(data["lkd"]) * row_distillation(new, tensor(data["old_att"]), where)
+        check(loss, new, data[f"loss_{kind}"], data[f"grad_{kind}"])
 
 
-def detector_of(data, channels=8):
+def detector_of(data):
     """Heads as in the vectors; the embedding is given."""
     weights = np.atleast_2d(data["head_weights"] if "head_weights" in data else data["head_weight"])
     biases = np.atleast_1d(data["head_biases"] if "head_biases" in data else data["head_bias"])
-    detector = Detector(4, channels, dropout=0)
+    detector = Detector(4, weights.shape[1], dropout=0)
     detector.grow(len(weights))
     detector.embedding = nn.Identity()
     with torch.no_grad():
@@ -66,9 +65,9 @@ def detector_of(data, channels=8):
 
 def prototypes_of(data, n_seen):
     labels = LabelSpace({c: str(c) for c in range(1, n_seen)})
-    tasks = build_tasks(
-        labels, Protocol("overlap"), dataset="any", initial_increment=int(data["initial_classes"]) - 1, increment=1
-    )
+    first = int(data["initial_classes"]) - 1
+    later = {} if n_seen == first + 1 else {"increment": int(data["increment"])}
+    tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=first, **later)
     callback = Prototypes("task")
     for task in tasks:
         callback.begin_task(task)
@@ -82,8 +81,8 @@ def leaf(data, name):
 
 
 def later_step(data):
-    """The step of a third task, the outputs of the network being leaves."""
-    old_scores = torch.zeros(len(data["logits"]), int(data["old_classes"]), 2, 2)
+    """The step of a later task, the outputs of the network being leaves."""
+    old_scores = torch.zeros(len(data["logits"]), int(data["old_classes"]), *data["att"].shape[-2:])
     step = make_step(leaf(data, "logits"), tensor(data["mask"]), old_scores)
     step.student.stages, step.student.embedding = [leaf(data, "embedding")], leaf(data, "att")
     step.teacher.embedding = tensor(data["old_att"])
@@ -98,19 +97,33 @@ def later_step(data):
     return step
 
 
+def loss_of(data):
+    """BACS with the settings of the vectors."""
+    return BACS(
+        logits_weight=float(data["alpha"]),
+        labels_weight=float(data["beta"]),
+        background=not data["ignore_rep_bg"],
+        distill_weight=float(data["lkd"]),
+        distill_threshold=float(data["lkd_threshold"]),
+        seen_gamma=float(data["gamma"]),
+        seen_threshold=float(data["seen_threshold"]),
+        old_as_one=bool(data["ukd"]),
+    )
+
+
 @pytest.mark.parametrize(("name", "suffix"), [("bacs_full_b1", ""), ("bacs_full", "_fixed")])
 def test_golden_step_of_a_later_task(golden, name, suffix):
     """Parts, total, gradients and prototypes; with one image the authors' code is right, with more where mended."""
     data = golden(name)
     step = later_step(data)
-    terms = BACS()(step)
+    terms = loss_of(data)(step)
     weight = float(data[f"seen_weight{suffix}"])
     parts = {
         "ce": data[f"part_weighted_ce{suffix}"],
         "detector": weight * data[f"part_seen_focal{suffix}"],
         "distill": data[f"part_distill{suffix}"],
-        "dark_labels": 0.5 * data[f"part_dark_pp{suffix}"],
-        "dark_logits": 0.8 * data[f"part_dark_logits{suffix}"],
+        "dark_labels": data["beta"] * data[f"part_dark_pp{suffix}"],
+        "dark_logits": data["alpha"] * data[f"part_dark_logits{suffix}"],
     }
     assert set(terms) == set(parts)
     for term, expected in parts.items():
@@ -137,8 +150,10 @@ def test_golden_step_of_the_first_task(golden):
     step = make_step(leaf(data, "logits"), tensor(data["mask"]))
     step.student.stages = [leaf(data, "embedding")]
     weight = epoch_weight(int(data["epoch"]), int(data["max_epochs"]))
-    memory = {"background_detector": detector_of(data), "prototypes": prototypes_of(data, 4), "detector_weight": weight}
-    step.memory = memory
+    prototypes = prototypes_of(data, int(data["initial_classes"]))
+    step.memory = {
+        "background_detector": detector_of(data), "prototypes": prototypes, "detector_weight": weight
+    }  # fmt: skip
     terms = BACS()(step)
     assert set(terms) == {"ce", "detector"}
     total = sum(terms.values())
@@ -146,15 +161,18 @@ def test_golden_step_of_the_first_task(golden):
     grads = torch.autograd.grad(total, [step.student.logits, step.student.stages[0]])
     for grad, key in zip(grads, ("logits", "embedding"), strict=True):
         torch.testing.assert_close(grad, tensor(data[f"grad_{key}_fixed"]), rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(memory["prototypes"].vectors.numpy(), data["prototypes_after_fixed"], rtol=1e-5)
+    np.testing.assert_allclose(prototypes.vectors.numpy(), data["prototypes_after_fixed"], rtol=1e-5)
 
 
 def test_golden_focal_loss(golden):
     data = golden("bacs_bgdet")
     scores, labels = tensor(data["seen_logits"]), tensor(data["mask"])
-    assert seen_focal_loss(scores[:, -1], labels).item() == pytest.approx(float(data["focal_first"]), rel=1e-5)
-    weighted = seen_focal_loss(scores[:, 0], labels, alpha=0.3)
-    assert weighted.item() == pytest.approx(float(data["focal_alpha0.3_task0"]), rel=1e-5)
+    for name in ("focal_first", "focal_later"):
+        assert seen_focal_loss(scores[:, -1], labels).item() == pytest.approx(float(data[name]), rel=1e-5), name
+    for name in variants(data, r"focal_(alpha.+_task\d+)"):
+        alpha, _, task = name.removeprefix("alpha").partition("_task")
+        weighted = seen_focal_loss(scores[:, int(task)], labels, alpha=float(alpha))
+        assert weighted.item() == pytest.approx(float(data[f"focal_{name}"]), rel=1e-5)
 
 
 def test_without_the_detector_it_is_der_with_distillation():

@@ -8,21 +8,15 @@ import torch.nn.functional as F
 from loss.dkd import DKD, binary_distillation, class_bce, reasoning_scores
 from networks.base import NetworkOutput
 from networks.classifier import IncrementalClassifier, Layout
-from tests.loss.test_ssul import case_of
+from tests.vectors import cases, tensors
 
 
 def close(got, want, tolerance=1e-6):
     torch.testing.assert_close(got, torch.as_tensor(want).to(got), rtol=tolerance, atol=tolerance)
 
 
-def cases(golden, name):
-    return sorted({int(key[1:].split("_")[0]) for key in golden(name) if key[0] == "c" and key[1].isdigit()})
-
-
 def test_golden_losses(golden):
-    assert len(cases(golden, "dkd_losses")) >= 4
-    for case in cases(golden, "dkd_losses"):
-        data = case_of(golden, "dkd_losses", case)
+    for data in map(tensors, cases(golden("dkd_losses"))):
         logits, first = data["logits"].requires_grad_(), int(data["n_old"]) + 1
         terms = {
             "mbce": class_bce(logits[:, first:], data["labels"], first, float(data["pos_weight"])),
@@ -41,8 +35,7 @@ def output_of(embedding, weights):
 
 def test_golden_decomposition(golden):
     """Positive and negative part of the old classes' logits, and their gradients."""
-    for case in cases(golden, "dkd_decompose"):
-        data = case_of(golden, "dkd_decompose", case)
+    for data in map(tensors, cases(golden("dkd_decompose"))):
         count = len(data["classes"])
         feat = data["feat"].requires_grad_()
         weights = [data[f"cls{i}_weight"].requires_grad_() for i in range(count + 1)]
@@ -63,8 +56,7 @@ def test_golden_decomposition(golden):
 
 def test_golden_start_of_new_classes(golden):
     """Copies of the auxiliary classifier, which learns on a detached embedding."""
-    for case in cases(golden, "dkd_decompose"):
-        data = case_of(golden, "dkd_decompose", case)
+    for data in map(tensors, cases(golden("dkd_decompose"))):
         sizes = data["classes"].tolist()
         classifier = IncrementalClassifier(data["feat"].shape[1]).double()
         classifier.arrange(Layout(own_background=True, detached_background=True))
@@ -88,8 +80,7 @@ def test_golden_start_of_new_classes(golden):
 
 
 def test_golden_predictions(golden):
-    for case in cases(golden, "dkd_predict"):
-        data = case_of(golden, "dkd_predict", case)
+    for data in map(tensors, cases(golden("dkd_predict"))):
         for logits, predictions in zip(data["logits"], data["preds"], strict=True):
             assert torch.equal(DKD().predict(NetworkOutput(logits, logits, logits, [])), predictions)
             assert not (predictions == 0).all() or (logits[:, 1:] <= 0).all()

@@ -6,6 +6,7 @@ import torch
 from loss.functional import binary_cross_entropy
 from loss.lwf_mc import LwFMC
 from tests.loss.steps import make_step
+from tests.vectors import variants
 
 
 def tensors(data, case, *names):
@@ -91,11 +92,10 @@ def test_golden_combined_loss_and_first_task_of_bacs(golden):
     data = golden("bacs_icarl")
     logits, teacher = torch.from_numpy(data["logits_new"]).requires_grad_(), torch.from_numpy(data["logits_old"])
     labels, of_all = torch.from_numpy(data["labels"]), torch.from_numpy(data["labels_seq"])
-    for got, name in (
-        (LwFMC()(make_step(logits, labels, teacher)), "mib_lwfmc_combined_importance10"),
-        (LwFMC(kd_weight=0)(make_step(logits, of_all, teacher)), "mib_step0_bce"),
-    ):
-        loss = sum(got.values())
+    combined = "mib_lwfmc_combined_importance"
+    runs = {f"{combined}{kd}": (float(kd), labels) for kd in variants(data, rf"{combined}([\d.]+)")}
+    for name, (kd_weight, seen) in {**runs, "mib_step0_bce": (0, of_all)}.items():
+        loss = sum(LwFMC(kd_weight=kd_weight)(make_step(logits, seen, teacher)).values())
         (grad,) = torch.autograd.grad(loss, logits)
         torch.testing.assert_close(loss.detach(), torch.from_numpy(data[name]), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(grad, torch.from_numpy(data[f"grad_{name}"]), rtol=1e-4, atol=1e-7)

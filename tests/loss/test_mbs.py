@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import pytest
 import torch
 
 from loss.functional import distillation
@@ -18,12 +16,13 @@ from loss.mbs import (
 )
 from networks.maps import nearest_pixels
 from tests.loss.steps import make_step
+from tests.vectors import cases, tensors
 
 
-def case_of(golden, name, case):
-    prefix = f"c{case}_"
-    data = {k.removeprefix(prefix): torch.from_numpy(np.asarray(v)) for k, v in golden(name).items() if prefix in k}
-    return {k: v.requires_grad_() if k in ("logits", "feat", "tokens") else v for k, v in data.items()}
+def cases_of(file):
+    """As tensors; what their gradients are of is a leaf."""
+    for case in cases(file):
+        yield {k: v.requires_grad_() if k in ("logits", "feat", "tokens") else v for k, v in tensors(case).items()}
 
 
 def close(got, want, tolerance=1e-9):
@@ -36,55 +35,49 @@ def to_map(patches):
     return patches.transpose(1, 2).unflatten(2, (side, side))
 
 
-@pytest.mark.parametrize("case", range(9))
-def test_golden_label_guided_distillation(golden, case):
-    data = case_of(golden, "mbs_lgod", case)
-    loss = label_guided_distillation(data["logits"], torch.softmax(data["old_logits"], 1), data["labels"])
-    close(loss, data["loss"])
-    close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
+def test_golden_label_guided_distillation(golden):
+    for data in cases_of(golden("mbs_lgod")):
+        loss = label_guided_distillation(data["logits"], torch.softmax(data["old_logits"], 1), data["labels"])
+        close(loss, data["loss"])
+        close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
 
 
-@pytest.mark.parametrize("case", range(3))
-def test_golden_plain_distillation(golden, case):
-    data = case_of(golden, "mbs_kd", case)
-    loss = distillation(data["logits"], data["old_logits"])
-    close(loss, data["loss"])
-    close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
+def test_golden_plain_distillation(golden):
+    for data in cases_of(golden("mbs_kd")):
+        loss = distillation(data["logits"], data["old_logits"])
+        close(loss, data["loss"])
+        close(torch.autograd.grad(loss, data["logits"])[0], data["grad"])
 
 
-@pytest.mark.parametrize("case", range(9))
-def test_golden_patch_distillation(golden, case):
-    data = case_of(golden, "mbs_afd", case)
-    weights = data["weights"] if data["has_weights"] else torch.ones(data["feat"].shape[:2], dtype=torch.float64)
-    side = math.isqrt(weights.shape[1])
-    loss = patch_distillation(to_map(data["feat"]), to_map(data["old_feat"]), weights.view(-1, side, side))
-    close(loss, data["loss"])
-    close(torch.autograd.grad(loss, data["feat"])[0], data["grad"])
+def test_golden_patch_distillation(golden):
+    for data in cases_of(golden("mbs_afd")):
+        weights = data["weights"] if data["has_weights"] else torch.ones(data["feat"].shape[:2], dtype=torch.float64)
+        side = math.isqrt(weights.shape[1])
+        loss = patch_distillation(to_map(data["feat"]), to_map(data["old_feat"]), weights.view(-1, side, side))
+        close(loss, data["loss"])
+        close(torch.autograd.grad(loss, data["feat"])[0], data["grad"])
 
 
-@pytest.mark.parametrize("case", range(6))
-def test_golden_orthogonality(golden, case):
+def test_golden_orthogonality(golden):
     """Also with new tokens that equal background's, as after growth."""
-    data = case_of(golden, "mbs_ortho", case)
-    loss = orthogonality(data["tokens"], int(data["first_new"]))
-    close(loss, data["loss"])
-    close(torch.autograd.grad(loss, data["tokens"])[0], data["grad"])
+    for data in cases_of(golden("mbs_ortho")):
+        loss = orthogonality(data["tokens"], int(data["first_new"]))
+        close(loss, data["loss"])
+        close(torch.autograd.grad(loss, data["tokens"])[0], data["grad"])
 
 
-@pytest.mark.parametrize("case", range(12))
-def test_golden_pseudo_labels(golden, case):
-    data = case_of(golden, "mbs_pseudo", case)
-    teacher = torch.sigmoid(data["old_logits"]) if data["sigmoid"] else torch.softmax(data["old_logits"], 1)
-    for selective, name in ((False, "pseudo"), (True, "selective")):
-        assert torch.equal(pseudo_label(data["labels"], teacher, float(data["threshold"]), selective), data[name])
+def test_golden_pseudo_labels(golden):
+    for data in cases_of(golden("mbs_pseudo")):
+        teacher = torch.sigmoid(data["old_logits"]) if data["sigmoid"] else torch.softmax(data["old_logits"], 1)
+        for selective, name in ((False, "pseudo"), (True, "selective")):
+            assert torch.equal(pseudo_label(data["labels"], teacher, float(data["threshold"]), selective), data[name])
 
 
-@pytest.mark.parametrize("case", range(3))
-def test_golden_reliability(golden, case):
-    data = case_of(golden, "mbs_scoremap", case)
-    size = data["old_masks"].shape[-2:]
-    assert torch.equal(nearest_pixels(data["labels"], size), data["labels_down"])
-    close(reliability(data["old_masks"], data["labels"], size), data["scoremap"], 1e-12)
+def test_golden_reliability(golden):
+    for data in cases_of(golden("mbs_scoremap")):
+        size = data["old_masks"].shape[-2:]
+        assert torch.equal(nearest_pixels(data["labels"], size), data["labels_down"])
+        close(reliability(data["old_masks"], data["labels"], size), data["scoremap"], 1e-12)
 
 
 def golden_step(data):
@@ -101,25 +94,26 @@ def golden_step(data):
     return step, {"logits": data["logits"], **leaves}
 
 
-@pytest.mark.parametrize("case", [0, 2, 3, 5, 6, 8])
-def test_golden_step(golden, case):
+BASELINE = {"selective": False, "adaptive": False, "label_guided": False, "orthogonal_weight": 0.0}
+
+
+def test_golden_step(golden):
     """All terms and their gradients, with the method and with its baseline."""
-    data = case_of(golden, "mbs_step", case)
-    assert not data["bce"]  # the other cases: a switch of the code that its authors never used
-    step, leaves = golden_step(data)
-    switches = {} if data["mbs"] else {"selective": False, "adaptive": False, "label_guided": False}
-    if not data["mbs"]:
-        switches["orthogonal_weight"] = 0.0
-    terms = MBS(output_weight=float(data["distill_coef"]), **switches)(step)
-    close(terms["ce"], data["seg"])
-    close(terms["patches"], data["lfd_patches"])
-    close(terms["patches"] + terms["classes"], data["lfd"])
-    close(terms["output"] + terms.get("orthogonal", 0), data["lod"])
-    total = sum(terms.values())
-    close(total, data["total"])
-    names = [name for name in leaves if f"grad_{name}" in data]
-    for name, grad in zip(names, torch.autograd.grad(total, [leaves[n] for n in names]), strict=True):
-        close(grad, data[f"grad_{name}"])
+    # `bce` is a switch of the code that its authors never used
+    published = [data for data in cases_of(golden("mbs_step")) if not data["bce"]]
+    assert published
+    for data in published:
+        step, leaves = golden_step(data)
+        terms = MBS(output_weight=float(data["distill_coef"]), **({} if data["mbs"] else BASELINE))(step)
+        close(terms["ce"], data["seg"])
+        close(terms["patches"], data["lfd_patches"])
+        close(terms["patches"] + terms["classes"], data["lfd"])
+        close(terms["output"] + terms.get("orthogonal", 0), data["lod"])
+        total = sum(terms.values())
+        close(total, data["total"])
+        names = [name for name in leaves if f"grad_{name}" in data]
+        for name, grad in zip(names, torch.autograd.grad(total, [leaves[n] for n in names]), strict=True):
+            close(grad, data[f"grad_{name}"])
 
 
 def test_a_batch_without_anything_to_learn_has_no_loss():

@@ -31,7 +31,8 @@ def test_golden_terms_and_gradient(golden):
 
 def test_golden_total_of_bacs(golden):
     data = {key: torch.from_numpy(value) for key, value in golden("bacs_mib").items()}
-    terms = MiB()(make_step(data["logits_new"].requires_grad_(), data["labels"], data["logits_old"]))
+    loss = MiB(kd_weight=float(data["lkd"]))
+    terms = loss(make_step(data["logits_new"].requires_grad_(), data["labels"], data["logits_old"]))
     total = sum(terms.values())
     torch.testing.assert_close(total, data["total"], rtol=2e-5, atol=1e-7, check_dtype=False)
     (grad,) = torch.autograd.grad(total, data["logits_new"])

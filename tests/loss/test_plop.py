@@ -9,6 +9,9 @@ import torch
 from loss.plop import PLOP, fold_new_classes, local_pod, pod_distillation, pseudo_label, uncertainty
 from networks.base import NetworkOutput
 from tests.loss.steps import make_step
+from tests.vectors import variants
+
+BACS_SCALES = (1, 2, 4)  # of the windows of pooled outputs, where a file of BACS does not say
 
 
 def tensor(value):
@@ -32,7 +35,7 @@ def test_golden_embedding_and_gradient(golden, case):
 
 def test_golden_embedding_of_bacs(golden):
     data = golden("bacs_plop_local_pod")
-    close(local_pod(tensor(data["x"]), [1, 2, 4]), data["emb"])
+    close(local_pod(tensor(data["x"]), data["scales"].tolist()), data["emb"])
 
 
 def test_regions_of_a_map_that_is_not_square_cover_it():
@@ -65,10 +68,13 @@ def test_golden_distillation_and_gradients(golden, name):
 
 def test_golden_distillation_of_bacs(golden):
     data = golden("bacs_plop_pod")
-    maps = [tensor(data[f"new_{i}"]).requires_grad_() for i in range(6)]
-    teachers = [tensor(data[f"old_{i}"]) for i in range(6)]
-    folded = [*maps[:-1], fold_new_classes(maps[-1], 4)]
-    loss = math.sqrt(6 / 2) * pod_distillation(folded, teachers, [0.01] * 5 + [0.0005], [1, 2, 4])
+    layers = range(int(data["n_layers"]))
+    maps = [tensor(data[f"new_{i}"]).requires_grad_() for i in layers]
+    teachers = [tensor(data[f"old_{i}"]) for i in layers]
+    folded = [*maps[:-1], fold_new_classes(maps[-1], int(data["old_classes"]))]
+    weights = [float(data["pod_factor"])] * (len(maps) - 1) + [float(data["pod_factor_last"])]
+    growth = math.sqrt(int(data["nb_current"]) / int(data["nb_new"]))
+    loss = growth * pod_distillation(folded, teachers, weights, BACS_SCALES)
     close(loss, data["loss"])
     for i, grad in enumerate(torch.autograd.grad(loss, maps)):
         close(grad, data[f"grad_new_{i}"])
@@ -124,29 +130,29 @@ def test_golden_step_of_domains(golden):
     close(terms["pod"], data["pod_loss"])
 
 
-@pytest.mark.parametrize("suffix", ["", "_nobg0"])
-def test_golden_step_of_bacs(golden, suffix):
-    """The second has an image without background, of factor 0."""
+def test_golden_step_of_bacs(golden):
+    """Also with an image without background, of factor 0."""
     data = golden("bacs_plop_step")
 
     def output(kind):
-        *stages, embedding, scores = (tensor(data[f"{kind}_{i}"]) for i in range(6))
+        *stages, embedding, scores = (tensor(data[f"{kind}_{i}"]) for i in range(int(data["n_layers"])))
         return NetworkOutput(tensor(data[f"logits_{kind}"]), scores, embedding, [], {"pre_activations": stages})
 
-    labels = tensor(data[f"labels{suffix}"])
-    teacher, student = output("old"), output("new")
-    step = make_step(student.logits.requires_grad_(), labels, teacher.logits)
-    step.student, step.teacher = student, teacher
-    step.memory = {"pseudo_label_thresholds": tensor(data["thresholds"])}
-    value = uncertainty(teacher.logits, 6, "entropy")
-    rewritten, share = pseudo_label(labels, teacher.logits, value, step.memory["pseudo_label_thresholds"])
-    assert torch.equal(rewritten, tensor(data[f"pseudo_labels{suffix}"]))
-    if not suffix:
-        close(share, data["adaptive_factor"])
-    terms = PLOP()(step)
-    close(sum(terms.values()), data[f"loss{suffix}"])
-    (grad,) = torch.autograd.grad(terms["ce"], student.logits)
-    close(grad, data[f"grad_logits{suffix}"])
+    teacher, student, thresholds = output("old"), output("new"), tensor(data["thresholds"])
+    value = uncertainty(teacher.logits, int(data["nb_current"]), "entropy")
+    student.logits.requires_grad_()
+    for suffix in variants(data, r"labels(|_nobg\d+)"):
+        labels = tensor(data[f"labels{suffix}"])
+        rewritten, share = pseudo_label(labels, teacher.logits, value, thresholds)
+        assert torch.equal(rewritten, tensor(data[f"pseudo_labels{suffix}"]))
+        if not suffix:
+            close(share, data["adaptive_factor"])
+        step = make_step(student.logits, labels, teacher.logits)
+        step.student, step.teacher, step.memory = student, teacher, {"pseudo_label_thresholds": thresholds}
+        terms = PLOP(scales=BACS_SCALES)(step)
+        close(sum(terms.values()), data[f"loss{suffix}"])
+        (grad,) = torch.autograd.grad(terms["ce"], student.logits)
+        close(grad, data[f"grad_logits{suffix}"])
 
 
 def test_task_0_is_cross_entropy_over_all_pixels():

@@ -14,6 +14,11 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import Task
 from tests.loss.steps import make_step
+from tests.vectors import variants
+
+# What the files do not say: SDR's setting of its one iteration, and of which labels BACS's modes are the names.
+SDR_STEP_MODE = "overlap"
+MODES = {"seq": "sequential"}
 
 
 def tensor(value):
@@ -52,30 +57,34 @@ def test_golden_attraction_and_repulsion(golden, name, layout):
     assert mean.item() == pytest.approx(data["mse_per_class_correct"].mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["seq", "ovl"])
-def test_golden_attraction_repulsion_and_matching_of_bacs(golden, mode):
+def test_golden_attraction_and_repulsion_of_bacs(golden):
     data = golden("bacs_sdr_contrastive")
     features, prototypes = tensor(data["features"]).requires_grad_(), tensor(data["prototypes"])
-    cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
-    counted = present(data[f"classes_present_{mode}"], len(prototypes))
-    for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
-        for term, value in (
-            ("cluster", attraction(chosen, cells, prototypes, counted, nested=True)),
-            ("separation", repulsion(chosen, cells, counted)),
-        ):
-            check(value, features, data[f"{term}_{mode}_{kind}"], data[f"grad_{term}_{mode}_{kind}"])
-    uniform = attraction(features, cells, prototypes, counted)
-    check(uniform, features, data[f"cluster_{mode}_uniform"], data[f"grad_cluster_{mode}_uniform"])
+    for mode in variants(data, r"labels_(\w+)"):
+        cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+        counted = present(data[f"classes_present_{mode}"], len(prototypes))
+        for kind, chosen in (("ref", scramble(features, cells)), ("fixed", features)):
+            for term, value in (
+                ("cluster", attraction(chosen, cells, prototypes, counted, nested=True)),
+                ("separation", repulsion(chosen, cells, counted)),
+            ):
+                check(value, features, data[f"{term}_{mode}_{kind}"], data[f"grad_{term}_{mode}_{kind}"])
+        uniform = attraction(features, cells, prototypes, counted)
+        check(uniform, features, data[f"cluster_{mode}_uniform"], data[f"grad_cluster_{mode}_uniform"])
+
+
+def test_golden_matching_of_bacs(golden):
     data = golden("bacs_sdr_matching")
     features = tensor(data["features"]).requires_grad_()
-    old = old_cells(tensor(data[f"labels_{mode}"]), tensor(data["logits_old"]), features, mode == "seq")
-    for kind, chosen in (("ref", scramble(features, old, by_rows=True)), ("fixed", features)):
-        value = matching(chosen, old, tensor(data["prototypes"]))
-        check(value, features, data[f"matching_{mode}_{kind}"], data[f"grad_matching_{mode}_{kind}"])
+    for mode in variants(data, r"labels_(\w+)"):
+        old = old_cells(tensor(data[f"labels_{mode}"]), tensor(data["logits_old"]), features, mode == "seq")
+        for kind, chosen in (("ref", scramble(features, old, by_rows=True)), ("fixed", features)):
+            value = matching(chosen, old, tensor(data["prototypes"]))
+            check(value, features, data[f"matching_{mode}_{kind}"], data[f"grad_matching_{mode}_{kind}"])
 
 
 def old_cells(labels, teacher, features, sequential):
-    step = make_step(torch.zeros(len(labels), teacher.shape[1] + 2, *labels.shape[1:]), labels, teacher)
+    step = make_step(torch.zeros(len(labels), teacher.shape[1] + 1, *labels.shape[1:]), labels, teacher)
     object.__setattr__(step.task, "protocol", Protocol("sequential" if sequential else "overlap"))
     return SDR._old_cells(step, nearest_pixels(labels, features.shape[-2:]))
 
@@ -100,16 +109,17 @@ def test_golden_sparsity(golden):
     cells = nearest_pixels(tensor(data["labels"]), features.shape[-2:])
     name = "max_maskedforclass__exponential__ratio"
     check(sparsity(features, cells), features, data[name], data[f"{name}__grad"])
+    assert sparsity(features, torch.zeros_like(cells)).item() == data["default_all_background"]
 
 
-@pytest.mark.parametrize("kind", ["relu", "leaky"])
-@pytest.mark.parametrize("mode", ["seq", "ovl"])
-def test_golden_sparsity_of_bacs(golden, kind, mode):
+def test_golden_sparsity_of_bacs(golden):
     data = golden("bacs_sdr_sparsity")
-    features = tensor(data[f"features_{kind}"]).requires_grad_()
-    cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
-    name = f"sparsity_{kind}_{mode}"
-    check(sparsity(features, cells), features, data[name], data[f"grad_{name}"])
+    for kind in variants(data, r"features_(\w+)"):
+        features = tensor(data[f"features_{kind}"]).requires_grad_()
+        for mode in variants(data, r"labels_(\w+)"):
+            cells = nearest_pixels(tensor(data[f"labels_{mode}"]), features.shape[-2:])
+            name = f"sparsity_{kind}_{mode}"
+            check(sparsity(features, cells), features, data[name], data[f"grad_{name}"])
 
 
 def test_sparsity_of_dead_cells_and_of_pure_background_is_0():
@@ -138,9 +148,11 @@ def golden_step(data, logits, old_logits, labels, mode):
 def test_golden_step(golden):
     """One iteration with the authors' settings, background left out of the prototypes."""
     data = golden("sdr_step")
-    step, features = golden_step(data, "logits_new", "logits_old", "labels", "overlap")
+    step, features = golden_step(data, "logits_new", "logits_old", "labels", SDR_STEP_MODE)
     step.memory = {"prototypes": prototypes_for(data, step.task, "protos_before", "counts_before")}
-    terms = SDR(literal_layout=True, nested_attraction=True)(step)
+    weights = {"kd": "kd", "match": "match", "attract": "attract", "repulse": "repulse", "sparsity": "sparse"}
+    weights = {f"{ours}_weight": float(data[f"w_{theirs}"]) for ours, theirs in weights.items()}
+    terms = SDR(**weights, literal_layout=True, nested_attraction=True)(step)
     names = {"ce": "ce", "kd": "kd", "attract": "attract", "repulse": "repulse", "match": "match", "sparsity": "sparse"}
     for term, name in names.items():
         expected = float(data[name if name == "ce" else f"{name}_weighted"])
@@ -153,25 +165,27 @@ def test_golden_step(golden):
         torch.testing.assert_close(grad, tensor(data[name]), rtol=1e-3, atol=1e-4 * float(np.abs(data[name]).max()))
 
 
-@pytest.mark.parametrize("mode", ["seq", "disjoint", "overlap"])
-@pytest.mark.parametrize("kind", ["ref", "fixed"])
-def test_golden_step_of_bacs(golden, mode, kind):
+def test_golden_step_of_bacs(golden):
     data = golden("bacs_sdr_step")
-    setting = {"seq": "sequential"}.get(mode, mode)
-    step, features = golden_step(
-        data, "logits_new", "logits_old", "labels_seq" if mode == "seq" else "labels_ovl", setting
-    )
-    step.memory = {"prototypes": prototypes_for(data, step.task, "prototypes_before", "counts_before")}
-    terms = SDR(literal_layout=kind == "ref", nested_attraction=True)(step)
-    total = sum(terms.values())
-    assert total.item() == pytest.approx(float(data[f"loss_{mode}_{kind}"]), rel=1e-5)
-    prototypes = step.memory["prototypes"]
-    np.testing.assert_allclose(prototypes.vectors.numpy(), data[f"protos_after_{mode}_{kind}"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(prototypes.counts.numpy(), data[f"counts_after_{mode}_{kind}"])
-    grads = torch.autograd.grad(total, [features, step.student.logits])
-    for grad, name in zip(grads, ("features", "logits"), strict=True):
-        want = data[f"grad_{name}_{mode}_{kind}"]
-        torch.testing.assert_close(grad, tensor(want), rtol=1e-3, atol=1e-4 * float(np.abs(want).max()))
+    weights = {
+        "kd_weight": "loss_kd", "match_weight": "loss_de_prototypes", "attract_weight": "loss_fc",
+        "repulse_weight": "lfc_sep_clust", "sparsity_weight": "loss_featspars",
+    }  # fmt: skip
+    weights = {ours: float(data[theirs]) for ours, theirs in weights.items()}
+    for name in variants(data, r"loss_(\w+_(?:ref|fixed))"):
+        mode, _, kind = name.rpartition("_")
+        labels = "labels_seq" if mode == "seq" else "labels_ovl"
+        step, features = golden_step(data, "logits_new", "logits_old", labels, MODES.get(mode, mode))
+        prototypes = prototypes_for(data, step.task, "prototypes_before", "counts_before")
+        step.memory = {"prototypes": prototypes}
+        total = sum(SDR(**weights, literal_layout=kind == "ref", nested_attraction=True)(step).values())
+        assert total.item() == pytest.approx(float(data[f"loss_{name}"]), rel=1e-5)
+        np.testing.assert_allclose(prototypes.vectors.numpy(), data[f"protos_after_{name}"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(prototypes.counts.numpy(), data[f"counts_after_{name}"])
+        grads = torch.autograd.grad(total, [features, step.student.logits])
+        for grad, leaf in zip(grads, ("features", "logits"), strict=True):
+            want = data[f"grad_{leaf}_{name}"]
+            torch.testing.assert_close(grad, tensor(want), rtol=1e-3, atol=1e-4 * float(np.abs(want).max()))
 
 
 def test_task_0_collects_prototypes_and_is_cross_entropy():

@@ -1,34 +1,28 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 
 from loss.functional import binary_cross_entropy, cross_entropy
 from loss.ssul import SSUL, pseudo_label, with_unknown
 from networks.base import NetworkOutput
 from tests.loss.steps import make_step
+from tests.vectors import cases, tensors
 
 
-def case_of(golden, name, case):
-    prefix = f"c{case}_"
-    return {
-        k.removeprefix(prefix): torch.from_numpy(np.asarray(v)) for k, v in golden(name).items() if k.startswith(prefix)
-    }
-
-
-@pytest.mark.parametrize("case", range(4))
-def test_golden_losses(golden, case):
-    data = case_of(golden, "ssul_bce", case)
-    logits = data["logits"].requires_grad_()
-    for loss, value, grad in (
-        (binary_cross_entropy, "mean", "grad_mean"),
-        (cross_entropy, "ce", "ce_grad"),
-    ):
-        got = loss(logits, data["labels"])
-        torch.testing.assert_close(got, data[value].to(got), rtol=1e-5, atol=1e-6)
-        got_grad = torch.autograd.grad(got, logits)[0]
-        torch.testing.assert_close(got_grad, data[grad].to(got_grad), rtol=1e-5, atol=1e-7)
+def test_golden_losses(golden):
+    for data in map(tensors, cases(golden("ssul_bce"))):
+        logits = data["logits"].requires_grad_()
+        for loss, value, grad in (
+            (binary_cross_entropy, "mean", "grad_mean"),
+            (cross_entropy, "ce", "ce_grad"),
+        ):
+            got = loss(logits, data["labels"])
+            torch.testing.assert_close(got, data[value].to(got), rtol=1e-5, atol=1e-6)
+            got_grad = torch.autograd.grad(got, logits)[0]
+            torch.testing.assert_close(got_grad, data[grad].to(got_grad), rtol=1e-5, atol=1e-7)
+        for reduction, name in (("sum", "sum"), ("none", "map")):
+            got = binary_cross_entropy(logits, data["labels"], reduction=reduction)
+            torch.testing.assert_close(got, data[name].to(got), rtol=1e-5, atol=1e-5)
 
 
 def split(channels, unknown):
@@ -38,34 +32,32 @@ def split(channels, unknown):
     return NetworkOutput(channels[:, 1:], channels[:, 1:], channels, [], {"unknown": channels[:, :1]})
 
 
-@pytest.mark.parametrize("case", range(18))
-def test_golden_step(golden, case):
+def test_golden_step(golden):
     """Labels with unknown, pseudo-labels, loss and gradient."""
-    data = case_of(golden, "ssul_step", case)
-    unknown, sigmoid = bool(data["unknown"]), bool(data["bce"])
-    logits, labels = data["logits"].requires_grad_(), data["labels"]
-    loss = SSUL(unknown, sigmoid, float(data["threshold"]))
-    teacher = loss._probabilities(data["old_logits"])
-    assert torch.equal(pseudo_label(labels, teacher, float(data["threshold"]), int(unknown)), data["pseudo"])
-    # what the data module gives: background with and without salience
-    given = torch.where((labels > 0) & (labels != 255), labels - 1, labels) if unknown else labels
-    step = make_step(logits, given, data["old_logits"])
-    step.student, step.teacher = split(logits, unknown), split(data["old_logits"], unknown)
-    step.batch["salient"] = labels == 0
-    if unknown:
-        assert torch.equal(with_unknown(given, step.batch["salient"]), labels)
-    (value,) = loss(step).values()
-    torch.testing.assert_close(value, data["loss"].to(value), rtol=1e-6, atol=1e-6)
-    grad = torch.autograd.grad(value, logits)[0]
-    torch.testing.assert_close(grad, data["grad"].to(grad), rtol=1e-5, atol=1e-7)
+    for data in map(tensors, cases(golden("ssul_step"))):
+        unknown, sigmoid = bool(data["unknown"]), bool(data["bce"])
+        logits, labels = data["logits"].requires_grad_(), data["labels"]
+        loss = SSUL(unknown, sigmoid, float(data["threshold"]))
+        teacher = loss._probabilities(data["old_logits"])
+        assert torch.equal(pseudo_label(labels, teacher, float(data["threshold"]), int(unknown)), data["pseudo"])
+        # what the data module gives: background with and without salience
+        given = torch.where((labels > 0) & (labels != 255), labels - 1, labels) if unknown else labels
+        step = make_step(logits, given, data["old_logits"])
+        step.student, step.teacher = split(logits, unknown), split(data["old_logits"], unknown)
+        step.batch["salient"] = labels == 0
+        if unknown:
+            assert torch.equal(with_unknown(given, step.batch["salient"]), labels)
+        (value,) = loss(step).values()
+        torch.testing.assert_close(value, data["loss"].to(value), rtol=1e-6, atol=1e-6)
+        grad = torch.autograd.grad(value, logits)[0]
+        torch.testing.assert_close(grad, data["grad"].to(grad), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", range(4))
-def test_golden_predictions(golden, case):
-    data = case_of(golden, "ssul_predict", case)
-    loss = SSUL(bool(data["unknown"]), bool(data["bce"]))
-    for logits, predictions in zip(data["logits"], data["preds"], strict=True):
-        assert torch.equal(loss.predict(split(logits, bool(data["unknown"]))), predictions)
+def test_golden_predictions(golden):
+    for data in map(tensors, cases(golden("ssul_predict"))):
+        loss = SSUL(bool(data["unknown"]), bool(data["bce"]))
+        for logits, predictions in zip(data["logits"], data["preds"], strict=True):
+            assert torch.equal(loss.predict(split(logits, bool(data["unknown"]))), predictions)
 
 
 def test_without_saliency_everything_of_no_class_is_unknown():
