@@ -115,6 +115,7 @@ def test_bacs_golden(golden):
         "lwf_kd": distillation(logits, teacher),
     }
     terms["total"] = terms["uce"] + data["lkd"] * terms["ukd"]
+    terms["uce_seq"] = unbiased_cross_entropy(logits, data["labels_seq"], n_old, reduction="none").mean()
     for name, value in terms.items():
         torch.testing.assert_close(value, data[name], rtol=2e-5, atol=1e-7, check_dtype=False)
         (grad,) = torch.autograd.grad(value, logits, retain_graph=True)
@@ -124,6 +125,8 @@ def test_bacs_golden(golden):
     for alpha in variants(data, r"ukd_alpha([\d.]+)"):
         harder = unbiased_distillation(logits, teacher, alpha=float(alpha))
         torch.testing.assert_close(harder, data[f"ukd_alpha{alpha}"], rtol=2e-5, atol=1e-7)
+        (grad,) = torch.autograd.grad(harder, logits)
+        torch.testing.assert_close(grad, data[f"grad_ukd_alpha{alpha}"], rtol=1e-4, atol=1e-7)
 
 
 def batch(seed=0, channels=5, n_old=3, ignored=0.3, scale=3.0, dtype=torch.float64):

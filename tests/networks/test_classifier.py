@@ -127,7 +127,7 @@ def test_background_init_of_plop(golden):
 
 def test_background_init_of_bacs(golden):
     data = golden("bacs_headinit")
-    classifier = grown([4])
+    classifier = grown([len(data["bg_weight"])], in_channels=data["bg_weight"].shape[1])
     fill(classifier.heads[0], data["bg_weight"], data["bg_bias"])
     classifier.add_task(int(data["new_classes"]), "background")
     old, new = classifier.heads

@@ -10,6 +10,7 @@ import torch
 from networks.deeplabv3 import ASPP, DeepLabV3
 from networks.norm import Norm
 from networks.pretrained import from_mib_name
+from tests.vectors import part
 
 
 def formula(name: str, shape: torch.Size) -> torch.Tensor:
@@ -85,12 +86,12 @@ def test_head_of_mib(golden, case):
 def test_head_of_bacs(golden):
     """Batch normalisation with ReLU and momentum 0.0003; the global branch sees the whole map."""
     data = golden("bacs_aspp_head")
-    head = ASPP(6, 4, 5, Norm("bn", float(data["bn_momentum"])), pooling=None)
-    state = head.state_dict()
-    for key, value in data.items():
-        if key.startswith("param__"):
-            state[key.removeprefix("param__").replace("__bn__", "__").replace("__", ".")] = torch.from_numpy(value)
-    head.load_state_dict(state)
+    given = {name.replace("__bn__", "__").replace("__", "."): v for name, v in part(data, "param__").items()}
+    hidden, inputs = given["map_convs.0.weight"].shape[:2]
+    head = ASPP(inputs, hidden, len(given["red_conv.weight"]), Norm("bn", float(data["bn_momentum"])), pooling=None)
+    for conv, dilation in zip(head.map_convs[1:], data["dilations"][1:].tolist(), strict=True):
+        conv.dilation = conv.padding = (dilation, dilation)
+    head.load_state_dict(head.state_dict() | {name: torch.from_numpy(value) for name, value in given.items()})
     x = torch.from_numpy(data["features"])
     close = {"rtol": 2e-5, "atol": 1e-6}
     torch.testing.assert_close(head.eval()(x), torch.from_numpy(data["out_eval"]), **close)

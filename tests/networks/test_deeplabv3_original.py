@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import zlib
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from networks.classifier import Layout
 from networks.deeplabv3_original import DeepLabV3Original
+from tests.vectors import part, tensors, variants
 
 
 def their_name(name, method):
@@ -50,59 +52,60 @@ def filled(network, method, given=()):
     return network.eval()
 
 
-@pytest.mark.parametrize("stride", [16, 8])
-@pytest.mark.slow
-def test_golden_network_of_ssul(golden, stride):
-    data = golden("ssul_deeplab")
-    network = DeepLabV3Original(output_stride=stride, block_layers=True)
-    network.arrange_classifier(Layout(own_background=True, unknown=True))
-    network.add_classes(4)
-    network.add_classes(2, "unknown")
-    assert [1, *network.classifier.sizes] == data["classes"].tolist()
-    output = filled(network, "ssul")(torch.from_numpy(data["x"]).double())
-    logits = torch.cat([output.extras["unknown"], output.logits], dim=1)
+def grown(method, sizes, output_stride=16):
+    """Network of a method; sizes of background and of the tasks."""
+    unknown = method == "ssul"
+    network = DeepLabV3Original(output_stride=output_stride, block_layers=unknown, last_conv=not unknown)
+    network.arrange_classifier(Layout(own_background=True, unknown=unknown, detached_background=not unknown))
+    background, first, *later = sizes
+    network.add_classes(background + first)
+    for size in later:
+        network.add_classes(size)
+    return network
+
+
+def check(output, logits, data):
     for got, name in (
         (output.stages[-1][:, :16], "backbone_first16"),
         (output.embedding[:, :16], "aspp_first16"),
         (logits[..., ::4, ::4], "logits_every4"),
     ):
-        want = torch.from_numpy(data[f"os{stride}_{name}"]).double()
-        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6, msg=name)
+        torch.testing.assert_close(got, data[name].double(), rtol=1e-6, atol=1e-6, msg=name)
+    assert logits.shape == tuple(data["logits_shape"].tolist())
+
+
+@pytest.mark.slow
+def test_golden_network_of_ssul(golden):
+    """At every output stride."""
+    data = golden("ssul_deeplab")
+    unknown, *sizes = data["classes"].tolist()
+    for stride in variants(data, r"os(\d+)_backbone_shape"):
+        network = filled(grown("ssul", sizes, int(stride)), "ssul")
+        assert [unknown, *network.classifier.sizes] == data["classes"].tolist()
+        output = network(torch.from_numpy(data["x"]).double())
+        want = tensors(part(data, f"os{stride}_"))
+        assert output.stages[-1].shape == tuple(want["backbone_shape"].tolist())
+        check(output, torch.cat([output.extras["unknown"], output.logits], dim=1), want)
 
 
 @pytest.mark.slow
 def test_golden_network_of_dkd(golden):
     data = golden("dkd_deeplab")
-    network = DeepLabV3Original(last_conv=True)
-    network.arrange_classifier(Layout(own_background=True, detached_background=True))
-    network.add_classes(4)
-    network.add_classes(2, "copy")
-    weights = {f"cls.{i}.weight": data[f"cls{i}_weight"] for i in range(3)}
+    network = grown("dkd", [1, *data["classes"].tolist()])
+    weights = {f"cls.{i}.weight": data[f"cls{i}_weight"] for i in variants(data, r"cls(\d+)_weight")}
     output = filled(network, "dkd", weights)(torch.from_numpy(data["x"]).double())
-    for got, name in (
-        (output.stages[-1][:, :16], "backbone_first16"),
-        (output.embedding[:, :16], "aspp_first16"),
-        (output.logits[..., ::4, ::4], "logits_every4"),
-    ):
-        torch.testing.assert_close(got, torch.from_numpy(data[name]).double(), rtol=1e-6, atol=1e-6, msg=name)
+    check(output, output.logits, tensors(data))
 
 
-@pytest.mark.parametrize(("method", "settings"), [("ssul", {"block_layers": True}), ("dkd", {"last_conv": True})])
-def test_names_and_shapes_are_theirs(method, settings):
-    lines = (golden_folder() / f"{method}_deeplabv3_resnet101_keys.txt").read_text().splitlines()
-    network = DeepLabV3Original(**settings)
-    network.arrange_classifier(Layout(own_background=True, unknown=method == "ssul"))
-    network.add_classes(4)
-    network.add_classes(2)
+@pytest.mark.parametrize("method", ["ssul", "dkd"])
+def test_golden_names_and_shapes_are_theirs(golden_keys, method):
+    lines = golden_keys(f"{method}_deeplabv3_resnet101")
+    biases = r"classifier\.head\.\d+\.3\.bias \((\d+),\)" if method == "ssul" else r"cls\.\d+\.bias \((\d+),\)"
+    sizes = [int(match[1]) for line in lines if (match := re.fullmatch(biases, line))]
+    network = grown(method, sizes[1:] if method == "ssul" else sizes)
     ours = {f"{their_name(n, method)} {tuple(v.shape)}" for n, v in network.state_dict().items()}
     # their ReLUs have places of their own, ours belong to the normalisation
     assert ours == set(lines)
-
-
-def golden_folder():
-    from tests.conftest import ROOT
-
-    return ROOT / "tests" / "golden"
 
 
 def test_what_later_tasks_freeze():

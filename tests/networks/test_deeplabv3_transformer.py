@@ -1,22 +1,23 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from networks.deeplabv3_transformer import DeepLabV3Transformer, TransformerDecoder
 from networks.token_classifier import TokenClassifier
-
-
-def tensor(value):
-    return torch.from_numpy(np.asarray(value))
+from tests.vectors import part, tensors, variants
 
 
 def golden_head(data):
     """Decoder and classifier with the vectors' parameters."""
-    decoder = TransformerDecoder(6, 8, 16, 2, 2, (2, 2))
-    classifier = TokenClassifier(8)
-    classifier.add_task(4)
+    given = part(data, "param__")
+    channels, in_channels = given["feature_embedding__weight"].shape[:2]
+    decoder = TransformerDecoder(
+        in_channels, channels, int(data["dim_feedforward"]), int(data["nhead"]), int(data["num_layers"]),
+        given["pos_embed"].shape[-2:],
+    )  # fmt: skip
+    classifier = TokenClassifier(channels)
+    classifier.add_task(given["class_tokens"].shape[1])
     own = {"pos_embed": decoder.positions, "class_tokens": classifier.tokens[0]}
     own |= {"proj_patch": classifier.patch_projection, "proj_classes": classifier.class_projection}
     own |= {"mask_norm__weight": classifier.weights[0], "mask_norm__bias": classifier.biases[0]}
@@ -28,44 +29,48 @@ def golden_head(data):
             names |= {"mlp__fc1": block.linear1, "mlp__fc2": block.linear2}
             own |= {f"blocks__{i}__{name}__{kind}": getattr(module, kind) for name, module in names.items()}
             own[f"blocks__{i}__attn__qkv__{kind}"] = getattr(block.self_attn, f"in_proj_{kind}")
-    assert set(own) == {name.removeprefix("param__") for name in data if name.startswith("param__")}
+    assert set(own) == set(given)
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(tensor(data[f"param__{name}"]).view_as(parameter))
+            parameter.copy_(given[name].view_as(parameter))
     return decoder, classifier
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_golden_head(golden, training):
     """Also through the library's fast path, which evaluation takes."""
-    data = golden("bacs_transeg_head")
+    data = tensors(golden("bacs_transeg_head"))
     decoder, classifier = (module.train(training) for module in golden_head(data))
-    features = tensor(data["features"]).requires_grad_(training)
+    features = data["features"].requires_grad_(training)
     with torch.set_grad_enabled(training):
         patches, classes = decoder(features, torch.cat(list(classifier.tokens)))
         scores = classifier(*classifier.project(patches, classes))
-    torch.testing.assert_close(patches, tensor(data["patch_features"]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(scores, tensor(data["masks"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(patches, data["patch_features"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores, data["masks"], rtol=1e-4, atol=1e-5)
     if training:
         (grad,) = torch.autograd.grad(scores.square().sum(), features)
-        torch.testing.assert_close(grad, tensor(data["grad_features_of_sum_squares"]), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(grad, data["grad_features_of_sum_squares"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("init", ["mean", "background"])
-def test_golden_growth(golden, init):
-    data = golden("bacs_headinit")
-    classifier = TokenClassifier(8)
-    classifier.add_task(4)
-    with torch.no_grad():
-        classifier.tokens[0].copy_(tensor(data["tokens_before"])[0])
-        classifier.weights[0].copy_(tensor(data["mask_norm_weight_before"]))
-        classifier.biases[0].copy_(tensor(data["mask_norm_bias_before"]))
-    classifier.add_task(2, init)
-    for parameters, name in ((classifier.tokens, "tokens"), (classifier.weights, "mask_norm_weight")):
-        want = tensor(data[f"{name}_after_{init}"])
-        torch.testing.assert_close(torch.cat(list(parameters)), want.view(6, *parameters[0].shape[1:]))
-    want = tensor(data[f"mask_norm_bias_after_{init}_fixed"])
-    torch.testing.assert_close(torch.cat(list(classifier.biases)), want)
+def test_golden_growth(golden):
+    """New tokens from the mean of all and from background's."""
+    data = tensors(golden("bacs_headinit"))
+    (before,) = data["tokens_before"]
+    for init in variants(data, r"tokens_after_(\w+)"):
+        (after,) = data[f"tokens_after_{init}"]
+        classifier = TokenClassifier(before.shape[1])
+        classifier.add_task(len(before))
+        with torch.no_grad():
+            classifier.tokens[0].copy_(before)
+            classifier.weights[0].copy_(data["mask_norm_weight_before"])
+            classifier.biases[0].copy_(data["mask_norm_bias_before"])
+        classifier.add_task(len(after) - len(before), init)
+        for parameters, want in (
+            (classifier.tokens, after),
+            (classifier.weights, data[f"mask_norm_weight_after_{init}"]),
+            (classifier.biases, data[f"mask_norm_bias_after_{init}_fixed"]),
+        ):
+            torch.testing.assert_close(torch.cat(list(parameters)), want)
 
 
 def test_what_a_first_task_cannot_start_from():

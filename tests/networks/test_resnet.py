@@ -8,6 +8,7 @@ from torchvision.models import get_model
 from networks.norm import Norm
 from networks.resnet import BasicBlock, Bottleneck, ResNet
 from protocol.errors import ConfigError
+from tests.vectors import part
 
 
 def block_of(data: dict, prefix: str) -> nn.Module:
@@ -45,20 +46,21 @@ def test_blocks_of_mib(golden, case):
     torch.testing.assert_close(block.train()(x), torch.from_numpy(data["y_train"]), rtol=1e-9, atol=1e-9)
 
 
-def test_block_of_bacs_gives_the_pre_activation(golden):
-    data = golden("bacs_resblock_bn_relu")
-    norm = Norm("bn")
-    shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, int(data["stride"]), bias=False), norm(6))
-    block = Bottleneck(4, 3, int(data["stride"]), shortcut, norm_layer=norm)
-    block.conv3, block.bn3 = nn.Conv2d(3, 6, 1, bias=False), norm(6)
-    state = {}
-    for key, value in data.items():
-        if key.startswith("param__"):
-            name = key.removeprefix("param__").replace("__bn__", "__").replace("convs__", "")
-            name = name.replace("proj_conv", "downsample.0").replace("proj_bn", "downsample.1").replace("__", ".")
-            state[name] = torch.from_numpy(value)
-    state |= {k: v for k, v in block.state_dict().items() if k.endswith("num_batches_tracked")}
-    block.load_state_dict(state)
+@pytest.mark.parametrize(("name", "norm"), [("bn_relu", "bn"), ("abn_leaky", "bn_leaky"), ("iabn_leaky", "abn")])
+def test_block_of_bacs_gives_the_pre_activation(golden, name, norm):
+    data, norm, state = golden(f"bacs_resblock_{name}"), Norm(norm), {}
+    for name, value in part(data, "param__").items():
+        name = name.replace("__bn__", "__").replace("convs__", "")
+        name = name.replace("proj_conv", "downsample.0").replace("proj_bn", "downsample.1").replace("__", ".")
+        state[name] = torch.from_numpy(value)
+    width, inputs = state["conv1.weight"].shape[:2]
+    outputs, stride = len(state["conv3.weight"]), int(data["stride"])
+    shortcut = None
+    if "downsample.0.weight" in state:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+    block = Bottleneck(inputs, width, stride, shortcut, dilation=int(data["dilation"]), norm_layer=norm)
+    block.conv3, block.bn3 = nn.Conv2d(width, outputs, 1, bias=False), norm(outputs)
+    block.load_state_dict(block.state_dict() | state)
     x = torch.from_numpy(data["x"])
     close = {"rtol": 2e-5, "atol": 1e-6}
     torch.testing.assert_close(block.eval().pre_activation(x), torch.from_numpy(data["pre_activation"]), **close)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -8,12 +7,9 @@ import torch
 from networks.segmenter import Segmenter
 from networks.token_classifier import MaskClassifier
 from protocol.errors import ConfigError
+from tests.vectors import cases, part, tensors
 
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 4}
-
-
-def tensor(value):
-    return torch.from_numpy(np.asarray(value))
 
 
 def grown(classifier, sizes):
@@ -39,68 +35,70 @@ def our_name(name):
     return name
 
 
-@pytest.mark.parametrize("size", range(3))
-def test_golden_network(golden, size):
-    """Native, larger, and neither square nor divisible images; forward and backward."""
-    data = golden("mbs_segmenter")
-    cfg = {key.removeprefix("cfg_"): value for key, value in data.items() if key.startswith("cfg_")}
+def of_mbs(cfg, **settings):
+    """The Segmenter of a file's `cfg_...`, without its classes."""
     options = {
         "embed_dim": int(cfg["d"]), "depth": int(cfg["layers"]), "num_heads": int(cfg["heads"]),
-        "patch_size": int(cfg["patch"]), "mlp_ratio": float(cfg["ff"] / cfg["d"]) + 1e-9,
+        "patch_size": int(cfg["patch"]),
+        "mlp_ratio": float(cfg["ff"] / cfg["d"]) + 1e-9,  # timm rounds the product down
     }  # fmt: skip
-    network = Segmenter("vit_tiny_patch16_224", options, crop_size=int(cfg["image"]), heads=int(cfg["hd"]))
+    return Segmenter("vit_tiny_patch16_224", options, crop_size=int(cfg["image"]), heads=int(cfg["hd"]), **settings)
+
+
+def test_golden_network(golden):
+    """Native, larger, and neither square nor divisible images; forward and backward."""
+    data = golden("mbs_segmenter")
+    cfg = part(data, "cfg_")
+    network = of_mbs(cfg)
     grown(network.classifier, cfg["classes"].tolist())
-    state = {our_name(k.removeprefix("sd/")): tensor(v) for k, v in data.items() if k.startswith("sd/")}
+    state = {our_name(name): value for name, value in tensors(part(data, "sd/")).items()}
     state = {k: v[0] if k.startswith("classifier.tokens") else v for k, v in state.items()}
-    network.double().load_state_dict(state)
-    x = tensor(data[f"s{size}_x"]).double().requires_grad_()
-    output = network.eval()(x)
-    patches = output.extras["patch_features"].flatten(2).transpose(1, 2)
-    tokens = output.extras["class_vectors"].expand(len(x), -1, -1)
-    for got, name in (
-        (output.logits, "logits"),
-        (patches, "patches"),
-        (output.extras["class_features"], "cls_feat"),
-        (tokens, "cls_tokens"),
-    ):
-        torch.testing.assert_close(got, tensor(data[f"s{size}_{name}"]).double(), rtol=1e-8, atol=1e-8)
-    if size < 2:  # our scores are cropped to the image
-        torch.testing.assert_close(output.scores, tensor(data[f"s{size}_masks"]).double(), rtol=1e-8, atol=1e-8)
-    (grad,) = torch.autograd.grad((output.logits * tensor(data[f"s{size}_upstream"])).sum(), x)
-    torch.testing.assert_close(grad, tensor(data[f"s{size}_grad_x"]).double(), rtol=1e-8, atol=1e-8)
+    network.double().eval().load_state_dict(state)
+    for size in map(tensors, cases(data, "s")):
+        x = size["x"].double().requires_grad_()
+        output = network(x)
+        got = {
+            "logits": output.logits,
+            "patches": output.extras["patch_features"].flatten(2).transpose(1, 2),
+            "cls_feat": output.extras["class_features"],
+            "cls_tokens": output.extras["class_vectors"].expand(len(x), -1, -1),
+            "grad_x": torch.autograd.grad((output.logits * size["upstream"]).sum(), x)[0],
+        }
+        if not any(side % int(cfg["patch"]) for side in x.shape[-2:]):  # else our scores are cropped to the image
+            got["masks"] = output.scores
+        for name, value in got.items():
+            torch.testing.assert_close(value, size[name].double(), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("case", range(2))
-def test_golden_mask_norm(golden, case):
-    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mbs_masknorm").items() if k.startswith(f"c{case}_")}
-    classifier = grown(MaskClassifier(4), data["classes"].tolist()).double()
-    with torch.no_grad():
-        for parameters, name in ((classifier.weights, "weight"), (classifier.biases, "bias")):
-            for parameter, value in zip(parameters, tensor(data[name]).split(classifier.sizes), strict=True):
-                parameter.copy_(value)
-    x = tensor(data["x"]).double().requires_grad_()
-    y = classifier.normalise(x)
-    torch.testing.assert_close(y, tensor(data["y"]).double(), rtol=1e-9, atol=1e-9)
-    (grad,) = torch.autograd.grad((y * tensor(data["upstream"])).sum(), x)
-    torch.testing.assert_close(grad, tensor(data["grad_x"]).double(), rtol=1e-9, atol=1e-9)
+def test_golden_mask_norm(golden):
+    for data in map(tensors, cases(golden("mbs_masknorm"))):
+        classifier = grown(MaskClassifier(4), data["classes"].tolist()).double()
+        with torch.no_grad():
+            for parameters, name in ((classifier.weights, "weight"), (classifier.biases, "bias")):
+                for parameter, value in zip(parameters, data[name].split(classifier.sizes), strict=True):
+                    parameter.copy_(value)
+        x = data["x"].double().requires_grad_()
+        y = classifier.normalise(x)
+        torch.testing.assert_close(y, data["y"].double(), rtol=1e-9, atol=1e-9)
+        (grad,) = torch.autograd.grad((y * data["upstream"]).sum(), x)
+        torch.testing.assert_close(grad, data["grad_x"].double(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("task", [1, 2])
-def test_golden_growth_with_background_weight_transfer(golden, task):
+def test_golden_growth_with_background_weight_transfer(golden):
     """New tokens are background's; their entries of the norm start anew."""
-    data = golden("mbs_transfer")
-    sizes = data[f"s{task}_classes"].tolist()
-    classifier = grown(MaskClassifier(8).double(), sizes[:-1])
     names = {"tokens": "cls_emb", "weights": "mask_norm.weight", "biases": "mask_norm.bias"}
-    with torch.no_grad():
+    for data in map(tensors, cases(golden("mbs_transfer"), "s")):
+        *known, new = data["classes"].tolist()
+        classifier = grown(MaskClassifier(data["old/decoder.cls_emb.0"].shape[-1]).double(), known)
+        with torch.no_grad():
+            for ours, theirs in names.items():
+                for i, parameter in enumerate(getattr(classifier, ours)):
+                    parameter.copy_(data[f"old/decoder.{theirs}.{i}"].view_as(parameter))
+        classifier.add_task(new, "background")
         for ours, theirs in names.items():
             for i, parameter in enumerate(getattr(classifier, ours)):
-                parameter.copy_(tensor(data[f"s{task}_old/decoder.{theirs}.{i}"]).view_as(parameter))
-    classifier.add_task(sizes[-1], "background")
-    for ours, theirs in names.items():
-        for i, parameter in enumerate(getattr(classifier, ours)):
-            want = tensor(data[f"s{task}_after/decoder.{theirs}.{i}"]).view_as(parameter)
-            assert torch.equal(parameter, want.to(parameter)), (ours, i)
+                want = data[f"after/decoder.{theirs}.{i}"].view_as(parameter)
+                assert torch.equal(parameter, want.to(parameter)), (ours, i)
 
 
 def test_number_of_parameters_is_that_of_mbs():
