@@ -26,6 +26,7 @@ from datamodules.transforms import (
     resize_mask,
 )
 from tests.conftest import ROOT
+from tests.vectors import cases, variants
 
 MIB = ((0.5, 2.0), (3 / 4, 4 / 3))  # scale, ratio
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -49,11 +50,6 @@ class Draws:
         return not self.uniforms and not self.integers
 
 
-def case(vectors, number):
-    prefix = f"c{number}_"
-    return {k[len(prefix) :]: v for k, v in vectors.items() if k.startswith(prefix)}
-
-
 def normalised(image):
     return ((image / 255 - MEAN) / STD).transpose(2, 0, 1)
 
@@ -74,10 +70,8 @@ def interleaved(v):
 
 
 def test_window_from_given_draws_is_mibs(golden):
-    vectors = golden("mib_crop")
     fallbacks = 0
-    for i in range(int(vectors["n_cases"])):
-        v = case(vectors, i)
+    for v in cases(golden("mib_crop")):
         draws = Draws(interleaved(v), v["offsets_ij"])
         width, height = map(int, v["size_wh"])
         assert sample_window(height, width, draws, *MIB) == tuple(v["ijhw"])
@@ -95,9 +89,7 @@ def test_window_and_flip_from_a_seed_are_those_of_the_papers_code(golden):
 
 @pytest.mark.parametrize("name", ["mib_valtf", "mbs_transforms", "dkd_transforms"])
 def test_center_crop_is_the_papers_evaluation(golden, name):
-    vectors = golden(name)
-    for i in range(int(vectors["n_cases"])):
-        v = case(vectors, i)
+    for v in cases(golden(name)):
         image, label = CenterCrop(int(v["crop"]))(v["image"], v["label"])
         want, want_label = (v["out"], v["out_label"]) if name == "mib_valtf" else (v["val_out"], v["val_label"])
         np.testing.assert_allclose(normalised(image), want, atol=2e-6)
@@ -106,16 +98,15 @@ def test_center_crop_is_the_papers_evaluation(golden, name):
 
 def test_center_crop_takes_the_same_mask_pixels_as_the_papers_code(golden):
     vectors = golden("bacs_augment")
-    for size in ("50x37", "37x50", "64x64", "30x90"):
+    for name in variants(vectors, r"mask_val(\d+_\d+x\d+)"):
+        crop, size = name.split("_")
         mask = vectors[f"mask_in_{size}"]
-        _, label = CenterCrop(32)(np.zeros((*mask.shape, 3), np.uint8), mask)
-        np.testing.assert_array_equal(label, vectors[f"mask_val32_{size}"])
+        _, label = CenterCrop(int(crop))(np.zeros((*mask.shape, 3), np.uint8), mask)
+        np.testing.assert_array_equal(label, vectors[f"mask_val{name}"])
 
 
 def test_random_resized_crop_with_pils_filter_is_dkds(golden):
-    vectors = golden("dkd_transforms")
-    for i in range(int(vectors["n_cases"])):
-        v = case(vectors, i)
+    for v in cases(golden("dkd_transforms")):
         crop = RandomResizedCrop(int(v["crop"]), interpolation="pil")
         crop.py_random = Draws(interleaved(v), v["offsets"])
         window = crop.get_params_dependent_on_data({"shape": v["image"].shape}, {})["window"]
@@ -125,20 +116,22 @@ def test_random_resized_crop_with_pils_filter_is_dkds(golden):
 
 @pytest.mark.parametrize(("name", "resize_short"), [("mbs_transforms", True), ("ssul_transforms", False)])
 def test_scale_crop_with_pils_filter_is_that_of_mbs_and_ssul(golden, name, resize_short):
-    vectors = golden(name)
-    for i in range(int(vectors["n_cases"])):
-        v = case(vectors, i)
+    for v in cases(golden(name)):
         crop = ScaleCrop(int(v["crop"]), resize_short=resize_short, pad_label=0, interpolation="pil")
         crop.py_random = Draws([float(v["scale"])], v["top_left"])
         layout = crop.get_params_dependent_on_data({"shape": v["image"].shape}, {})["layout"]
         compare_training(v, crop.apply(v["image"], layout), crop.apply_to_mask(v["label"], layout))
+        if "sal" in v:
+            np.testing.assert_array_equal(flipped(v, crop.apply_to_mask(v["sal"], layout)), v["out_sal"])
+
+
+def flipped(v, pixels):
+    return pixels[:, ::-1] if v["flip_u"] < 0.5 else pixels
 
 
 def compare_training(v, image, label):
-    if v["flip_u"] < 0.5:
-        image, label = image[:, ::-1], label[:, ::-1]
-    np.testing.assert_allclose(normalised(image), v["out"], atol=2e-6)
-    np.testing.assert_array_equal(label, v["out_label"])
+    np.testing.assert_allclose(normalised(flipped(v, image)), v["out"], atol=2e-6)
+    np.testing.assert_array_equal(flipped(v, label), v["out_label"])
 
 
 sides = st.integers(1, 90)

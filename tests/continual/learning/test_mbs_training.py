@@ -1,4 +1,4 @@
-"""Three tasks of MBS's code with a toy Segmenter, reproduced by the project's own network, learner, loss, optimiser."""
+"""Tasks of MBS's code with a toy Segmenter, reproduced by the project's own network, learner, loss, optimiser."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 from continual.learning import schedules
 from loss.mbs import MBS
-from networks.segmenter import Segmenter
 from tests.continual.learning.loops import fit, make_learner, uneven_tasks
-from tests.networks.test_segmenter import our_name
+from tests.networks.test_segmenter import of_mbs, our_name
+from tests.vectors import part, variants
 
 
 def state_of(data, prefix):
     """Of the vectors, by our names: there background has a group of its own, here it is in the first task's."""
     groups, state = {}, {}
-    for key in sorted(k for k in data if k.startswith(prefix)):
-        name, value = our_name(key.removeprefix(prefix)), torch.from_numpy(data[key])
+    for name, value in part(data, prefix).items():
+        name, value = our_name(name), torch.from_numpy(value)
         kind, _, index = name.rpartition(".")
         if kind in ("classifier.tokens", "classifier.weights", "classifier.biases"):
             groups.setdefault(kind, {})[int(index)] = value[0] if kind.endswith("tokens") else value
@@ -30,20 +30,17 @@ def state_of(data, prefix):
     return state
 
 
-def test_three_tasks_give_the_losses_and_weights_of_mbs_code(golden):
+def test_all_tasks_give_the_losses_and_weights_of_mbs_code(golden):
     data = golden("mbs_train")
-    cfg = {key.removeprefix("cfg_"): value.item() for key, value in data.items() if key.startswith("cfg_")}
-    options = {
-        "embed_dim": cfg["d"], "depth": cfg["layers"], "num_heads": cfg["heads"], "patch_size": cfg["patch"],
-        "mlp_ratio": cfg["ff"] / cfg["d"],
-    }  # fmt: skip
-    network = Segmenter("vit_tiny_patch16_224", options, crop_size=cfg["image"], heads=cfg["hd"], drop_path=0.0)
+    cfg = {name: value.item() for name, value in part(data, "cfg_").items()}
+    network = of_mbs(cfg, drop_path=0.0)
     learner = make_learner(
         network, MBS(output_weight=cfg["da"]),
         partial(torch.optim.SGD, lr=cfg["lr"], momentum=0.9, nesterov=True, weight_decay=cfg["wd"]),
         schedules.constant, lr_next=cfg["lr"] * cfg["inc"],
     ).double()  # fmt: skip
-    for task in uneven_tasks([int(n) for n in data["s2_classes"][1:]]):
+    last = max(map(int, variants(data, r"s(\d+)_classes")))
+    for task in uneven_tasks(data[f"s{last}_classes"].tolist()[1:]):
         key = f"s{task.index}"
         learner.begin_task(task)
         start = state_of(data, f"{key}_init/")

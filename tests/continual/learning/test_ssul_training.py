@@ -1,4 +1,4 @@
-"""Three tasks of SSUL's code with its toy network: transfer, freezing, groups, schedule, loss, optimiser."""
+"""Tasks of SSUL's code with its toy network: transfer, freezing, groups, schedule, loss, optimiser."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from networks.classifier import BlockLayer
 from tests.continual.learning.loops import fit, make_learner, uneven_tasks
 from tests.networks.test_deeplabv3_original import their_name
 
+# What the file does not say: weight decay, least rate, the share of the steps in which the rate rises with "warm_poly".
+DECAY = 1e-4
+FLOOR = 1e-6
+WARMUP = 0.1
+
 # Their variant without frozen normalisation lets frozen parts update their statistics; here what is frozen stays.
 FROZEN = ("encoder", "head", "old_classes", "norm")
 VARIANTS = {
@@ -29,13 +34,13 @@ VARIANTS = {
 class Toy(SegmentationNetwork):
     """The toy network of the vectors."""
 
-    def __init__(self) -> None:
-        super().__init__(embedding_channels=4, layer=BlockLayer)
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__(embedding_channels=channels, layer=BlockLayer)
         self.encoder = nn.Sequential()
-        self.encoder.conv = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)
-        self.encoder.bn = nn.BatchNorm2d(5, momentum=0.01)
+        self.encoder.conv = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.encoder.bn = nn.BatchNorm2d(width, momentum=0.01)
         self.encoder.relu = nn.ReLU()
-        self.head = nn.Sequential(nn.Conv2d(5, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
 
     def encode(self, image):
         features = self.encoder(image)
@@ -59,18 +64,23 @@ def theirs(name, unknown):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_three_tasks_give_the_losses_and_weights_of_ssuls_code(golden, variant):
+def test_all_tasks_give_the_losses_and_weights_of_ssuls_code(golden, variant):
     data = golden("ssul_train")
     settings, frozen = VARIANTS[variant]
     unknown = settings.get("unknown", True)
-    rate = float(data["cfg_lr"])
-    # without freezing later tasks learn as the first
-    later = {"classifier.heads.0": 1e-4} if frozen[0] == "encoder" and unknown else None
+    (encoder, first), later = (data[f"{variant}/s{i}_group_initial_lr"].tolist() for i in (0, 1))
+    frozen_encoder = frozen[0] == "encoder"  # without freezing later tasks learn as the first
+    background = {"classifier.heads.0": later[-1] / later[0]} if frozen_encoder and unknown else None
+    steps = len(data["s0_images"])
+    schedule = partial(schedules.poly, floor=FLOOR)
+    if data["cfg_policy"] != "poly":
+        schedule = partial(schedules.poly, warmup=int(WARMUP * steps))
     learner = make_learner(
-        Toy(), SSUL(**settings), partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        partial(schedules.poly, floor=1e-6),
-        lr_next=rate if frozen[0] == "encoder" else None,
-        lr_factors={"encoder": 0.1}, lr_factors_next=later, freeze=frozen,
+        Toy(int(data["cfg_f"]), int(data["cfg_h"])), SSUL(**settings),
+        partial(torch.optim.SGD, lr=first, momentum=0.9, nesterov=True, weight_decay=DECAY),
+        schedule,
+        lr_next=later[0] if frozen_encoder else None,
+        lr_factors={"encoder": encoder / first}, lr_factors_next=background, freeze=frozen,
     ).double()  # fmt: skip
     network = learner.network
     for task in uneven_tasks([int(n) for n in data["cfg_steps"]]):
