@@ -19,9 +19,6 @@ from tests.conftest import TINY
 from tests.datamodules.trees import cityscapes_tree
 from tests.loss.steps import make_step
 
-KAPPA = {"enc": 1.2, "dec": 1.1}
-NAMES = {"enc": "erfnet_encoder", "dec": "erfnet_decoder"}
-
 
 def setup(loss, weights, names):
     data = SimpleNamespace(source=SimpleNamespace(labels=SimpleNamespace(classes=dict(enumerate(names)))))
@@ -30,14 +27,12 @@ def setup(loss, weights, names):
 
 @pytest.mark.parametrize("phase", ["enc", "dec"])
 def test_golden_weighted_cross_entropy(golden, phase):
-    """Void is their 20th class, of weight 0."""
+    """Void is their last class, of weight 0."""
     data = golden("cil_erfnet_weighted_ce")
-    weights = [PUBLISHED[NAMES[phase]][name] for name in CLASSES.values()]
-    np.testing.assert_allclose(weights, data[f"weights_{phase}"][:19], rtol=1e-6)
     logits, labels = (torch.from_numpy(data[name]) for name in ("logits", "labels"))
     logits = logits.double().requires_grad_()
-    step = make_step(logits, torch.where(labels == 19, IGNORE, labels))
-    step.memory = {"class_weights": torch.tensor([*weights, 0.0])}
+    step = make_step(logits, torch.where(labels == logits.shape[1] - 1, IGNORE, labels))
+    step.memory = {"class_weights": torch.from_numpy(data[f"weights_{phase}"])}
     term = CrossEntropy()(step)["ce"]
     assert term.item() == pytest.approx(float(data[f"loss_{phase}"]), rel=2e-4)
     (grad,) = torch.autograd.grad(term, logits)
@@ -45,10 +40,24 @@ def test_golden_weighted_cross_entropy(golden, phase):
 
 
 @pytest.mark.parametrize("phase", ["enc", "dec"])
-def test_golden_shares_give_the_published_weights(golden, phase):
+def test_golden_shares_give_the_authors_weights(golden, phase):
+    """With the kappa that the first class tells, a round number."""
     data = golden("cil_erfnet_weighted_ce")
-    weights = frequency_weights(data[f"implied_class_freq_{phase}"], KAPPA[phase])
-    np.testing.assert_allclose(weights, data[f"weights_{phase}"][:19], rtol=1e-5)
+    shares, weights = data[f"implied_class_freq_{phase}"], data[f"weights_{phase}"][:-1]
+    kappa = round(math.exp(1 / weights[0]) - shares[0], 4)
+    np.testing.assert_allclose(frequency_weights(shares, kappa), weights, rtol=1e-5)
+
+
+def test_published_weights_follow_the_law():
+    """Both tables from one share of the pixels per class, all but void's 12 %; the last digits are the authors'."""
+    shares = {}
+    for table, kappa, total in (("erfnet_encoder", 1.2, 91.9668), ("erfnet_decoder", 1.1, 163.1477)):
+        assert list(PUBLISHED[table]) == list(CLASSES.values())
+        weights = np.array(list(PUBLISHED[table].values()))
+        assert weights.sum() == pytest.approx(total, abs=1e-4)
+        shares[table] = np.exp(1 / weights) - kappa
+        assert shares[table].sum() == pytest.approx(0.883, abs=0.003)
+    np.testing.assert_allclose(shares["erfnet_encoder"], shares["erfnet_decoder"], atol=2e-3)
 
 
 def test_shares_are_of_all_pixels():

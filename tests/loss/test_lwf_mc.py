@@ -6,40 +6,35 @@ import torch
 from loss.functional import binary_cross_entropy
 from loss.lwf_mc import LwFMC
 from tests.loss.steps import make_step
-from tests.vectors import variants
+from tests.vectors import cases, variants
 
 
-def tensors(data, case, *names):
-    return tuple(torch.from_numpy(data[f"c{case}_{name}"]) for name in names)
+def golden_step(case):
+    logits, labels, teacher = (torch.from_numpy(case[name]) for name in ("logits", "labels", "old_logits"))
+    return make_step(logits.requires_grad_(), labels, teacher)
+
+
+def check(terms, logits, wanted, grad):
+    """Each term by name, and the gradient of all together."""
+    assert list(terms) == list(wanted)
+    for name, value in wanted.items():
+        assert terms[name].item() == pytest.approx(float(value), rel=1e-6)
+    (got,) = torch.autograd.grad(sum(terms.values()), logits)
+    torch.testing.assert_close(got, torch.from_numpy(grad), rtol=1e-6, atol=1e-7)
 
 
 def test_golden_combined_loss_and_gradient(golden):
-    data = golden("mib_icarl_combined")
-    for case in range(int(data["n_cases"])):
-        logits, labels, teacher = tensors(data, case, "logits", "labels", "old_logits")
-        loss = LwFMC(kd_weight=float(data[f"c{case}_importance"]))
-        terms = loss(make_step(logits.requires_grad_(), labels, teacher))
-        assert list(terms) == ["bce", "kd"]
-        for name, key in (("bce", "l_cls"), ("kd", "l_icarl")):
-            assert terms[name].item() == pytest.approx(float(data[f"c{case}_{key}"]), rel=1e-6)
-        (grad,) = torch.autograd.grad(sum(terms.values()), logits)
-        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_grad"]), rtol=1e-6, atol=1e-7)
+    for case in cases(golden("mib_icarl_combined")):
+        step = golden_step(case)
+        terms = LwFMC(kd_weight=float(case["importance"]))(step)
+        check(terms, step.student.logits, {"bce": case["l_cls"], "kd": case["l_icarl"]}, case["grad"])
 
 
 def test_golden_disjoint_loss_and_gradient(golden):
-    data = golden("mib_icarl_disjoint")
-    switches = set()
-    for case in range(int(data["n_cases"])):
-        logits, labels, teacher = tensors(data, case, "logits", "labels", "old_logits")
-        label_background = bool(data[f"c{case}_bkg"])
-        switches.add(label_background)
-        loss = LwFMC(disjoint=True, label_background=label_background)
-        terms = loss(make_step(logits.requires_grad_(), labels, teacher))
-        assert list(terms) == ["bce"]
-        assert terms["bce"].item() == pytest.approx(float(data[f"c{case}_loss"]), rel=1e-6)
-        (grad,) = torch.autograd.grad(terms["bce"], logits)
-        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_grad"]), rtol=1e-6, atol=1e-7)
-    assert switches == {False, True}
+    for case in cases(golden("mib_icarl_disjoint")):
+        step = golden_step(case)
+        terms = LwFMC(disjoint=True, label_background=bool(case["bkg"]))(step)
+        check(terms, step.student.logits, {"bce": case["loss"]}, case["grad"])
 
 
 @pytest.mark.parametrize("disjoint", [False, True])

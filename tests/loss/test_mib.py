@@ -7,7 +7,8 @@ from loss.crossentropy import CrossEntropy
 from loss.ilt import ILT
 from loss.lwf import LwF
 from loss.mib import MiB
-from tests.loss.steps import make_step
+from tests.loss.steps import make_step, stored_weight
+from tests.vectors import cases
 
 
 def step_of(seed=0):
@@ -18,15 +19,15 @@ def step_of(seed=0):
 
 
 def test_golden_terms_and_gradient(golden):
-    data = golden("mib_method_losses")
-    for case in range(int(data["n_cases"])):
-        logits, labels, teacher = (torch.from_numpy(data[f"c{case}_{n}"]) for n in ("logits", "labels", "old_logits"))
-        terms = MiB()(make_step(logits.requires_grad_(), labels, teacher))
+    for case in cases(golden("mib_method_losses")):
+        logits, labels, teacher = (torch.from_numpy(case[name]) for name in ("logits", "labels", "old_logits"))
+        step = make_step(logits.requires_grad_(), labels, teacher)
+        terms = MiB(kd_weight=stored_weight(case["MiB_kd"], MiB(kd_weight=1)(step)["kd"]))(step)
         assert list(terms) == ["ce", "kd"]
         for name, value in terms.items():
-            assert value.item() == pytest.approx(float(data[f"c{case}_MiB_{name}"]), rel=1e-9)
+            assert value.item() == pytest.approx(float(case[f"MiB_{name}"]), rel=1e-9)
         (grad,) = torch.autograd.grad(sum(terms.values()), logits)
-        torch.testing.assert_close(grad, torch.from_numpy(data[f"c{case}_MiB_grad"]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(grad, torch.from_numpy(case["MiB_grad"]), rtol=1e-9, atol=1e-9)
 
 
 def test_golden_total_of_bacs(golden):

@@ -243,24 +243,28 @@ class TestFreezeNorm:
 
 
 def test_concatenation_and_upsampling_of_mib(golden):
-    """A body and a head of one convolution each, three tasks, odd size (MiB's segmentation module)."""
+    """A body and a head of one convolution each, some tasks, odd size (MiB's segmentation module)."""
     data = golden("mib_segmodule")
+    state = {
+        name.removeprefix("sd/").replace("cls.", "classifier.heads."): torch.from_numpy(value)
+        for name, value in data.items() if name.startswith("sd/")
+    }  # fmt: skip
+    body, head = state["body.weight"], state["head.weight"]
 
     class Toy(SegmentationNetwork):
         def __init__(self):
-            super().__init__(embedding_channels=5)
-            self.body = nn.Conv2d(3, 4, 3, stride=4, padding=1)
-            self.head = nn.Conv2d(4, 5, 1)
+            super().__init__(embedding_channels=len(head))
+            self.body = nn.Conv2d(body.shape[1], len(body), body.shape[2:], stride=4, padding=1)
+            self.head = nn.Conv2d(head.shape[1], len(head), 1)
 
         def encode(self, image):
             body = self.body(image)
             return self.head(body), [body], {}
 
     network = Toy().double()
-    for n in data["classes"]:
-        network.add_classes(int(n))
-    state = {k.removeprefix("sd/"): torch.from_numpy(v) for k, v in data.items() if k.startswith("sd/")}
-    network.load_state_dict({k.replace("cls.", "classifier.heads."): v for k, v in state.items()})
+    for n in data["classes"].tolist():
+        network.add_classes(n)
+    network.load_state_dict(state)
     output = network(torch.from_numpy(data["x"]))
     got = {"logits": output.logits, "feat_body": output.stages[0], "feat_pre_logits": output.embedding}
     for name, value in got.items():

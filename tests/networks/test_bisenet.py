@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import numpy as np
+import re
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from networks.bisenet import AttentionRefinement, BiSeNet, ConvBlock, FeatureFusion
-from tests.conftest import ROOT
 from tests.networks.test_base import Contract
-from tests.networks.test_deeplabv3 import formula
+from tests.networks.test_deeplabv3 import formula, split_at, thinned
+from tests.vectors import part, tensors
 
 # Our names -> the authors', the first that fits counts.
 NAMES = (
@@ -36,84 +38,81 @@ def fill(network: nn.Module, rename) -> None:
 
 
 def block(data, prefix, module):
-    state = {
-        key.removeprefix(f"{prefix}_sd/").replace("conv1.", "conv."):
-        torch.from_numpy(np.asarray(value))
-        for key, value in data.items() if key.startswith(f"{prefix}_sd/")
-    }  # fmt: skip
-    module.double().load_state_dict(state)
+    state = tensors(part(data, f"{prefix}_sd/"))
+    module.double().load_state_dict({name.replace("conv1.", "conv."): value for name, value in state.items()})
     return module
 
 
-@pytest.mark.parametrize(
-    ("prefix", "make"),
-    [
-        ("conv", lambda: ConvBlock(4, 5)),
-        ("conv_s1", lambda: ConvBlock(4, 3, 1)),
-        ("arm", lambda: AttentionRefinement(6)),
-    ],
-)
-def test_golden_blocks(golden, prefix, make):
+@pytest.mark.parametrize("prefix", ["conv", "conv_s1", "arm"])
+def test_golden_blocks(golden, prefix):
     data = golden("mib_bisenet_blocks")
     x = torch.from_numpy(data[f"{prefix}_x"])
+    if prefix == "arm":
+        made = AttentionRefinement(x.shape[1])
+    else:
+        stride = -(-x.shape[2] // data[f"{prefix}_y_eval"].shape[2])
+        made = ConvBlock(x.shape[1], data[f"{prefix}_y_eval"].shape[1], stride)
+    module = block(data, prefix, made)
     for mode in ("eval", "train"):
-        got = block(data, prefix, make()).train(mode == "train")(x)
+        got = module.train(mode == "train")(x)
         torch.testing.assert_close(got, torch.from_numpy(data[f"{prefix}_y_{mode}"]), rtol=1e-9, atol=1e-9)
 
 
+def first(maps, want):
+    """As many channels as the vectors keep."""
+    return maps[:, : want.shape[1]]
+
+
 def test_golden_fusion_and_spatial_path(golden):
-    data = golden("mib_bisenet_blocks")
-    paths = torch.cat([torch.from_numpy(data[name]) for name in ("ffm_x1", "ffm_x2")], dim=1)
+    """The fusion gives 256 channels, as in the whole network."""
+    data = tensors(golden("mib_bisenet_blocks"))
+    paths = torch.cat([data["ffm_x1"], data["ffm_x2"]], dim=1)
+    fusion = FeatureFusion(paths.shape[1], 256).double()
+    fill(fusion, lambda name: name.replace("block.conv.", "convblock.conv1.").replace("block.bn", "convblock.bn"))
     for mode in ("eval", "train"):
-        fusion = FeatureFusion(7, 256).double()
-        fill(fusion, lambda name: name.replace("block.conv.", "convblock.conv1.").replace("block.bn", "convblock.bn"))
-        got = fusion.train(mode == "train")(paths)[:, :24]
-        torch.testing.assert_close(got, torch.from_numpy(data[f"ffm_y_{mode}_first24"]), rtol=1e-9, atol=1e-9)
+        want = data[f"ffm_y_{mode}_first24"]
+        torch.testing.assert_close(first(fusion.train(mode == "train")(paths), want), want, rtol=1e-9, atol=1e-9)
     spatial = BiSeNet("resnet18").spatial.double().eval()
     fill(spatial, lambda name: f"convblock{int(name[0]) + 1}{name[1:]}".replace("conv.", "conv1."))
-    got = spatial(torch.from_numpy(data["sp_x"]))[:, :24]
-    torch.testing.assert_close(got, torch.from_numpy(data["sp_y_eval_first24"]), rtol=1e-9, atol=1e-9)
+    want = data["sp_y_eval_first24"]
+    torch.testing.assert_close(first(spatial(data["sp_x"]), want), want, rtol=1e-9, atol=1e-9)
 
 
 def test_golden_network(golden):
     """All three outputs of the authors' in evaluation mode, where ours gives the auxiliary ones in training alone."""
-    data = golden("mib_bisenet")
+    data = tensors(golden("mib_bisenet"))
     network = BiSeNet("resnet50").double()
-    for n in (16, 5):
-        network.add_classes(n)
+    for _ in range(2):
+        network.add_classes(data["logits"].shape[1])
     fill(network, their_name)
     network.eval().training = True  # statistics stay those of evaluation
-    output = network(torch.from_numpy(data["x"]))
-    close = {"rtol": 1e-8, "atol": 1e-8}
-    torch.testing.assert_close(output.logits[..., ::2, ::2], torch.from_numpy(data["logits"]), **close)
-    torch.testing.assert_close(output.embedding[:, :16], torch.from_numpy(data["result_first16"]), **close)
-    for place, logits in enumerate(output.extras["auxiliary"], start=1):
-        torch.testing.assert_close(logits[..., ::4, ::4], torch.from_numpy(data[f"logits_sup{place}"]), **close)
+    output = network(data["x"])
+    close = partial(torch.testing.assert_close, rtol=1e-8, atol=1e-8)
+    close(first(output.embedding, data["result_first16"]), data["result_first16"])
+    auxiliary = {f"logits_sup{place}": logits for place, logits in enumerate(output.extras["auxiliary"], start=1)}
+    for name, logits in {"logits": output.logits, **auxiliary}.items():
+        close(split_at(thinned(logits, data[name]), data[name]), data[name])
     network.eval()
-    assert "auxiliary" not in network(torch.from_numpy(data["x"])).extras
+    assert "auxiliary" not in network(data["x"]).extras
 
 
 def test_golden_resnet18(golden):
     """Whose auxiliary classifiers the authors' code cannot build."""
-    data = golden("mib_bisenet")
+    data = tensors(golden("mib_bisenet"))
     network = BiSeNet("resnet18").double().eval()
     network.add_classes(2)
     fill(network, lambda name: their_name(name).removeprefix("head."))
-    output = network(torch.from_numpy(data["x"]))
-    torch.testing.assert_close(
-        output.embedding[:, :16], torch.from_numpy(data["r18_result_first16"]), rtol=1e-8, atol=1e-8
-    )
+    want = data["r18_result_first16"]
+    torch.testing.assert_close(first(network(data["x"]).embedding, want), want, rtol=1e-8, atol=1e-8)
 
 
-def test_names_and_shapes_of_the_authors():
+def test_names_and_shapes_of_the_authors(golden_keys):
+    theirs = dict(line.split(" ", 1) for line in golden_keys("mib_bisenet50") if ".features." not in line)
     network = BiSeNet("resnet50")
-    for n in (16, 5):
-        network.add_classes(n)
-    ours = {their_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
-    lines = (ROOT / "tests/golden/mib_bisenet50_keys.txt").read_text().splitlines()
-    theirs = {line.split()[0]: line for line in lines if line.strip() and ".features." not in line}
-    assert set(theirs) - set(ours) <= {name for name in theirs if ".fc." in name}
-    assert set(ours) <= set(theirs)
+    for name in sorted(name for name in theirs if re.fullmatch(r"cls\.\d+\.bias", name)):
+        network.add_classes(int(theirs[name].strip("(,)")))
+    ours = {their_name(name): str(tuple(value.shape)) for name, value in network.state_dict().items()}
+    assert ours == {name: shape for name, shape in theirs.items() if ".fc." not in name}
 
 
 def test_auxiliary_classifiers_grow_and_learn():

@@ -100,12 +100,13 @@ def test_an_unknown_layer_and_backgrounds_own():
 
 
 def test_background_init_of_mib(golden):
-    """Two tasks in a row: the second starts from the background that the first one lowered (MiB, eq. 10-11)."""
+    """Some tasks in a row: each starts from the background that the one before lowered (MiB, eq. 10-11)."""
     data = golden("mib_init")
-    classifier = grown([5], in_channels=6).double()
-    for task in (1, 2):
+    first, *later = data["classes"].tolist()
+    classifier = grown([first], in_channels=data["s1_before/cls.0.weight"].shape[1]).double()
+    for task, n in enumerate(later, start=1):
         fill(classifier.heads[0], data[f"s{task}_before/cls.0.weight"], data[f"s{task}_before/cls.0.bias"])
-        classifier.add_task(int(data["classes"][task]), "background")
+        classifier.add_task(n, "background")
         for index, head in enumerate(classifier.heads):
             for name in ("weight", "bias"):
                 want = torch.from_numpy(data[f"s{task}_after/cls.{index}.{name}"])
@@ -116,10 +117,11 @@ def test_background_init_of_mib(golden):
 
 def test_background_init_of_plop(golden):
     data = golden("plop_init_balanced")
-    classifier = grown(data["classes"][:2])
+    *old, new = data["classes"].tolist()
+    classifier = grown(old, in_channels=data["w_before_0"].shape[1])
     for index, head in enumerate(classifier.heads):
         fill(head, data[f"w_before_{index}"], data[f"b_before_{index}"])
-    classifier.add_task(int(data["classes"][2]), "background")
+    classifier.add_task(new, "background")
     for index, head in enumerate(classifier.heads):
         torch.testing.assert_close(head.weight.data, torch.from_numpy(data[f"w_after_{index}"]))
         torch.testing.assert_close(head.bias.data, torch.from_numpy(data[f"b_after_{index}"]))

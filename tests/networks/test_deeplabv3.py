@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ import torch
 from networks.deeplabv3 import ASPP, DeepLabV3
 from networks.norm import Norm
 from networks.pretrained import from_mib_name
-from tests.vectors import part
+from tests.vectors import cases, part, tensors, variants
 
 
 def formula(name: str, shape: torch.Size) -> torch.Tensor:
@@ -27,77 +26,97 @@ def formula(name: str, shape: torch.Size) -> torch.Tensor:
     return 0.1 * v if name.endswith(".bias") else 0.5 + 0.1 * v
 
 
-def fill_by_formula(network: DeepLabV3) -> None:
-    """Give every tensor of ours the value that MiB's name of it stands for; ResNet-50's names are in ResNet-101's."""
-    lines = (Path(__file__).parents[1] / "golden" / "mib_resnet101_deeplab_keys.txt").read_text().splitlines()
-    names = {from_mib_name(line.split(" ")[0]): line.split(" ")[0] for line in lines}
+def split_at(channels: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """Those channels of two classifiers, each as wide as all classes, that a classifier of some and one of the rest
+    have. How many the first one had is told by the vectors alone."""
+    n = want.shape[1]
+    splits = [torch.cat([channels[:, :k], channels[:, n : 2 * n - k]], dim=1) for k in range(1, n)]
+    return min(splits, key=lambda split: (split - want).abs().max())
+
+
+def thinned(maps: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """Every second, third ... pixel, as the vectors keep them."""
+    rows, columns = (-(-size // kept) for size, kept in zip(maps.shape[2:], want.shape[2:], strict=True))
+    return maps[..., ::rows, ::columns]
+
+
+def golden_network(case: dict, n_classes: int, names: list[str]) -> DeepLabV3:
+    """With the values that MiB's names of its tensors stand for; ResNet-50's names are in ResNet-101's."""
+    network = DeepLabV3(str(case["backbone"]), int(case["output_stride"]), norm="bn_leaky").double()
+    for _ in range(2):
+        network.add_classes(n_classes)
+    theirs = {from_mib_name(name): name for name in names}
     for name, value in network.state_dict().items():
         if not name.endswith("num_batches_tracked"):
-            value.copy_(formula(names[name], value.shape))
-
-
-def golden_network(data: dict, case: int) -> DeepLabV3:
-    network = DeepLabV3(str(data[f"c{case}_backbone"]), int(data[f"c{case}_output_stride"]), norm="bn_leaky").double()
-    network.add_classes(16)
-    network.add_classes(5)
-    fill_by_formula(network)
+            value.copy_(formula(theirs[name], value.shape))
     return network
 
 
-@pytest.mark.parametrize("case", [0, 1])
-def test_whole_network_of_mib(golden, case):
+def mib_names(golden_keys) -> list[str]:
+    return [line.split(" ")[0] for line in golden_keys("mib_resnet101_deeplab")]
+
+
+def test_whole_network_of_mib(golden, golden_keys):
     """ResNet-101 at output stride 16 and ResNet-50 at 8, odd sizes."""
-    data = golden("mib_resnet")
-    network = golden_network(data, case).eval()
-    with torch.no_grad():
-        output = network(torch.from_numpy(data[f"c{case}_x"]))
-    assert output.stages[-1].shape == tuple(data[f"c{case}_body_shape"])
-    got = {"logits": output.logits, "body_first16ch": output.stages[-1][:, :16]}
-    got["pre_logits_first16ch"] = output.embedding[:, :16]
-    for name, value in got.items():
-        torch.testing.assert_close(value, torch.from_numpy(data[f"c{case}_{name}"]), rtol=1e-8, atol=1e-8)
+    for case in cases(golden("mib_resnet")):
+        want = torch.from_numpy(case["logits"])
+        network = golden_network(case, want.shape[1], mib_names(golden_keys)).eval()
+        with torch.no_grad():
+            output = network(torch.from_numpy(case["x"]))
+        body = output.stages[-1]
+        assert body.shape == tuple(case["body_shape"])
+        torch.testing.assert_close(split_at(output.logits, want), want, rtol=1e-8, atol=1e-8)
+        for maps, name in ((body, "body_first16ch"), (output.embedding, "pre_logits_first16ch")):
+            want = torch.from_numpy(case[name])
+            torch.testing.assert_close(maps[:, : want.shape[1]], want, rtol=1e-8, atol=1e-8)
 
 
-def test_whole_network_of_mib_in_training(golden):
+def test_whole_network_of_mib_in_training(golden, golden_keys):
     """101 layers normalised over 24 pixels are chaotic: an input changed by 1e-15 moves these logits by 1e-3.
 
     Where the arithmetic is the reference's to the bit the difference is 0; elsewhere it is rounding, amplified.
     """
     data = golden("mib_resnet")
-    network = golden_network(data, 0).train()
-    with torch.no_grad():
-        logits = network(torch.from_numpy(data["c0_x_train"])).logits[..., ::4, ::4]
-    torch.testing.assert_close(logits, torch.from_numpy(data["c0_logits_train"]), rtol=1e-2, atol=1e-2)
+    for number in variants(data, r"c(\d+)_x_train"):
+        case = part(data, f"c{number}_")
+        want = torch.from_numpy(case["logits_train"])
+        network = golden_network(case, want.shape[1], mib_names(golden_keys)).train()
+        with torch.no_grad():
+            logits = network(torch.from_numpy(case["x_train"])).logits
+        torch.testing.assert_close(split_at(thinned(logits, want), want), want, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("case", range(4))
-def test_head_of_mib(golden, case):
+def aspp_of(state: dict[str, torch.Tensor], norm: Norm, **settings) -> ASPP:
+    """A head of the size of these weights."""
+    width, n_in = state["map_convs.0.weight"].shape[:2]
+    head = ASPP(n_in, width, len(state["red_conv.weight"]), norm, **settings).to(state["red_conv.weight"].dtype)
+    head.load_state_dict({**head.state_dict(), **state})
+    return head
+
+
+def test_head_of_mib(golden):
     """Windows of 4, 32, 5 x 3 pixels and none; output strides 16 and 8."""
-    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mib_deeplab").items() if k.startswith(f"c{case}_")}
-    pooling = tuple(data["pooling"].tolist()) if data["pooling"].ndim else int(data["pooling"])
-    pooling = None if pooling == -1 else pooling
-    head = ASPP(7, 4, 5, Norm("bn_leaky"), int(data["out_stride"]), pooling).double()
-    head.load_state_dict({k.removeprefix("sd/"): torch.tensor(v) for k, v in data.items() if k.startswith("sd/")})
-    x = torch.from_numpy(data["x"])
-    torch.testing.assert_close(head.eval()(x), torch.from_numpy(data["y_eval"]), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(head.train()(x), torch.from_numpy(data["y_train"]), rtol=1e-9, atol=1e-9)
+    for case in cases(golden("mib_deeplab")):
+        pooling = tuple(case["pooling"].tolist()) if case["pooling"].ndim else int(case["pooling"])
+        settings = {"output_stride": int(case["out_stride"]), "pooling": None if pooling == -1 else pooling}
+        head = aspp_of(tensors(part(case, "sd/")), Norm("bn_leaky"), **settings)
+        x = torch.from_numpy(case["x"])
+        torch.testing.assert_close(head.eval()(x), torch.from_numpy(case["y_eval"]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(head.train()(x), torch.from_numpy(case["y_train"]), rtol=1e-9, atol=1e-9)
 
 
 def test_head_of_bacs(golden):
     """Batch normalisation with ReLU and momentum 0.0003; the global branch sees the whole map."""
-    data = golden("bacs_aspp_head")
-    given = {name.replace("__bn__", "__").replace("__", "."): v for name, v in part(data, "param__").items()}
-    hidden, inputs = given["map_convs.0.weight"].shape[:2]
-    head = ASPP(inputs, hidden, len(given["red_conv.weight"]), Norm("bn", float(data["bn_momentum"])), pooling=None)
+    data = tensors(golden("bacs_aspp_head"))
+    state = {name.replace("__bn__", "__").replace("__", "."): value for name, value in part(data, "param__").items()}
+    head = aspp_of(state, Norm("bn", float(data["bn_momentum"])), pooling=None)
     for conv, dilation in zip(head.map_convs[1:], data["dilations"][1:].tolist(), strict=True):
         conv.dilation = conv.padding = (dilation, dilation)
-    head.load_state_dict(head.state_dict() | {name: torch.from_numpy(value) for name, value in given.items()})
-    x = torch.from_numpy(data["features"])
     close = {"rtol": 2e-5, "atol": 1e-6}
-    torch.testing.assert_close(head.eval()(x), torch.from_numpy(data["out_eval"]), **close)
-    torch.testing.assert_close(head.train()(x), torch.from_numpy(data["out_train"]), **close)
-    torch.testing.assert_close(head.map_bn.running_mean, torch.from_numpy(data["map_bn_running_mean_after"]), **close)
-    torch.testing.assert_close(head.map_bn.running_var, torch.from_numpy(data["map_bn_running_var_after"]), **close)
+    torch.testing.assert_close(head.eval()(data["features"]), data["out_eval"], **close)
+    torch.testing.assert_close(head.train()(data["features"]), data["out_train"], **close)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(head.map_bn, name), data[f"map_bn_{name}_after"], **close)
 
 
 def test_number_of_parameters():

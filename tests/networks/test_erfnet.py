@@ -21,6 +21,7 @@ def seeded(golden) -> tuple[ERFNet, dict[str, np.ndarray]]:
     shapes = [tuple(int(n) for n in shape if n) for shape in data["shapes"]]
     state = {name.replace("classifier.heads.0", "decoder.output_conv"): v for name, v in network.state_dict().items()}
     assert [tuple(state[key].shape) for key in keys] == shapes
+    assert sum(p.numel() for p in network.parameters()) == data["n_params"]
     return network, data
 
 
@@ -34,7 +35,10 @@ def test_evaluation_and_gradient_of_the_original(seeded):
     output = network.eval()(x)
     close(output.stages[-1], data["enc_out"], 1e-3)
     close(output.logits, data["logits"], 1e-3)
-    assert (output.logits.argmax(1).numpy() == data["argmax"]).all()
+    highest, second = output.logits.topk(2, dim=1).values.unbind(1)
+    sure = (highest - second > 1e-3 * highest.abs()).numpy()
+    assert sure.mean() > 0.9
+    assert (output.logits.argmax(1).numpy() == data["argmax"])[sure].all()
     output.logits.square().mean().backward()
     close(x.grad, data["grad_x_mean_sq"], 1e-3)
 

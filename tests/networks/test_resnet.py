@@ -8,10 +8,10 @@ from torchvision.models import get_model
 from networks.norm import Norm
 from networks.resnet import BasicBlock, Bottleneck, ResNet
 from protocol.errors import ConfigError
-from tests.vectors import part
+from tests.vectors import cases, part, tensors
 
 
-def block_of(data: dict, prefix: str) -> nn.Module:
+def block_of(data: dict) -> nn.Module:
     """A block with the size of a golden case; MiB's layers are called convs.conv1, proj_conv, proj_bn."""
     channels = [int(c) for c in data["channels"]]
     kind = Bottleneck if len(channels) == 3 else BasicBlock
@@ -20,30 +20,25 @@ def block_of(data: dict, prefix: str) -> nn.Module:
     shortcut = None
     if "sd/proj_conv.weight" in data:
         shortcut = nn.Sequential(nn.Conv2d(inputs, channels[-1], 1, stride, bias=False), norm(channels[-1]))
-    block = kind(inputs, channels[0], stride, shortcut, dilation=int(data["dilation"]), norm_layer=norm).double()
-    names = {"convs.": "", "proj_conv": "downsample.0", "proj_bn": "downsample.1"}
-    state = {}
-    for key, value in data.items():
-        if key.startswith(prefix):
-            name = key.removeprefix(prefix)
-            for theirs, ours in names.items():
-                name = name.replace(theirs, ours)
-            state[name] = torch.from_numpy(value) if value.ndim else torch.tensor(value)
+    block = kind(inputs, channels[0], stride, shortcut, dilation=int(data["dilation"]), norm_layer=norm)
     if kind is Bottleneck:  # the golden block is 4 times narrower or wider than a ResNet's
-        block.conv3 = nn.Conv2d(channels[1], channels[2], 1, bias=False).double()
-        block.bn3 = norm(channels[2]).double()
-    block.load_state_dict(state)
+        block.conv3, block.bn3 = nn.Conv2d(channels[1], channels[2], 1, bias=False), norm(channels[2])
+    state = {}
+    for name, value in tensors(part(data, "sd/")).items():
+        for theirs, ours in (("convs.", ""), ("proj_conv", "downsample.0"), ("proj_bn", "downsample.1")):
+            name = name.replace(theirs, ours)
+        state[name] = value
+    block.double().load_state_dict(state)
     return block
 
 
-@pytest.mark.parametrize("case", range(3))
-def test_blocks_of_mib(golden, case):
+def test_blocks_of_mib(golden):
     """Bottleneck with stride, bottleneck with dilation, basic block."""
-    data = {k.removeprefix(f"c{case}_"): v for k, v in golden("mib_resblock").items() if k.startswith(f"c{case}_")}
-    block = block_of(data, "sd/")
-    x = torch.from_numpy(data["x"])
-    torch.testing.assert_close(block.eval()(x), torch.from_numpy(data["y_eval"]), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(block.train()(x), torch.from_numpy(data["y_train"]), rtol=1e-9, atol=1e-9)
+    for case in cases(golden("mib_resblock")):
+        block = block_of(case)
+        x = torch.from_numpy(case["x"])
+        torch.testing.assert_close(block.eval()(x), torch.from_numpy(case["y_eval"]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(block.train()(x), torch.from_numpy(case["y_train"]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "norm"), [("bn_relu", "bn"), ("abn_leaky", "bn_leaky"), ("iabn_leaky", "abn")])

@@ -15,6 +15,7 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from tests.conftest import TINY
 from tests.datamodules.trees import cityscapes_tree
+from tests.vectors import variants
 
 # Images per city, train and val split.
 IMAGES = {
@@ -63,13 +64,18 @@ def test_a_clean_test_set_was_never_trained_on(name):
 
 
 def test_golden_split(golden):
-    """Toy numbers of images, in the order of the shuffle."""
+    """Toy numbers of images, in the order of the shuffle; the domains of a step are those of its images."""
     data = golden("plop_domain_split")
-    domain_of = np.repeat(np.arange(3), data["images_per_domain"])
-    images = domain_images(domain_of, [(0,), (1,), (2,)], "published")
-    for t, (train, _, test) in enumerate(images):
+    counts = data["images_per_domain"]
+    domain_of = np.repeat(np.arange(len(counts)), counts)
+    order = sorted(map(int, variants(data, r"train_(\d+)")))
+    steps = [tuple(np.unique(domain_of[data[f"train_{t}"]]).tolist()) for t in order]
+    trained: set[int] = set()
+    for t, (train, _, test) in enumerate(domain_images(domain_of, steps, "published")):
         assert train.tolist() == data[f"train_{t}"].tolist()
         assert test.tolist() == data[f"test_{t}"].tolist()
+        trained |= set(train.tolist())
+        assert [len(test), len(trained & set(test.tolist()))] == data["test_size_and_leak"][t].tolist()
 
 
 def tasks(mode="sequential"):

@@ -20,6 +20,7 @@ from protocol.rules import Protocol
 from protocol.selection import greedy_partition, select_test, select_train, select_train_partitioned, select_val
 from protocol.tasks import build_tasks
 from tests.mask_files import real_voc_splits
+from tests.vectors import cases, variants
 
 VOC = LabelSpace({c: f"class {c}" for c in range(1, 21)})
 ADE = LabelSpace({c: f"class {c}" for c in range(1, 151)}, background_is_evaluated=False)
@@ -186,23 +187,20 @@ def test_unknown_protocol_values(key):
 # --- label tables --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "case", ["voc/15-5/0", "voc/15-5/1", "voc/15-5s/3", "voc/19-1b/1", "ade/100-50/0", "ade/100-50/1", "ade/100-10b/2"]
-)
-def test_tables_of_mib(golden, case):
-    dataset, name, step = case.split("/")
-    dataset = {"voc": "voc", "ade": "ade20k"}[dataset]
-    known = [*range(len(LABELS[dataset].classes) + 1), 255]
-    masked = build(dataset, {"mode": "overlap", **MIB}, task=name)[int(step)]
-    unmasked = build(dataset, {"mode": "sequential", **MIB, "val_old": "label"}, task=name)[int(step)]
-    tables = {
-        "train": masked.train_lut, "val": masked.val_lut, "test": masked.eval_lut,
-        "train_nomask": unmasked.train_lut, "val_nomask": unmasked.val_lut,
-    }  # fmt: skip
-    folder = case.rpartition("/")[0]
-    for kind, table in tables.items():
-        expected = golden("mib_remap")[f"{folder}/step{step}/{kind}"]
-        assert table[known].tolist() == expected[known].tolist(), kind
+def test_tables_of_mib(golden):
+    vectors = golden("mib_remap")
+    for key in variants(vectors, r"(\w+/[\w-]+/step\d+)/.*"):
+        dataset, name, step = key.split("/")
+        dataset, step = {"voc": "voc", "ade": "ade20k"}[dataset], int(step.removeprefix("step"))
+        known = [*range(len(LABELS[dataset].classes) + 1), 255]
+        masked = build(dataset, {"mode": "overlap", **MIB}, task=name)[step]
+        unmasked = build(dataset, {"mode": "sequential", **MIB, "val_old": "label"}, task=name)[step]
+        tables = {
+            "train": masked.train_lut, "val": masked.val_lut, "test": masked.eval_lut,
+            "train_nomask": unmasked.train_lut, "val_nomask": unmasked.val_lut,
+        }  # fmt: skip
+        for kind, table in tables.items():
+            assert table[known].tolist() == vectors[f"{key}/{kind}"][known].tolist(), kind
 
 
 def test_scenarios_of_bacs(golden):
@@ -332,24 +330,22 @@ def test_images_of_the_modes(tasks, seed):
 # --- images --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["19-1", "15-5", "15-5s", "10-5-5"])
-def test_images_of_mib(golden, name):
+def test_images_of_mib(golden):
     vectors = golden("mib_filter")
     presence = presence_of(vectors["masks"])
-    for mode in ("disjoint", "overlap"):
-        tasks = build(protocol={"mode": mode, **MIB}, task=name)
-        for task in tasks:
-            expected = vectors[f"{name}/step{task.index}/{mode}"]
-            assert select_train(task, presence).tolist() == expected.tolist()
+    for name in variants(vectors, r"([\w-]+)/.*"):
+        for mode in ("disjoint", "overlap"):
+            for task in build(protocol={"mode": mode, **MIB}, task=name):
+                expected = vectors[f"{name}/step{task.index}/{mode}"]
+                assert select_train(task, presence).tolist() == expected.tolist(), (task.index, mode)
 
 
 def test_partition_of_mib(golden):
-    vectors = golden("mib_adesplit")
-    for case in range(vectors["n_cases"]):
-        parts = greedy_partition(vectors[f"c{case}_presence"], vectors[f"c{case}_step_of_class"])
-        for step in range(3):
-            assert np.flatnonzero(parts == step).tolist() == vectors[f"c{case}_step{step}"].tolist()
-        assert np.flatnonzero(parts < 0).tolist() == vectors[f"c{case}_unassigned"].tolist()
+    for case in cases(golden("mib_adesplit")):
+        parts = greedy_partition(case["presence"], case["step_of_class"])
+        for step in variants(case, r"step(\d+)"):
+            assert np.flatnonzero(parts == int(step)).tolist() == case[f"step{step}"].tolist()
+        assert np.flatnonzero(parts < 0).tolist() == case["unassigned"].tolist()
 
 
 def test_partition_needs_the_disjoint_mode():
@@ -514,18 +510,30 @@ def test_images_of_ade(ade_presence, name):
 CIL_ORDER = [7, 8, 21, 22, 23, 11, 12, 13, 17, 19, 20, 24, 25, 26, 27, 28, 31, 32, 33]
 
 
-def test_golden_labels_of_cil(golden):
-    """Its five tables, for the ids that Cityscapes has; an unknown id is no bicycle here."""
-    data = golden("cil_label_maps")
+def tasks_of_cil():
     labels = LabelSpace(CLASSES, background=None, ignored=(*UNSCORED, 255))
-    tasks = build_tasks(labels, Protocol(hidden="ignore"), dataset="cityscapes", task="5-6-8", class_order=CIL_ORDER)
-    ids = [i for i in data["label_ids"].tolist() if i >= 0]
+    return build_tasks(labels, Protocol(hidden="ignore"), dataset="cityscapes", task="5-6-8", class_order=CIL_ORDER)
+
+
+def test_golden_labels_of_cil(golden):
+    """Its numberings of a table or an image of ids, as far as Cityscapes has these."""
+    data = golden("cil_label_maps")
+    ids_of = {ids.size: ids.ravel() for name, ids in data.items() if not re.search(r"_(\d+(only)?|official)$", name)}
+    tasks = tasks_of_cil()
     tables = {"1": tasks[0].train_lut, "2": tasks[1].train_lut, "3": tasks[2].train_lut,
               "12": tasks[1].eval_lut, "123": tasks[2].eval_lut}  # fmt: skip
-    for name, table in tables.items():
-        theirs = dict(zip(data["label_ids"].tolist(), data[f"trainid_{name}"].tolist(), strict=True))
-        want = [255 if theirs[i] == 255 else theirs[i] + 1 for i in ids]
-        assert table[ids].tolist() == want
+    for name in variants(data, r"(.*_\d+)"):
+        theirs = data[name].ravel()
+        ids = ids_of[theirs.size]
+        known = (ids >= 0) & (ids <= max(CLASSES))
+        assert known.any()
+        got = tables[name.rpartition("_")[2]][ids[known]]
+        assert np.where(got == 255, 255, got - 1).tolist() == theirs[known].tolist()
+
+
+def test_unknown_ids_of_cityscapes_are_no_class_of_cil():
+    """The authors take them for the class of the nearest id, a bicycle mostly."""
+    tasks = tasks_of_cil()
     assert set(tasks[2].train_lut[34:].tolist()) == {255}
     assert not any(task.has_background for task in tasks)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import build_tasks
 from tests.networks.seeded import fill
+from tests.vectors import variants
 
 ORDER = [7, 8, 21, 22, 23, 11, 12, 13, 17, 19, 20, 24, 25, 26, 27, 28, 31, 32, 33]
 SETTINGS = {
@@ -34,7 +36,7 @@ SETTINGS = {
     },
     "training": {"single_head": False},
 }
-GROUPS = {"1": "1", "2": "2", "12": "1u2", "3": "3", "123": "1u2u3"}
+STAGES = (6, 12, 20)  # channels after each of CIL's tasks, one of them no class
 
 
 def tasks():
@@ -42,59 +44,76 @@ def tasks():
     return build_tasks(labels, Protocol(hidden="ignore"), dataset="cityscapes", task="5-6-8", class_order=ORDER)
 
 
-@pytest.fixture
-def model(golden):
-    """The network of the authors' third stage; theirs is one layer of 19 classes."""
+def model_of(n_channels, seed):
+    """A seeded network of one of the authors' stages; theirs is one layer for all its classes."""
     network = ERFNet()
     network.leave_out_background()
-    network.add_classes(20)
-    fill(network, int(golden("cil_inference")["seed_base"]))
-    about = describe(tasks()[-1], network, 20, SETTINGS)
+    network.add_classes(n_channels)
+    fill(network, seed)
+    about = describe(tasks()[STAGES.index(n_channels)], network, n_channels, SETTINGS)
     return SavedModel(Path("model.ckpt"), network.eval(), CIL(), about)
 
 
 @pytest.fixture
-def seen(golden, model):
-    """Image, labels (channels) and their data, the image as the network gets it."""
+def model():
+    return model_of(STAGES[-1], seed=1000)
+
+
+class Seen(NamedTuple):
+    """The golden file, its network, and its image as the network gets it."""
+
+    data: dict[str, np.ndarray]
+    model: SavedModel
+    pixels: torch.Tensor
+    rows: list[int]  # of the input, that the file keeps
+
+
+@pytest.fixture
+def seen(golden):
     data = golden("cil_inference")
+    (name,) = variants(data, r"net_input_rows_([\d_]+)")
+    rows = [int(row) for row in name.split("_")]
     image, labels = data["image_rgb"], data["gt_trainid"]
-    pixels, same = ResizeImage(512, 1024)(image, labels)
+    width = data[f"net_input_rows_{name}"].shape[-1]
+    pixels, same = ResizeImage(rows[-1] + 1, width)(image, labels)  # the last one is kept
     assert same is labels
-    return data, image, torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    model = model_of(int(data["num_classes"]) + 1, int(data["seed_base"]))
+    return Seen(data, model, torch.from_numpy(pixels).permute(2, 0, 1)[None], rows)
 
 
-def test_golden_input_of_the_network(model, seen):
-    data, _, _, pixels = seen
-    got = model.normalise(pixels)[0]
-    np.testing.assert_allclose(got[:, [0, 255, 511]], data["net_input_rows_0_255_511"], atol=1e-5)
-    assert got.mean().item() == pytest.approx(float(data["net_input_mean"]), abs=1e-5)
+def test_golden_input_of_the_network(seen):
+    got = seen.model.normalise(seen.pixels)[0]
+    want = seen.data[f"net_input_rows_{'_'.join(map(str, seen.rows))}"]
+    np.testing.assert_allclose(got[:, seen.rows], want, atol=1e-5)
+    assert got.mean().item() == pytest.approx(float(seen.data["net_input_mean"]), abs=1e-5)
 
 
-@pytest.mark.parametrize("task", GROUPS)
-def test_golden_predictions_and_scores(tmp_path, model, seen, task):
+def test_golden_predictions_and_scores(tmp_path, seen):
     """Whatever their margin decides; the label map has their colours."""
-    data, image, labels, pixels = seen
-    group = model.group(GROUPS[task])
-    prediction = model.predict(pixels, group)
-    writer = PredictionWriter(model, tmp_path, group)
-    writer.check_free([Path("elsewhere/street.png")], overwrite=False)
-    writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
-    with Image.open(tmp_path / "street.png") as file:
-        ids, colours = np.array(file), np.array(file.convert("RGB"))
-    sure = data[f"t{task}_margin"] > 1e-3
-    theirs = data[f"t{task}_pred_taskrel"] + group.start
-    values = np.array(model.mask_values)
-    assert sure.mean() > 0.9
-    assert (ids[sure] == values[theirs][sure]).all()
-    inside = (labels + 1 >= group.start) & (labels + 1 < group.stop)
-    painted = np.where(inside.numpy()[..., None], colours, 0)  # they paint what has no label black
-    assert (painted[sure] == data[f"t{task}_pred_rgb_png"][sure]).all()
-    output = model.network(model.normalise(pixels))
-    confusion = closed_confusion(output.logits, torch.where(labels == 255, 255, labels + 1)[None], group)
-    names = model.class_names[group]
-    scores = group_scores(confusion, names)
-    assert scores["miou"] == pytest.approx(float(data[f"t{task}_miou"]), abs=2e-3)
-    assert scores["recall"] == pytest.approx(float(data[f"t{task}_macc"]), abs=2e-3)
+    data, model, pixels, _ = seen
+    image, labels = data["image_rgb"], torch.from_numpy(data["gt_trainid"].astype(np.int64))
+    with torch.no_grad():
+        logits = model.network(model.normalise(pixels)).logits
+    for task in variants(data, r"t(\d+)_pred_taskrel"):
+        group = model.group("u".join(task))
+        prediction = model.predict(pixels, group)
+        writer = PredictionWriter(model, tmp_path / task, group)
+        writer.check_free([Path("elsewhere/street.png")], overwrite=False)
+        writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
+        with Image.open(tmp_path / task / "street.png") as file:
+            ids, colours = np.array(file), np.array(file.convert("RGB"))
+        sure = data[f"t{task}_margin"] > 1e-3
+        theirs = data[f"t{task}_pred_taskrel"] + group.start
+        values = np.array(model.mask_values)
+        assert sure.mean() > 0.9
+        assert (ids[sure] == values[theirs][sure]).all()
+        inside = (labels + 1 >= group.start) & (labels + 1 < group.stop)
+        painted = np.where(inside.numpy()[..., None], colours, 0)  # they paint what has no label black
+        assert (painted[sure] == data[f"t{task}_pred_rgb_png"][sure]).all()
+        confusion = closed_confusion(logits, torch.where(labels == 255, 255, labels + 1)[None], group)
+        scores = group_scores(confusion, model.class_names[group])
+        assert scores["miou"] == pytest.approx(float(data[f"t{task}_miou"]), abs=2e-3)
+        assert scores["recall"] == pytest.approx(float(data[f"t{task}_macc"]), abs=2e-3)
 
 
 def saved(tmp_path, name="model.ckpt", **changes):
