@@ -131,7 +131,7 @@ def become(request: dict[str, object]) -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.path[0] = str(Path(request["script"]).parent)
+    sys.path[:1] = [str(Path(request["script"]).parent), *request["env"]["PYTHONPATH"].split(os.pathsep)]
 
 
 if __name__ == "__main__":
