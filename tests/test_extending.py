@@ -81,7 +81,8 @@ def test_patches(tmp_path):
     shutil.copy(ROOT / "main.py", copy)
     for name in PATCHES:
         subprocess.run(["git", "apply", "-"], cwd=copy, input=FILES[name], text=True, check=True)
-    arguments = (*TINY, "training.mode=exclusive", "training.task=6-2", "training.debug=true", "hydra.run.dir=run")
+    settings = ("training.mode=exclusive", "training.task=6-2", "training.batch_size=3", "training.debug=true")
+    arguments = (*TINY, *settings, "hydra.run.dir=run")
     environment = {**cli_environment(), "PYTHONPATH": str(copy)}
     result = subprocess.run(
         [sys.executable, "main.py", *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=False
