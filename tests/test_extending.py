@@ -46,8 +46,8 @@ def study(tmp_path: Path) -> Path:
 
 def command() -> list[str]:
     """The arguments of main.py on the page."""
-    (line,) = re.findall(r"^python \.\./palimpsest/main\.py (.*)$", PAGE, re.MULTILINE)
-    return shlex.split(line)
+    (line,) = re.findall(r"^python \.\./palimpsest/main\.py (.*?[^\\])$", PAGE, re.DOTALL | re.MULTILINE)
+    return shlex.split(line.replace("\\\n", ""))
 
 
 def test_a_folder_of_ones_own(study, warm_python):
