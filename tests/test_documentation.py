@@ -1,16 +1,19 @@
-"""Commands in the documentation are real: every override of every `main.py` line composes."""
+"""What the documentation says is real: commands compose, and links, files, classes and functions exist."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from tests.test_configurations import composed
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands() -> list[str]:
@@ -46,3 +49,48 @@ def test_every_page_and_picture_that_is_linked_exists():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+ROOMS = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks", "report")
+FOLDERS = "|".join((*ROOMS, "scripts", "conf", "docs", "tests"))
+FILE = re.compile(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/]+\.(?:py|yaml|md))\b")
+NAME = re.compile(rf"(?:`|_target_: )((?:{'|'.join(ROOMS)})(?:\.[a-z_]+)*\.\w+)\b")
+OUTPUTS = (".md", ".csv", ".html")  # report.html is no module
+
+
+def texts() -> list[Path]:
+    """Pages, code and configuration; CHANGES.md names what is no more."""
+    code = [path for room in (*ROOMS, "scripts", "conf") for path in (ROOT / room).rglob("*.[py]*")]
+    return [*PAGES, *(path for path in code if path.suffix in (".py", ".yaml"))]
+
+
+def is_setting(name: str) -> bool:
+    """Whether a dotted name is a key of the configuration, such as `loss.kd_weight`."""
+    room, second = name.split(".")[:2]
+    return room in ("loss", "callbacks") and not (ROOT / room / f"{second}.py").exists()
+
+
+def test_every_file_that_is_named_exists():
+    named = {(path, name) for path in texts() for name in FILE.findall(path.read_text())}
+    assert len(named) > 50
+    missing = [f"{path}: {name}" for path, name in named if Path(name).stem != "x" and not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_every_class_function_and_module_that_is_named_exists():
+    names = {name for path in texts() for name in NAME.findall(path.read_text()) if not name.endswith(OUTPUTS)}
+    code = sorted(name for name in names if not is_setting(name))
+    assert len(code) > 50
+    missing = []
+    for name in code:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            missing.append(name)
+    assert not missing
+
+
+def test_the_citation_names_the_version():
+    pyproject = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == pyproject[1]
