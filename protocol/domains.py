@@ -1,8 +1,8 @@
 """Domain-incremental sequences: every task has all classes, but images of other domains (Cityscapes: cities).
 
-PLOP's protocol (Douillard et al., CVPR 2021, section 4; RCIL's too). The domains of a step are dealt out like classes
-("11-5" = eleven cities, then five, then five). Of the images of a step, in their order, a shuffle by numpy's old
-generator of seed 1 takes the first 80 % for training and the rest for validation. The test set after a step is either
+PLOP's protocol (Douillard et al., CVPR 2021, section 4; RCIL's too). Steps get domains as they get classes elsewhere
+("11-5" = eleven cities, then five, then five). The images of a step are shuffled by numpy's old generator with seed 1;
+the first 80 % are for training, the rest for validation. The test set after a step is either
     "published"  the last 20 % of all images of the domains so far, shuffled together: most of them were trained on
     "clean"      the validation parts of the steps so far
 """
@@ -27,7 +27,7 @@ Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
 def domain_tasks(
     labels: LabelSpace, protocol: Protocol, domains: Sequence[str], steps: Sequence[Sequence[int]]
 ) -> tuple[Task, ...]:
-    """Tasks of all classes, which are new in the first one.
+    """One task per step. Each has all classes; they are new in the first task and old in the later ones.
 
     Args:
         labels: the data set's classes.

@@ -1,8 +1,8 @@
-"""The errors that a user can mend; `main.py` shows their message without a traceback."""
+"""Errors that a user can fix; `main.py` shows their message without a traceback."""
 
 
 class UserError(ValueError):
-    """Something in the configuration, the data or the run folder; the message names it and the mend."""
+    """The configuration, the data or the run's folder cannot be used; the message names the fault and the remedy."""
 
 
 class ConfigError(UserError):
@@ -14,4 +14,4 @@ class RunError(UserError):
 
 
 class TaskError(UserError):
-    """A task sequence that cannot be built; the message names the key and the mend."""
+    """A task sequence that cannot be built; the message names the key and the remedy."""

@@ -26,6 +26,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under the promise of `replacing`."""
+    """Write a text file as `replacing` does: readers find the old text or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text)

@@ -19,7 +19,7 @@ class LabelSpace:
         ignored: values without a class (void); they become 255.
         background_is_evaluated: False where pixels of the background id are ignored in evaluation (ADE20K, where 0
             is "unlabelled": trained as background, never scored).
-        colours: class id -> R, G, B in [0, 255] in which the field draws it; empty = VOC's way of numbering colours.
+        colours: class id -> R, G, B in [0, 255], the colour in which papers draw it; empty = VOC's colour map.
     """
 
     classes: Mapping[int, str]

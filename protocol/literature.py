@@ -1,4 +1,4 @@
-"""Task sequences of the literature that a class order in the masks' numbering does not give: data and look-up.
+"""Task sequences of the literature that do not follow the order of the mask values: data and look-up.
 
 Sources: MiB (Cermelli et al., CVPR 2020) for 19-1b and the orders b and c of ADE20K; PLOP (Douillard et al., CVPR 2021)
 for the orders b to w of VOC 15-1.
@@ -45,7 +45,7 @@ VOC_15_1_ORDERS = {
     "w": (1, 2, 12, 14, 13, 19, 18, 7, 11, 20, 8, 4, 9, 16, 10, 3, 15, 6, 5, 17),
 }
 
-# ADE20K: the first 50 classes of an order, and the blocks of ten that make its last 50. What lies between is the rest.
+# ADE20K: the first 50 classes of an order, and the blocks of ten that make its last 50. All others lie between.
 # The file that MiB's authors ship as "order-b" holds the order of c.
 ADE_FIRST_50 = {
     "": tuple(range(1, 51)),
@@ -78,8 +78,8 @@ ADE_LAST_TENS: dict[str, Steps] = {
 
 
 def named_steps(dataset: str, task: str) -> Steps | None:
-    """Class ids per step of a name with a class order of its own, in the order of their channels; None for others."""
-    match = re.fullmatch(r"(\d+-\d+s?)(?:_([b-z])|([bc]))", task)  # "15-1s" would be too easily meant as "15-5s"
+    """Class ids of each step, in the order of their channels; None for a name without a class order of its own."""
+    match = re.fullmatch(r"(\d+-\d+s?)(?:_([b-z])|([bc]))", task)  # order s is "15-1_s": "15-1s" looks like "15-5s"
     if match is None:
         return None
     name, order = match[1], match[2] or match[3]
@@ -89,10 +89,10 @@ def named_steps(dataset: str, task: str) -> Steps | None:
 
 
 def partition_steps(steps: Iterable[Iterable[int]]) -> Steps:
-    """The steps over which MiB's partition of ADE20K spreads images before those of one step are joined.
+    """The steps over which MiB's partition of ADE20K distributes the images.
 
-    MiB's lists of 100-50 are those of 100-10 with the later steps joined (for order b likewise); every other sequence
-    is spread over its own steps.
+    MiB's lists of 100-50 are those of 100-10 with the later steps joined (for order b too). The images of every other
+    sequence are distributed over its own steps.
     """
     steps = tuple(tuple(step) for step in steps)
     for order in ADE_LAST_TENS:

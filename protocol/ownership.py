@@ -25,7 +25,7 @@ def owned_images(
     Args:
         ids: names of all training images.
         rule: "random": equal shares, by the seed; or for each task the patterns of its images' names ("aachen_*").
-        n_tasks: number of tasks; one, in joint training, has what all steps own.
+        n_tasks: number of tasks; in joint training one task, which gets the images of all steps.
         n_steps: steps of the sequence.
         seed: of the shares.
 

@@ -22,8 +22,8 @@ class Protocol:
     Attributes:
         mode: "sequential" (images without future classes, old and new ones labelled), "disjoint" (the same images,
             only new classes labelled) or "overlap" (every image with a new class, only new classes labelled).
-        hidden: what classes are in training that a task does not label: "background", or "ignore" (CIL): no label;
-            background itself, learned in the first task, has none either in later ones then.
+        hidden: what unlabelled classes count as in training: "background", or "ignore" (CIL): they have no label. With
+            "ignore" the first task alone labels background.
         void_as_background: ignored values become background in training (MiB) instead of 255.
         eval_future: "ignore" or "background": classes not learned yet in validation and test.
         val_old: "label", "ignore" (MiB) or "background" (MBS, SSUL): classes of earlier tasks in validation.

@@ -92,7 +92,7 @@ def _task(index: int) -> str:
 
 
 def task_name(training: Mapping[str, Any]) -> str:
-    """What a run's folder is called after its task: `joint-15-1`, `15-1`, `15-1-shuffled`."""
+    """The task in the name of a run's folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
     if training["initial_increment"] is not None:
         name = f"{training['initial_increment']}-{training['increment']}"
     else:

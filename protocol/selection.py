@@ -12,7 +12,7 @@ from protocol.tasks import Task
 
 
 def select_train(task: Task, presence: np.ndarray) -> np.ndarray:
-    """Training images of a task (MiB, section 4.1): those with a new class; without a future class unless "overlap".
+    """Training images of a task (MiB, section 4.1): with a new class and, unless the mode is "overlap", no future one.
 
     Args:
         task: the task.
@@ -46,8 +46,8 @@ def _shows_any(presence: np.ndarray, classes: Iterable[int]) -> np.ndarray:
 def select_train_partitioned(tasks: Sequence[Task], presence: np.ndarray) -> tuple[np.ndarray, ...]:
     """Training images of every task under `ade_partition=mib`: each image with a class belongs to exactly one task.
 
-    MiB's lists for ADE20K are not what its disjoint rule gives but this partition; images may hold future classes,
-    which are background then.
+    MiB's published lists for ADE20K follow this partition instead of the disjoint rule. Images may show future classes,
+    which then count as background.
 
     Args:
         tasks: the whole sequence.

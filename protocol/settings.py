@@ -34,7 +34,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings that a run's numbers depend on, by dotted key; of a list of devices how many they are.
+    """The settings that a run's numbers depend on, by dotted key; instead of a list of devices their number.
 
     Args: `without`: further keys to leave out, with all below them.
     """

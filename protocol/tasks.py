@@ -30,11 +30,11 @@ class Task:
     new: tuple[int, ...]
     old: tuple[int, ...]
     future: tuple[int, ...]
-    initial: tuple[int, ...]  # classes of the sequence's first step; of `new` too where all is learned jointly
+    initial: tuple[int, ...]  # classes of the sequence's first step, in joint training too
     labels: LabelSpace
     protocol: Protocol = field(default_factory=Protocol)
-    steps: tuple[tuple[int, ...], ...] = ()  # classes of all steps of the sequence, also where they are learned jointly
-    domains: tuple[str, ...] = ()  # where tasks differ by where their images come from, see protocol/domains.py
+    steps: tuple[tuple[int, ...], ...] = ()  # classes of each step of the sequence, in joint training too
+    domains: tuple[str, ...] = ()  # of the task's images, where tasks differ in domains: see protocol/domains.py
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class Task:
 
     @property
     def has_background(self) -> bool:
-        """Whether anything is ever trained as background; its channel is given to nothing otherwise."""
+        """Whether anything is ever trained as background; otherwise its channel stays unused."""
         protocol = self.protocol
         return self.labels.background is not None or protocol.hidden == "background" or protocol.void_as_background
 
@@ -77,8 +77,8 @@ class Task:
     def train_lut(self) -> np.ndarray:
         """256-entry uint8 table from mask value to training label.
 
-        What a task hides are future classes, and old ones unless the mode is "sequential". It is background to the
-        task (MiB, section 3), or has no label, see `Protocol.hidden`.
+        A task hides future classes and, unless the mode is "sequential", old ones. Hidden classes count as background
+        (MiB, section 3) or have no label, see `Protocol.hidden`.
         """
         return self._training_table(old_visible=self.protocol.mode == "sequential")
 
