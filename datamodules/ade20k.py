@@ -24,7 +24,7 @@ HOME = "python scripts/download.py ade20k fetches it"
 
 
 class ADE20K(DataSource):
-    """`<root>/{images,annotations}/{training,validation}`, or those in ADEChallengeData2016/ below the root.
+    """`<root>/{images,annotations}/{training,validation}`, or the same folders in `<root>/ADEChallengeData2016/`.
 
     Mask value 0 is "unlabelled": trained as background, and not scored unless `evaluate_unlabelled`.
     """

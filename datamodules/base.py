@@ -12,7 +12,7 @@ from protocol.labels import LabelSpace
 
 
 class DataError(UserError):
-    """Data that cannot be used; the message names the file or folder and the mend."""
+    """Data that cannot be used; the message names the file or folder and the remedy."""
 
 
 class Split(ABC):
@@ -54,7 +54,7 @@ class DataSource(ABC):
 
     name: str
     labels: LabelSpace
-    mask_table: np.ndarray | None = None  # 256 entries, from values in the files to those that splits give; None: as is
+    mask_table: np.ndarray | None = None  # 256 entries, from values in the files to those of the splits; None: the same
 
     @abstractmethod
     def split(self, name: str) -> Split:
@@ -62,7 +62,7 @@ class DataSource(ABC):
 
 
 class DomainSource(DataSource):
-    """A data set whose tasks differ by the domain of their images; its splits all hold the same, all images.
+    """A data set whose tasks differ in the domain of their images; each of its splits holds all images.
 
     Attributes:
         domains: their names.

@@ -69,7 +69,7 @@ class TaskDataset(Dataset[Sample]):
 
 
 class Loader(DataLoader[Sample]):
-    """A loader whose processes hand on a DataError as it was raised, without their traceback in its message."""
+    """A loader that passes on a DataError of its processes as it was raised, without their traceback in its message."""
 
     def __iter__(self) -> Iterator[Sample]:
         try:
@@ -91,11 +91,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 def check_one_size(sizes: set[tuple[int, int]]) -> None:
-    """Images of one batch must be of one size (height, width).
-
-    Raises:
-        DataError: they are not.
-    """
+    """Raise DataError unless the images of a batch have one size (height, width)."""
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
         raise DataError(
@@ -106,10 +102,10 @@ def check_one_size(sizes: set[tuple[int, int]]) -> None:
 
 
 def begin_worker(worker: int) -> None:
-    """OpenCV's own threads in every loader process would be far more than the machine has cores."""
+    """Turn off OpenCV's own threads: those of all loader processes would be far more than the machine has cores."""
     cv2.setNumThreads(0)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """The array's memory where it may be shared: whole and writable."""
+    """A tensor that shares the array's memory; a copy where the array is read-only or not contiguous."""
     return torch.from_numpy(np.require(array, requirements=("C", "W")))

@@ -18,7 +18,7 @@ HOME = "CamVid is published by the University of Cambridge; layout {train,val,te
 
 
 class CamVid(DataSource):
-    """`<root>/{train,val,test}/{images,masks}`; mask values 0-10 are classes, 11 is void; there is no background."""
+    """`<root>/{train,val,test}/{images,masks}`; mask values 0 to 10 are classes, 11 is void, none is background."""
 
     name = "camvid"
     labels = LabelSpace(

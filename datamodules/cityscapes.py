@@ -22,7 +22,7 @@ COLOURS = {
     23: (70, 130, 180), 24: (220, 20, 60), 25: (255, 0, 0), 26: (0, 0, 142), 27: (0, 0, 70), 28: (0, 60, 100),
     31: (0, 80, 100), 32: (0, 0, 230), 33: (119, 11, 32),
 }  # fmt: skip
-UNSCORED = tuple(i for i in range(IGNORE) if i not in CLASSES)  # ids that Cityscapes does not score, or does not know
+UNSCORED = tuple(i for i in range(IGNORE) if i not in CLASSES)  # ids that Cityscapes does not score or does not use
 # Ids that BACS trains as background; the others without a class are ignored.
 BACKGROUND_IDS = (0, 1, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 IMAGE_ENDING, MASK_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -36,7 +36,7 @@ HOME = "python scripts/download.py cityscapes fetches it with your account"
 
 
 class CityscapesSplit(FileSplit):
-    """Files of Cityscapes, with ids without a class as background (0) where asked for."""
+    """Files of Cityscapes; with `as_background`, label ids without a class become background (0)."""
 
     as_background = False
 
@@ -46,7 +46,7 @@ class CityscapesSplit(FileSplit):
         return BACKGROUND_TABLE[mask] if self.as_background else mask
 
     def fingerprint(self) -> str:
-        """Of the files and of what is made of their ids."""
+        """Of the files, and of how their ids are read."""
         return f"{super().fingerprint()}{'b' if self.as_background else ''}"
 
 
@@ -73,7 +73,7 @@ class Cityscapes(DataSource):
         """Args:
         root: the folder with leftImg8bit/ and gtFine/.
         cities: training cities; None takes all.
-        val_cities: training cities that validate instead; None: the validation split does.
+        val_cities: training cities whose images are the validation split; None: the data set's validation split.
         void_as_background_class: label ids without a class are background (BACS) instead of ignored.
         """
         self.root = existing_root(root, HOME)

@@ -101,8 +101,8 @@ class ClassIndex:
     def _scan(cls, split: Split, labels: LabelSpace, workers: int, progress: bool) -> ClassIndex:
         """Read every mask and check every image.
 
-        Threads are enough: decoding and counting release the interpreter's lock, and neither forking a process with
-        running threads nor importing everything again is needed.
+        Threads are enough, since decoding and counting release the interpreter's lock. Processes would have to be
+        forked while threads run, or import everything again.
         """
         allowed = _allowed(labels)
         failures: list[str] = []
@@ -138,7 +138,7 @@ class ClassIndex:
 
 
 def _scan_piece(split: Split, piece: range, allowed: np.ndarray) -> tuple[list[Histogram], list[str]]:
-    """Histograms of the good images of a piece, messages of the others."""
+    """Histograms of the sound images of a piece, and the faults of the others."""
     found, failed = [], []
     for i in piece:
         try:
@@ -168,14 +168,14 @@ def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
     if len(unknown):
         listed = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:8])
         raise DataError(
-            f"mask {split.mask_name(i)} holds values that no class has: {listed}; mend the file, or name the values "
+            f"mask {split.mask_name(i)} holds values that no class has: {listed}; correct the file, or name the values "
             "in dataset.classes or dataset.ignored (dataset=folder)"
         )
     return values, counts[values]
 
 
 def _allowed(labels: LabelSpace) -> np.ndarray:
-    """256 bools: the value means something."""
+    """256 bools: which mask values the data set knows."""
     allowed = np.zeros(256, bool)
     allowed[list(labels.classes) + list(labels.ignored)] = True
     if labels.background is not None:

@@ -18,7 +18,7 @@ from datamodules.transforms import Identity, ResizeImage
 from protocol.random_streams import HOLD_OUT, SUBSET, seed_sequence
 from protocol.tasks import Task
 
-# Loader processes beyond which no device trains faster: each decodes and augments some hundred images a second.
+# More loader processes make no device faster: each decodes and augments some hundred images a second.
 MOST_WORKERS = 16
 
 
@@ -26,8 +26,8 @@ class ContinualDataModule(pl.LightningDataModule):
     """Loaders of the current task.
 
     Loaders give {"image": B x 3 x H x W uint8 (channels last in memory), "label": B x H x W uint8, "index": B int64,
-    position in the split}. `transfer_batch_to_device` makes the label int64 when it is on the device: an eighth of the
-    bytes travels.
+    position in the split}. `transfer_batch_to_device` makes the label int64 on the device, so that an eighth of the
+    bytes is copied.
     """
 
     def __init__(
@@ -100,11 +100,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.test_indices = np.asarray(test)
 
     def check_task(self, task: Task, train: np.ndarray, world_size: int = 1) -> None:
-        """See whether the training images of a task fill a batch; worth asking for all tasks before the first.
-
-        Raises:
-            DataError: they do not, so that nothing would be trained.
-        """
+        """Raise DataError unless the training images of a task fill a batch; ask for all tasks before the first."""
         self._check_enough(task, len(self._divide(task, train)[0]), world_size)
 
     def _check_enough(self, task: Task, images: int, world_size: int) -> None:
@@ -120,20 +116,15 @@ class ContinualDataModule(pl.LightningDataModule):
         )
 
     def check_saliency(self, train: np.ndarray) -> None:
-        """See whether the images that are trained on have saliency maps, where these are files.
-
-        Raises:
-            DataError: one has none.
-        """
+        """Raise DataError unless every training image has its saliency map, where maps are read from files."""
         if isinstance(self.saliency, SaliencyFiles):
             names = self.source.split("train").ids
             self.saliency.check(names[int(i)] for i in train)
 
     def check_sizes(self, val: np.ndarray, test: np.ndarray) -> None:
-        """See whether images that are evaluated as they are fit into batches, from their headers.
+        """Raise DataError where images that are evaluated at their own size do not fit into batches.
 
-        Raises:
-            DataError: they are of different size and `eval_batch_size` is more than 1.
+        That is so if `eval_batch_size` is more than 1 and their sizes differ. Only headers are read.
         """
         if self.eval_batch_size == 1 or not isinstance(self.evaluation, Identity | ResizeImage):
             return
@@ -142,7 +133,7 @@ class ContinualDataModule(pl.LightningDataModule):
             check_one_size({split.image_size(int(i)) for i in indices})
 
     def _divide(self, task: Task, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Training images that are used and those held out for validation, both ascending; chosen by (seed, task)."""
+        """Images to train on and images held out for validation, both ascending; a function of (seed, task)."""
         train = np.asarray(train, dtype=np.int64)
         if self.subset is not None:
             train = _choose(train, self.subset, seed_sequence(SUBSET, self.seed, task.index))
@@ -152,7 +143,7 @@ class ContinualDataModule(pl.LightningDataModule):
         return np.setdiff1d(train, held_out), held_out
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Augmented training batches, all whole; Lightning tells the sampler the epoch."""
+        """Augmented training batches, all of full size; Lightning tells the sampler the epoch."""
         task = self.task
         rank, world_size = self._rank_and_world_size()
         self._check_enough(task, len(self.train_indices), world_size)  # once more: now the number of devices is known
@@ -163,15 +154,15 @@ class ContinualDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size, persistent=True)
 
     def fill_dataloader(self, epoch: int) -> DataLoader[Sample]:
-        """All training images in a random order under the augmentation, in this process's loaders: for a buffer."""
+        """All training images, augmented, in a random order that is the same in all processes: for a replay buffer."""
         sampler = TrainSampler(self.train_indices, 1, seed=self.seed, task=self.task.index)
         sampler.set_epoch(epoch)
         return self._loader(self._dataset("train", self.task.train_lut, self.augmentation), sampler, self.batch_size)
 
     def plain_train_dataloader(self, whole: bool = False) -> DataLoader[Sample]:
-        """The training images in order under the evaluation transform: for what is measured on them.
+        """The training images in order under the evaluation transform, to measure something on them.
 
-        Args: `whole`: all of them in this process, not its share.
+        Args: `whole`: give this process all images instead of its share.
         """
         return self._eval_loader("train", self.train_indices, self.task.train_lut, whole)
 
@@ -184,11 +175,11 @@ class ContinualDataModule(pl.LightningDataModule):
         return self._eval_loader(self.test_split, self.test_indices, self.task.eval_lut)
 
     def fixed_samples(self, count: int) -> list[Sample]:
-        """Up to `count` validation images as batches of one; the same in every epoch, spread over the task's list."""
+        """Up to `count` validation images as batches of one, spread over the task's list; the same in every epoch."""
         return self._some(self._dataset(self._val_split, self.task.val_lut, self.evaluation), self.val_indices, count)
 
     def fixed_name(self, index: int) -> str:
-        """Name of the image that a fixed sample says is `index`."""
+        """Name of the image of a fixed sample; `index`: what the sample says."""
         return self.source.split(self._val_split).ids[index]
 
     def training_samples(self, count: int) -> list[Sample]:
@@ -244,7 +235,7 @@ class ContinualDataModule(pl.LightningDataModule):
             worker_init_fn=begin_worker,
             persistent_workers=persistent and workers > 0,
             pin_memory=self._on_cuda(),
-            # an own generator: a loader otherwise draws from the global one, and dropout would depend on loaders
+            # A loader without a generator draws from the global one, and dropout would depend on the loaders.
             generator=torch.Generator().manual_seed(self.seed),
         )
 

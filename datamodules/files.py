@@ -133,20 +133,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an opened image, turned upright where a camera says how.
+    """Height and width of an opened image, after the rotation that its EXIF data ask for.
 
-    Pillow decodes a whole PNG to look for what its header has not; that alone is looked at.
+    For a PNG only EXIF data in the header count: Pillow would decode the whole file to look for later ones.
     """
     exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
     return (image.width, image.height) if exif.get(ORIENTATION, 1) >= 5 else (image.height, image.width)
 
 
 def check_mask_mode(mask: Image.Image, path: str | Path) -> None:
-    """See whether an opened mask has one byte per pixel.
-
-    Raises:
-        DataError: it has not; names the `path`.
-    """
+    """Raise DataError, with the `path`, unless an opened mask has one byte per pixel."""
     if mask.mode not in MASK_MODES:
         raise DataError(
             f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
@@ -166,7 +162,7 @@ def existing_root(root: str, home: str) -> Path:
 
     Args:
         root: `dataset.root`; `~` is the user's home.
-        home: where the data can be had.
+        home: where to get the data.
 
     Raises:
         DataError: there is no such folder.

@@ -1,4 +1,4 @@
-"""Where a random crop lies: numbers only, drawn from the source of random numbers that the caller gives."""
+"""Where a random crop lies: no images, only numbers, drawn from a random generator of the caller's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def sample_window(height: int, width: int, source: random.Random, scale: Range, 
     """Window of random area and aspect that lies in the image, as MiB draws it.
 
     Up to ten times: area a·H·W with a ~ U(scale), aspect r with ln r ~ U(ln ratio), sides round(√(area·r)) and
-    round(√(area/r)), half to even. The first window that fits is put at a uniform place. If none fits: the largest
-    central window with an aspect in `ratio`. So a fraction above 1 never enlarges anything: MiB's (0.5, 2) draws
-    windows of half to all of the image.
+    round(√(area/r)), half to even. The first window that fits gets a uniformly random place. If none fits: the largest
+    central window with an aspect in `ratio`. So a scale above 1 enlarges nothing: MiB's (0.5, 2) draws windows of half
+    to all of the image.
     """
     area = height * width
     logs = [math.log(r) for r in ratio]
@@ -45,9 +45,9 @@ def sample_window(height: int, width: int, source: random.Random, scale: Range, 
 
 
 class ScaleCropLayout(NamedTuple):
-    """Sizes (height, width) that the image takes in turn, and where the square begins in the last one.
+    """Sizes (height, width) to which the image is resized one after the other, and where the square begins in the last.
 
-    Negative places lie in the padding.
+    A negative `top` or `left` lies in the padding.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -60,9 +60,9 @@ def scale_crop_layout(
 ) -> ScaleCropLayout:
     """Random scale and place of a square as MBS and SSUL draw them.
 
-    Sides times u ~ U(scale), rounded down. Where the width is less than `size` all four sides are padded by half of
-    what is missing, rounded up; then likewise for the height. The square lies uniformly in the result (no draw where
-    it is the result).
+    Both sides are multiplied by u ~ U(scale) and rounded down. If the width is less than `size`, all four sides are
+    padded by half of what is missing, rounded up; then the same for the height. The square gets a uniformly random
+    place in the result; nothing is drawn where it fills the result.
     """
     sizes = [short_side_to(size, height, width)] if resize_short else []
     h, w = sizes[0] if sizes else (height, width)
@@ -79,11 +79,11 @@ def scale_crop_layout(
 
 
 def visible_part(start: int, length: int, source: int, target: int) -> tuple[int, int, int, int]:
-    """What of a line of `source` pixels is seen when it is resized to `target` and cut at [start, start + length).
+    """The part of a line of `source` pixels that shows when it is resized to `target`, cut at [start, start + length).
 
     Returns:
-        First and last + 1 pixel of the line that are needed, the length that these take, and where the cut begins
-        there. Padding stays as it is; inside, nothing moves by more than a pixel.
+        The first pixel of that part and the one after its last; the length to resize the part to; where the cut begins
+        in the resized part. Padding is not affected; inside, nothing moves by more than a pixel.
     """
     first = max(start, 0) * source // target
     last = -(-min(start + length, target) * source // target)

@@ -1,4 +1,4 @@
-"""Images that belong to no data set: found by what a user typed, read at the size that a network wants, batched."""
+"""Images that belong to no data set: found from names that a user typed, read at the network's size, in batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """Files, all images below folders, and what globs match, in the order given, each once.
 
     Raises:
-        DataError: one gives no image, or two files have the same name, which their results would have too.
+        DataError: a pattern gives no image, or two files have the same name, so that their results would have it too.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
@@ -50,10 +50,10 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The mask of each image: of the same name, or of Cityscapes' names, anywhere below a folder.
+    """The mask of each image, anywhere below a folder: with the same name, or with Cityscapes' endings.
 
     Raises:
-        DataError: there is no such folder, or an image has no mask there, or one of another size or kind.
+        DataError: there is no such folder, or an image has no mask there, or its mask has another size or kind.
     """
     if not folder.is_dir():
         raise DataError(f"--masks {folder}: there is no such folder")
@@ -80,12 +80,12 @@ def _plain(stem: str) -> str:
 
 
 class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
-    """Path, image as it is, H x W x 3 uint8, and as the network gets it, 3 x h x w uint8."""
+    """Path, the image as it is, H x W x 3 uint8, and the image for the network, 3 x h x w uint8."""
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[Size]) -> None:
         """Args:
         paths: the files.
-        sizes: what the network gets of each.
+        sizes: height and width that the network gets of each.
         """
         self.paths = paths
         self.sizes = sizes
@@ -103,11 +103,11 @@ class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
 def loose_batches(
     paths: Sequence[Path], wanted: Callable[[int, int], Size], batch_size: int, workers: int
 ) -> Iterator[list[tuple[Path, np.ndarray, Tensor]]]:
-    """Batches of images that the network gets at one size; neighbours of different sizes part.
+    """Batches of images of one size; where the next image has another size, a new batch begins.
 
     Args:
         paths: the files.
-        wanted: size that the network gets of an image of some height and width.
+        wanted: gives the size that the network gets of an image from the image's height and width.
         batch_size: images of a batch at most.
         workers: processes that read.
     """

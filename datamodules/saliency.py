@@ -1,9 +1,10 @@
-"""Which pixels of an image are salient: SSUL calls those of no class "unknown".
+"""Which pixels of an image are salient: SSUL's "unknown" class is the salient pixels that have no class.
 
 A source is called as `source(name, image)` with the image's name in its split and the image H x W x 3 uint8, and gives
 its salient pixels, H x W bool. Any class of callables will do: `dataset/saliency=custom
-dataset.saliency._target_=my.module.Source`, with `+dataset.saliency.<argument>=...`. It works in the loaders'
-processes, before the augmentation, and marks background in the mask, so that it is cropped and mirrored with it.
+dataset.saliency._target_=my.module.Source`, with `+dataset.saliency.<argument>=...`. It is called in the loaders'
+processes, before the augmentation. Salient background gets a label of its own in the mask, and so is cropped and
+mirrored with it.
 """
 
 from __future__ import annotations
@@ -44,11 +45,7 @@ class SaliencyFiles:
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def check(self, names: Iterable[str]) -> None:
-        """See whether every image has a map.
-
-        Raises:
-            DataError: one has none.
-        """
+        """Raise DataError unless every image has a map."""
         missing = [name for name in names if not self.path_of(name).is_file()]
         if missing:
             raise DataError(
@@ -75,7 +72,7 @@ class SaliencyFiles:
 
 
 class SpectralResidual:
-    """Saliency from the image alone: what its spectrum has beside the usual (Hou and Zhang, CVPR 2007).
+    """Saliency from the image alone: where its spectrum differs from its own local mean (Hou and Zhang, CVPR 2007).
 
     Of a grey image of `size` x `size`: S = |F^-1 exp(L - h L + i P)|^2 with F the Fourier transform, L and P the
     logarithm of its amplitude and its phase, h a 3 x 3 mean; smoothed, and salient where above `factor` times its mean.

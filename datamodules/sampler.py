@@ -1,7 +1,8 @@
-"""Which image comes when, and the random numbers of each: functions of (seed, task, epoch, index) and of nothing else.
+"""The order of the images, and the random numbers of each: functions of (seed, task, epoch, index) and nothing else.
 
-So a run gives the same samples with any number of loader processes, and continues at an epoch's border as if it had
-never stopped. With several devices, their batches together are the batches of one device with as large a batch.
+So a run gives the same samples with any number of loader processes, and a run that is continued at the end of an epoch
+gives those of one that never stopped. The batches of several devices together are those of one device with as large a
+batch.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and 
 
 
 class TrainSampler(Sampler[Key]):
-    """A new order in each epoch, cut to whole batches, dealt out to the devices.
+    """A new order in each epoch, cut to full batches and dealt out to the devices.
 
-    Lightning calls `set_epoch` at the start of each epoch, also when it continues a run. The epoch travels with every
-    index, because loader processes that live on see no later change of this object.
+    Lightning calls `set_epoch` at the start of each epoch, also when it continues a run. Every index comes with its
+    epoch, because loader processes that outlive an epoch do not see later changes of this object.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class TrainSampler(Sampler[Key]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -67,5 +68,5 @@ class EvalSampler(Sampler[Key]):
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Key]:
-        """(0, position): evaluation knows no epochs."""
+        """(0, position): evaluation has no epochs."""
         return ((0, int(index)) for index in self.indices)

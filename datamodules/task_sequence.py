@@ -101,8 +101,10 @@ class TaskSplit:
         return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
 
     def tested(self, index: int, name: str) -> np.ndarray:
-        """Positions of the images of a split that test a task: of the test split those of the task, else all with a
-        class so far, whichever task owns them.
+        """Positions of the images of a split on which a task is tested.
+
+        Of the test split, or where tasks are domains, the images of the task; else all that show a class so far,
+        whichever task owns them.
         """
         chosen = self.images[index]
         if name == "test" or isinstance(self.source, DomainSource):
@@ -135,7 +137,7 @@ class TaskSplit:
 
 
 def named_increments(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's name or its increments; the data set's default task where neither is given."""
+    """The name of the task sequence or its increments; the data set's default where neither is given."""
     given = {key: training[key] for key in ("task", "initial_increment", "increment")}
     if all(value is None for value in given.values()):
         given["task"] = training["default_task"]

@@ -1,14 +1,14 @@
 """What happens to an image and its mask between the file and the batch.
 
 Every transform is called as `transform(image, mask, rng_seed)` with image H x W x 3 uint8 and mask H x W uint8 and
-gives the same two kinds of arrays. The mask holds channels already, 255 = ignored. What is random depends on `rng_seed`
+gives the same two kinds of arrays. The mask already holds channels, 255 = ignored. Random choices depend on `rng_seed`
 alone. Masks are never interpolated.
 
 Interpolation of images, where a transform lets one choose:
-    pil: Pillow's bilinear filter, antialiased when it shrinks; what the papers' code does, some 2.5 ms per image.
-    cv2: bilinear (at most one grey level away from pil when enlarging), averaging over the covered area when shrinking
-        to less than half; about a tenth of the time.
-Masks take the nearest pixel by its centre in both, with equal results.
+    pil: Pillow's bilinear filter, antialiased when it shrinks; used by the papers' code, some 2.5 ms per image.
+    cv2: bilinear (at most one grey level away from pil when enlarging); mean over the covered area when shrinking to
+        less than half; about a tenth of the time.
+In both, a pixel of a resized mask takes the value of the pixel nearest to its centre, with equal results.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 class Augmentation:
     """Albumentations transforms, one after the other, with the random numbers of the sample.
 
-    albumentations 2.0 on its own repeats one stream of random numbers in every loader process and every epoch, and its
+    By itself, albumentations 2.0 repeats one stream of random numbers in every loader process and every epoch, and its
     `set_random_seed` gives all transforms of a pipeline the same numbers (two flips would always agree). Here each
-    sample has its own stream, through which the transforms draw in turn.
+    sample has a stream of its own, from which the transforms draw one after the other.
     """
 
     def __init__(self, **transforms: A.BasicTransform | None) -> None:
@@ -78,10 +78,10 @@ class Identity:
 
 
 class CenterCrop:
-    """Short side to `size`, then the central square: the evaluation of MiB and of most papers after it.
+    """Short side resized to `size`, then the central square: the evaluation of MiB and of most papers after it.
 
-    Scores are then measured on resized masks without the images' ends; `full` measures on the images as they are.
-    Pillow's interpolation, so that numbers are those of the papers' code. Nothing is random.
+    Scores are then measured on resized masks without the ends of the images; `full` measures on the images as they are.
+    The interpolation is Pillow's, so that numbers are those of the papers' code. Nothing is random.
     """
 
     def __init__(self, size: int) -> None:
@@ -119,7 +119,7 @@ class ResizeImage:
 
 
 class RandomResizedCrop(A.DualTransform):
-    """A random window, resized to a square without regard to its aspect (MiB; also PLOP, SDR, RCIL, DKD)."""
+    """A random window, resized to a square whatever its aspect (MiB; also PLOP, SDR, RCIL, DKD)."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class RandomResizedCrop(A.DualTransform):
 
 
 class ScaleCrop(A.DualTransform):
-    """Short side to `size`, random scale, random square with padding (MBS; without the first step SSUL)."""
+    """Short side resized to `size`, random scale, random square with padding (MBS; without the first step SSUL)."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class ScaleCrop(A.DualTransform):
 
 
 class ShrinkCrop(A.DualTransform):
-    """Image and mask at one size, shrunk by a random factor, and a random window of that (CIL)."""
+    """Image and mask resized to one size, shrunk by a random factor, then cut to a random window (CIL)."""
 
     def __init__(
         self, height: int, width: int, shrink: Range, crop_height: int, crop_width: int, interpolation: str = "cv2"
@@ -221,7 +221,7 @@ class ShrinkCrop(A.DualTransform):
         """The factor s is uniform; the shrunk image has `height` // s and `width` // s pixels.
 
         Args:
-            height, width: of all before they are shrunk, pixels.
+            height, width: of all images before they are shrunk, pixels.
             shrink: least and greatest factor.
             crop_height, crop_width: of the window, pixels.
             interpolation: "cv2" or "pil", see the top of this file.
@@ -265,7 +265,7 @@ class ShrinkCrop(A.DualTransform):
     def _window(
         array: np.ndarray, resize: Callable[..., np.ndarray], shrunk: tuple[int, int], window: Window
     ) -> np.ndarray:
-        """Of the array's part that the window shows, resized alone."""
+        """The window, by resizing only the part of the array that it shows."""
         y0, y1, height, top = visible_part(window.top, window.height, array.shape[0], shrunk[0])
         x0, x1, width, left = visible_part(window.left, window.width, array.shape[1], shrunk[1])
         return cut(resize(array[y0:y1, x0:x1], height, width), Window(top, left, window.height, window.width))
@@ -277,7 +277,7 @@ def cut(array: np.ndarray, window: Window) -> np.ndarray:
 
 
 def cut_padded(array: np.ndarray, top: int, left: int, size: int, fill: int | Sequence[int]) -> np.ndarray:
-    """Square of `size` that may reach beyond the array; `fill` stands there."""
+    """Square of `size` that may reach beyond the array; `fill` is the value there."""
     height, width = array.shape[:2]
     bottom, right = top + size, left + size
     inner = array[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
@@ -293,7 +293,7 @@ def resize_image(image: np.ndarray, height: int, width: int, interpolation: str)
         return image
     if interpolation == "pil":
         return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    # down to a half every pixel still counts in the bilinear filter, which takes a third of the other's time
+    # Down to a half, every pixel still counts in the bilinear filter, which takes a third of the time of INTER_AREA.
     skips = 2 * height < image.shape[0] and 2 * width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 

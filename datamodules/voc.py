@@ -12,7 +12,7 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# Where people keep the data below the root that they give, and the lists below that.
+# Usual places of the data below the root, and of the lists below that.
 HOMES = ("VOCdevkit/VOC2012", "VOC2012", "PascalVOC12", "")
 LIST_FOLDERS = ("ImageSets/Segmentation", "splits", "")
 AUGMENTED, ORIGINAL = "SegmentationClassAug", "SegmentationClass"
@@ -32,8 +32,8 @@ class VOC2012(DataSource):
     def __init__(self, root: str, mask_dir: str | None, train_lists: list[str], val_lists: list[str]) -> None:
         """Args:
         root: VOC2012, or a folder that holds VOCdevkit/VOC2012 or PascalVOC12.
-        mask_dir: folder of the masks; None takes SegmentationClassAug where it is and SegmentationClass elsewhere.
-        train_lists, val_lists: names of lists without suffix, the first that exists is taken.
+        mask_dir: folder of the masks; None takes SegmentationClassAug where it exists, else SegmentationClass.
+        train_lists, val_lists: names of lists without suffix; the first that exists is taken.
 
         Raises:
             DataError: a folder is missing.

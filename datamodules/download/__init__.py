@@ -1,4 +1,4 @@
-"""How data sets come onto the disk: what `scripts/download.py` is made of."""
+"""Downloading and unpacking data sets: what `scripts/download.py` is made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 
 class AcquisitionError(Exception):
-    """Something that the user can mend; the message is one line and names the file, address or option."""
+    """Something that the user can fix; the message is one line and names the file, address or option."""
 
 
 console = Console(stderr=True)  # progress bars; results go to stdout

@@ -1,4 +1,4 @@
-"""Archives from strangers: every member is judged before anything is written."""
+"""Archives from strangers: every member is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file of an archive, its name judged."""
+    """A plain file of an archive, whose name has been checked."""
 
     path: PurePosixPath
     size: int  # bytes when unpacked
@@ -38,8 +38,8 @@ class Member:
 def unpack(archive: Path, inside: str, destination: Path) -> None:
     """Unpack the folder `inside` of a tar or zip file to the folder `destination`.
 
-    Everything is written to a folder of another name beside it first, so that a kill leaves nothing that looks
-    complete. Files that are there already stay as they are.
+    Everything is first written to a folder of another name beside it, so that a killed process leaves nothing that
+    looks complete. Files that are there already stay as they are.
 
     Raises:
         AcquisitionError: a member leaves the target or is no plain file (nothing is written then), the archive is
@@ -72,8 +72,8 @@ def judged(file: tarfile.TarFile | zipfile.ZipFile, archive: Path) -> list[Membe
     """The plain files of an archive.
 
     Raises:
-        AcquisitionError: a member that would leave the target, or is a link or a device. Data sets need no links,
-            and a chain of harmless ones can lead out.
+        AcquisitionError: a member would leave the target, or is a link or a device. Data sets need no links, and a
+            chain of harmless links can lead out of the target.
     """
     members = []
     for handle in file.getmembers() if isinstance(file, tarfile.TarFile) else file.infolist():

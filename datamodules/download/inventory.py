@@ -1,4 +1,4 @@
-"""The data sets: where their archives can be had, and what of them lies in a folder."""
+"""The data sets: where their archives come from, and how much of a data set a folder holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNTS = {
     "ade20k": {"training": 20_210, "validation": 2_000},
     "cityscapes": {"train": 2_975, "val": 500},
 }
-# md5 of the sorted ids, one per line: lists with the right length and other images are in circulation.
+# md5 of the sorted ids, one per line: lists of the right length with other images are in circulation.
 LISTS = {"val": "52001e89ec02c95bb26b237b6097cc49", "train_aug": "3b20577ce87eb9beafd81438ebc61d41"}
 
 
@@ -33,12 +33,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a data set consists of, and how much of it is there."""
+    """One part of a data set, and how much of it is there."""
 
     what: str
     found: int
     expected: int
-    remedy: str  # where the rest can be had
+    remedy: str  # where to get the rest
     archive: str = ""  # the published file that holds it
     missing: str = ""  # the first file that is not there, or what is wrong
 
@@ -192,7 +192,7 @@ DATASETS = {
 
 
 def find_list(folder: Path, name: str) -> Path:
-    """The list of a split in any of the places where people keep it; the devkit's own where there is none."""
+    """The file with the list of a split, in any of the usual places; the devkit's place where there is none."""
     places = [folder / "ImageSets" / "Segmentation", folder, folder / "splits"]
     return next((path for place in places if (path := place / f"{name}.txt").is_file()), places[0] / f"{name}.txt")
 
@@ -205,7 +205,7 @@ def read_ids(path: Path) -> set[str]:
 
 
 def _first_with(child: str, folders: list[Path]) -> Path:
-    """The first folder that holds `child`; else the root where it carries the data set's name, else the second."""
+    """The first folder that holds `child`; else the root if it has the data set's name, else the second folder."""
     root, nested = folders[:2]
     found = next((folder for folder in folders if (folder / child).is_dir()), None)
     return found or (root if root.name == nested.name else nested)

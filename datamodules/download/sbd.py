@@ -2,7 +2,7 @@
 
 Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011, label 11,355 images of VOC 2011. The training
 set of the literature, `train_aug`, is SBD's train and val and VOC's train without VOC's val: 10,582 images. An image
-that both label keeps VOC's own mask (its void borders are 255; SBD's masks have none).
+with two masks keeps VOC's own, which has void borders (255); SBD's masks have none.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def decode(name: str, mat: bytes) -> np.ndarray:
     Raises:
         AcquisitionError: no such mask in it.
     """
-    from scipy.io import loadmat  # an extra: only this needs it
+    from scipy.io import loadmat  # scipy is optional: nothing else needs it
 
     try:
         mask = loadmat(io.BytesIO(mat), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
-    except Exception as error:  # loadmat raises whatever the bytes lead it to
+    except Exception as error:  # damaged bytes can make loadmat raise anything
         raise AcquisitionError(f"cls/{name}.mat of SBD cannot be read: {error}") from None
     if mask.ndim != 2 or mask.size == 0 or mask.dtype != np.uint8 or mask.max() >= CLASSES:
         raise AcquisitionError(f"cls/{name}.mat of SBD holds no mask of bytes from 0 to {CLASSES - 1}")
@@ -118,7 +118,7 @@ def convert(job: tuple[Path, bytes]) -> None:
 def _jobs(
     sbd: Path, output: Path, *, skip: set[str], seen: set[str], lists: dict[str, set[str]]
 ) -> Iterator[tuple[Path, bytes]]:
-    """Masks to convert; on the way the ids of all masks and SBD's lists are gathered."""
+    """Masks to convert; meanwhile collects the ids of all masks in `seen` and SBD's lists in `lists`."""
     for path, content in _entries(sbd):
         folder, name = path.parent.name, path.stem
         if folder == "cls" and path.suffix == ".mat" and ID.fullmatch(name):

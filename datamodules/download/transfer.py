@@ -30,7 +30,7 @@ from datamodules.download.session import Session, explain
 from protocol.files import write_atomically
 
 CHUNK = 1 << 16
-ATTEMPTS = 5  # failures in a row without a new byte before a server is given up
+ATTEMPTS = 5  # a server is given up after so many failures in a row without a new byte
 BACKOFF = 1.0  # seconds before the second attempt; doubled with every failure
 LONGEST_WAIT = 30.0  # seconds
 TEMPORARY = frozenset({408, 416, 425, 429, 500, 502, 503, 504})  # answers that are worth another attempt
@@ -41,7 +41,7 @@ class MirrorError(AcquisitionError):
 
 
 class Broken(Exception):
-    """The connection ended too early; what came is kept."""
+    """The connection ended too early; the bytes that came are kept."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def download(urls: Sequence[str], target: Path, *, md5: str, session: Session, h
         target: finished file; `target.part` holds what is unfinished.
         md5: sum in hex.
         session: opens the addresses.
-        headroom: space that must be left for what comes after, as a multiple of the file's size.
+        headroom: further space that the next steps need, as a multiple of the file's size.
 
     Raises:
         AcquisitionError: no server gave the file, the disk is full, or another process downloads it.
@@ -136,7 +136,7 @@ class Transfer:
 
     def _refuse_what_is_final(self, error: Exception) -> None:
         if isinstance(error, HTTPError):
-            if error.code == 416:  # what is on disk is longer than the file on the server
+            if error.code == 416:  # the part on disk is longer than the file on the server
                 self._discard()
             if error.code not in TEMPORARY:
                 raise MirrorError(f"HTTP {error.code} {error.reason}") from None
@@ -166,7 +166,12 @@ class Transfer:
             raise Broken(f"{self.url} sent {self._size()} of {length} bytes")
 
     def _accept(self, response: HTTPResponse, origin: Origin | None, offset: int) -> tuple[int, int | None]:
-        """Where the answer begins and how long the whole file is, after a look at whether it can be used."""
+        """Check an answer; gives where in the file it begins, and the length of the whole file.
+
+        Raises:
+            MirrorError: it is a web page.
+            Broken: it is a piece of another version of the file.
+        """
         if response.headers.get_content_type() == "text/html":
             raise MirrorError("it sent a web page instead of the file (a login, a block page or a moved file)")
         same_server = origin is not None and origin.url == self.url
@@ -189,7 +194,7 @@ class Transfer:
         return offset, length
 
     def _origin(self) -> Origin | None:
-        """The record of an unfinished file that can go on; another server's only if its length can be compared."""
+        """The record of an unfinished file that can be continued; of another server only if it has a length."""
         try:
             origin = Origin(**json.loads(self.record.read_text()))
         except (OSError, ValueError, TypeError):
@@ -229,10 +234,10 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _read(response: HTTPResponse, remaining: int | None) -> bytes:
-    """What has come so far, at most CHUNK bytes; `read` would lose what it holds when the connection breaks."""
+    """The bytes that have come, at most CHUNK; `read` would lose those it holds when the connection breaks."""
     try:
         return response.read1(CHUNK if remaining is None else min(CHUNK, remaining))
-    except OSError as error:  # told apart from errors of the disk, which no new attempt mends
+    except OSError as error:  # unlike an error of the disk, worth another attempt
         raise Broken(explain(error)) from None
 
 
