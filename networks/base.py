@@ -49,10 +49,10 @@ class SegmentationNetwork(nn.Module, ABC):
     Attributes:
         embedding_channels: D, the channels that the classifier reads.
         classifier: one layer per task.
-        has_background: false where nothing is ever background: its channel 0 is then a constant that no softmax gives
-            any probability, and takes no weights.
+        has_background: false where nothing is ever background: channel 0 is then a constant so low that softmax gives
+            it no probability, and it has no weights.
         class_counts: channels of each task, background's in the first.
-        auxiliary_weight: of the losses of auxiliary classifiers, where there are any.
+        auxiliary_weight: weight of the losses of auxiliary classifiers, where there are any.
     """
 
     auxiliary_weight: float = 1.0
@@ -96,7 +96,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """Give the classifier the layout that a method needs, before the first task.
 
         Raises:
-            ConfigError: this network's classifier knows no other than the usual one.
+            ConfigError: this network's classifier supports the usual layout alone.
         """
         if layout == Layout():
             return
@@ -111,7 +111,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """One layer for all `total` classes from the start instead of one per task, before the first task.
 
         Raises:
-            ConfigError: the classifier is of another kind, or the loss asks for layers of its own.
+            ConfigError: the classifier has class tokens, or the loss asks for layers of its own.
         """
         classifier = self.classifier
         if not isinstance(classifier, IncrementalClassifier) or classifier.layout != Layout():
@@ -122,7 +122,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.classifier = SingleHead(classifier.in_channels, classifier.layer, total - int(not self.has_background))
 
     def leave_out_background(self) -> None:
-        """Nothing is background; before the first task and before `use_single_head`."""
+        """Say that nothing is background; call it before the first task and before `use_single_head`."""
         self.has_background = False
 
     def add_classes(self, n: int, init: str = "random") -> None:
@@ -135,7 +135,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.train(self.training)  # before the optimizer is made, it must know what is frozen
 
     def grow(self, n: int, init: str) -> None:
-        """Append layers for `n` channels; for networks with further classifiers."""
+        """Append layers for `n` channels; networks with further classifiers let those grow here too."""
         self.classifier.add_task(n, init)
 
     def newest_layer(self) -> nn.Module:
@@ -143,18 +143,14 @@ class SegmentationNetwork(nn.Module, ABC):
         return self.classifier.newest()
 
     def check_parts(self, parts: Sequence[str]) -> None:
-        """See whether parts can be frozen.
-
-        Raises:
-            ConfigError: the network has no part of that name beside the classifier.
-        """
+        """Raise ConfigError unless the network has parts of these names, which can be frozen; not the classifier."""
         names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, DROPOUT, OLD_CLASSES]
         unknown = [part for part in parts if part not in names]
         if unknown:
             raise ConfigError(f"training.freeze={list(parts)}: {unknown[0]} is none of {', '.join(names)}")
 
     def freeze(self, parts: Sequence[str]) -> None:
-        """Let parts of the network learn no more, statistics of their normalisation included.
+        """Freeze parts of the network: they learn no more, and neither do the statistics of their normalisation.
 
         Args: `parts`: names of parts, "norm" (normalisation everywhere), "dropout" (nothing is dropped any more),
             "old_classes" (classifiers of earlier tasks).
@@ -166,7 +162,7 @@ class SegmentationNetwork(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SegmentationNetwork:
-        """Training or evaluation mode; what is frozen stays in evaluation mode (MiB's code lets it thaw)."""
+        """Training or evaluation mode; frozen parts stay in evaluation mode (MiB's code puts them back)."""
         super().train(mode)
         for part in self.frozen_parts:
             self.get_submodule(part).eval().requires_grad_(False)
@@ -219,10 +215,10 @@ class SegmentationNetwork(nn.Module, ABC):
 
 
 def _upsample(scores: Tensor, size: torch.Size, parts: list[int]) -> Tensor:
-    """Bilinear without aligned corners, in at least float32.
+    """Scores at another size: bilinear without aligned corners, in at least float32.
 
-    Each task's channels by themselves: torch's kernels round differently when the number of channels changes, and
-    growth must leave the logits of old classes as they were, to the bit.
+    The channels of each task are upsampled apart. torch's kernels round differently when the number of channels
+    changes, and growth must leave the logits of old classes as they were, to the bit.
     """
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()

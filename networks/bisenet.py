@@ -5,7 +5,7 @@
                     multiplied by its mean over all pixels, and both are resized to stride 8
     fusion          a convolution of all three, weighted by its own mean: 256 channels, the embedding
 
-While it trains, two further classifiers read the refined stages, see `auxiliary_weight` of the base class.
+In training, two further classifiers read the refined stages, see `auxiliary_weight` of the base class.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ class BiSeNet(SegmentationNetwork):
             load_encoder(self.encoder, pretrained)
 
     def grow(self, n: int, init: str) -> None:
-        """All three classifiers; the auxiliary ones' new layers are random."""
+        """Let all three classifiers grow; new layers of the auxiliary ones are random."""
         super().grow(n, init)
         for auxiliary in self.auxiliaries:
             auxiliary.add_task(n, "random")
         self.auxiliaries.to(next(self.encoder.parameters()))
 
     def train(self, mode: bool = True) -> BiSeNet:
-        """As of every network; old auxiliary classifiers are frozen with the others."""
+        """As in every network; old layers of the auxiliary classifiers are frozen with those of the main one."""
         super().train(mode)
         if self.freeze_old_classes:
             for auxiliary in self.auxiliaries:

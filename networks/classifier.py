@@ -57,12 +57,12 @@ pointwise = partial(nn.Conv2d, kernel_size=1)
 
 @dataclass(frozen=True)
 class Layout:
-    """What a method asks of the classifier beside a layer per task.
+    """What a method asks of the classifier, besides a layer per task.
 
     Attributes:
         own_background: background has a layer of its own, before those of the tasks.
-        detached_background: and what it learns does not reach the embedding.
-        unknown: there is one more layer of one channel, for what is an object but of no class so far.
+        detached_background: that layer sends no gradient into the embedding.
+        unknown: there is one more layer of one channel, for objects of no class so far.
         linear: layers must be 1x1 convolutions, so that logits are a sum over the embedding's channels.
     """
 
@@ -73,10 +73,9 @@ class Layout:
 
 
 def check_growth(n: int, init: str, first: bool) -> None:
-    """See whether a classifier can grow by `n` classes that start as `init`.
+    """Raise ValueError unless a classifier can grow by `n` classes that start as `init`.
 
-    Raises:
-        ValueError: n < 1, an unknown init, or one that needs an earlier task in the first.
+    There must be at least one new class, and the `first` task has no classes to start from.
     """
     if n < 1:
         raise ValueError(f"a task must add at least one class, got {n}")
@@ -89,8 +88,8 @@ def check_growth(n: int, init: str, first: bool) -> None:
 class IncrementalClassifier(nn.Module):
     """One convolution per task; their outputs are concatenated along the channels in the order of the tasks.
 
-    Each task keeps a layer of its own, so that growth leaves the logits of earlier classes as they were, to the bit
-    (except where `background` lowers the background's bias on purpose).
+    Since each task has its own layer, growth leaves the logits of earlier classes as they were, to the bit (except
+    where `background` lowers the background's bias on purpose).
 
     Attributes:
         in_channels: channels D of the embedding.
@@ -175,7 +174,7 @@ class IncrementalClassifier(nn.Module):
         return self.heads[-1]
 
     def freeze_old(self) -> None:
-        """Let the layers of earlier tasks learn no more, except background's own."""
+        """Freeze the layers of earlier tasks, except background's own."""
         for head in self.heads[int(self.layout.own_background) : -1]:
             head.eval().requires_grad_(False)
 
@@ -205,7 +204,7 @@ class IncrementalClassifier(nn.Module):
 
 
 class SingleHead(IncrementalClassifier):
-    """One convolution with a channel for every class there will ever be; those of classes to come are not given out."""
+    """One convolution with a channel for every class of the sequence; channels of future classes are cut off."""
 
     def __init__(self, in_channels: int, layer: Callable[[int, int], ConvLayer], total: int) -> None:
         """Args:
@@ -228,10 +227,10 @@ class SingleHead(IncrementalClassifier):
 
     @torch.no_grad()
     def add_task(self, n: int, init: str = "random") -> None:
-        """Give out the channels of `n` classes; see `IncrementalClassifier.add_task`, "random" leaves them as they are.
+        """Use the channels of `n` more classes; see `IncrementalClassifier.add_task`. "random" leaves their weights.
 
         Raises:
-            ValueError: see `check_growth`; or there are not so many.
+            ValueError: see `check_growth`; or there are fewer channels left.
         """
         check_growth(n, init, first=not self.given)
         first, last = self.num_classes, self.num_classes + n
@@ -251,7 +250,7 @@ class SingleHead(IncrementalClassifier):
         self.num_tasks += 1
 
     def freeze_old(self) -> None:
-        """It has no parts."""
+        """Refuse with a ConfigError: one layer has no old part."""
         raise ConfigError(
             "training.freeze=[old_classes] needs a classifier of several layers: training.single_head=false"
         )
@@ -275,7 +274,7 @@ def _average(old: nn.ModuleList, new: ConvLayer) -> None:
 
 @torch.no_grad()
 def _copy_first(source: ConvLayer, new: ConvLayer) -> None:
-    """Every new class is what the first channel of `source` is."""
+    """Give every new class the weights of the first channel of `source`."""
     out_dim = 1 if isinstance(source, nn.ConvTranspose2d) else 0  # these are stored input first
     new.weight.copy_(source.weight.narrow(out_dim, 0, 1).expand_as(new.weight))
     new.bias.copy_(source.bias[:1].expand_as(new.bias))
@@ -283,7 +282,7 @@ def _copy_first(source: ConvLayer, new: ConvLayer) -> None:
 
 
 def _copy_body(source: ConvLayer, new: ConvLayer) -> None:
-    """What a layer has before its last convolution, statistics included."""
+    """Copy what a layer has before its last convolution, statistics included."""
     if isinstance(new, BlockLayer):
         for ours, theirs in zip(list(new)[:-1], list(source)[:-1], strict=True):
             ours.load_state_dict(theirs.state_dict())

@@ -1,7 +1,8 @@
 """DeepLab-v3 (Chen et al., 2017) in the form of MiB, PLOP and BACS: dilated ResNet, ASPP with 256 channels.
 
-Departures of these methods' code from the DeepLab paper, kept: no batch normalisation per branch but one over the
-concatenation; the global branch is added instead of concatenated; at output stride 8 the dilations are 12, 24, 32.
+The code of these methods departs from the DeepLab paper, and so does this file: batch normalisation follows the
+concatenation, not each branch; the global branch is added instead of concatenated; at output stride 8 the dilations are
+12, 24, 32.
 """
 
 from __future__ import annotations

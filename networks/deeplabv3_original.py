@@ -1,8 +1,8 @@
 """DeepLab-v3 as in its paper (Chen et al., 2017) and in torchvision: what SSUL and DKD build on.
 
-Other than networks/deeplabv3.py, which is MiB's: every branch of the pyramid is normalised by itself, the global one is
-concatenated, dropout follows, the first block of a dilated stage is not dilated, activations are ReLUs. DKD adds a
-convolution behind; SSUL gives each task a 3x3 convolution of its own.
+Differences from networks/deeplabv3.py, which is MiB's: each branch of the pyramid is normalised on its own, the global
+branch is concatenated, dropout follows, the first block of a dilated stage is not dilated, activations are ReLUs. DKD
+adds a convolution at the end; SSUL gives each task a 3x3 convolution of its own.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class DeepLabV3Original(SegmentationNetwork):
         encoder_momentum: weight of a batch in the encoder's running statistics; 0.1 elsewhere.
         freeze_norm: normalisation keeps statistics and weights.
         pretrained: None, "imagenet" or a file, see networks/pretrained.py.
-        last_conv: one more 3x3 convolution behind the pyramid (DKD).
+        last_conv: one more 3x3 convolution after the pyramid (DKD).
         block_layers: a task's layer is a 3x3 convolution, normalisation, ReLU, and a 1x1 convolution (SSUL).
         """
         super().__init__(

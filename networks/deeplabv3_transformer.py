@@ -1,10 +1,10 @@
 """The transformer decoder of BACS (arXiv 2404.13148) on the ResNet encoder of DeepLab-v3.
 
-    tokens: patches, a 1x1 convolution of the encoder's output plus a learned position each, and one learned per class
-    pre-norm encoder blocks attend over all of them (Vaswani et al., 2017; as in Segmenter, Strudel et al., 2021)
+    tokens: one per patch, a 1x1 convolution of the encoder's output plus a learned position, and one learned per class
+    pre-norm encoder blocks attend over all tokens (Vaswani et al., 2017; as in Segmenter, Strudel et al., 2021)
     scores: see networks/token_classifier.py
 
-Positions are learned for one size and resized to others (BACS's own network takes that one alone).
+Positions are learned for one size and resized to others (BACS's own network accepts that size alone).
 """
 
 from __future__ import annotations

@@ -141,14 +141,14 @@ class ERFNet(SegmentationNetwork):
 
 
 def load_encoder(encoder: Encoder, pretrained: str) -> None:
-    """Fill the encoder, by name, from a file of ERFNet's authors: of the ImageNet classifier or of a whole network.
+    """Fill the encoder, by name, from a file of ERFNet's authors: the ImageNet classifier's or a whole network's.
 
-    CIL's code walks through file and network side by side and stops where their orders differ, after 20 of 226 tensors.
+    CIL's code goes through file and network in parallel and stops where their orders differ, after 20 of 226 tensors.
 
     Args:
         encoder: changed in place.
-        pretrained: file with a state dict, bare or under the key "state_dict"; names begin with features.encoder.,
-            encoder. or neither, after a "module." or none. Decoder, classifier and the encoder's own output are left.
+        pretrained: file with a state dict, bare or under the key "state_dict". Names may begin with "module.", then
+            with "features.encoder." or "encoder.". Decoder, classifier and the encoder's own output are not read.
 
     Raises:
         ConfigError: the file is missing, or does not fit.

@@ -16,7 +16,7 @@ def nearest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def at_size_of(maps: Tensor, label: Tensor) -> Tensor:
-    """Maps ... x h x w at the size of the label, which evaluation may leave as it was; the nearest pixel."""
+    """Maps ... x h x w at the size of the label by the nearest pixel; evaluation may leave labels at full size."""
     return maps if maps.shape[-2:] == label.shape[-2:] else nearest_pixels(maps, label.shape[-2:])
 
 

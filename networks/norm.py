@@ -8,9 +8,8 @@
 | iabn, iabn_sync | the same function by the compiled package inplace-abn, with less memory on a GPU |
 | abr | batch renormalisation (Ioffe, 2017), leaky ReLU 0.01: see `RenormAct` |
 
-All have the state keys of torch's batch normalisation (weight, bias, running_mean, running_var,
-num_batches_tracked), so that a state dict of one fits all; where the meaning of gamma differs, networks/pretrained.py
-converts the numbers.
+All have the state keys of torch's batch normalisation (weight, bias, running_mean, running_var, num_batches_tracked),
+so that a state dict of one fits all. Where gamma means something else, networks/pretrained.py converts the numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync", "abr")
 
 @dataclass(frozen=True)
 class Norm:
-    """Makes the normalisation layers of one network: `norm(c)` without, `norm.activated(c)` with activation.
+    """Makes the normalisation layers of a network: `norm(c)` without activation, `norm.activated(c)` with it.
 
     Attributes:
         name: one of `NAMES`.
         momentum: weight of a batch in the running statistics.
-        eps: added to the variance, and to abs(gamma) where the name says so.
+        eps: added to the variance, and to abs(gamma) in "abn", "iabn" and "iabn_sync".
     """
 
     name: str = "bn"
@@ -84,7 +83,7 @@ class Norm:
 
 
 class _Kernel(nn.modules.batchnorm._BatchNorm):
-    """A batch normalisation without parameters and statistics: what the conversions look for and replace."""
+    """A batch normalisation without parameters and statistics, which conversions such as torch's find and replace."""
 
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__(channels, eps, momentum, affine=False, track_running_stats=False)
@@ -93,9 +92,9 @@ class _Kernel(nn.modules.batchnorm._BatchNorm):
 class NormAct(nn.Module):
     """Batch normalisation and leaky ReLU, B x C x H x W -> B x C x H x W.
 
-    It is no subclass of torch's batch normalisation: `nn.SyncBatchNorm.convert_sync_batchnorm` (the Trainer's
+    It is not a subclass of torch's batch normalisation: `nn.SyncBatchNorm.convert_sync_batchnorm` (the Trainer's
     `sync_batchnorm`) would replace it by a layer without abs(gamma) and without activation. Instead it owns a batch
-    normalisation without any state: that one is replaced, and synchronises the parameters and statistics lent to it.
+    normalisation without any state. That one is replaced, and synchronises the parameters and statistics that it gets.
     """
 
     def __init__(self, channels: int, eps: float, momentum: float, slope: float, absolute: bool) -> None:
@@ -125,7 +124,7 @@ class NormAct(nn.Module):
             y = F.batch_norm(
                 x, self.running_mean, self.running_var, self.scale(), self.bias, self.training, self.momentum, self.eps
             )
-        return activate(y, self.slope, inplace=True)  # nobody needs the normalised values again
+        return activate(y, self.slope, inplace=True)  # the normalised values are not needed again
 
     def scale(self) -> Tensor:
         """What multiplies the normalised values, C; the gradient at weight 0 is +1, as in In-Place ABN."""
@@ -141,7 +140,7 @@ class NormAct(nn.Module):
             self.kernel.track_running_stats = False
 
     def extra_repr(self) -> str:
-        """What the constructor got."""
+        """The arguments of the constructor."""
         return f"{len(self.weight)}, eps={self.eps}, slope={self.slope}, absolute={self.absolute}"
 
 
@@ -155,9 +154,9 @@ class RenormAct(nn.Module):
                     d = (mu - m) / s in [-d_max, d_max]              d_max = 5 k / 20000 - 25 / 20 in [0, 5]
         evaluation: y = weight (x - m) / s + bias
 
-    so that training sees what evaluation does, once the running statistics are good. Departures: the state holds the
-    variance s^2, so that weights of a batch normalisation fit (BACS reads their variance as a deviation), and k. Each
-    process has its own statistics.
+    so that training and evaluation compute the same once the running statistics are good. Departures: the state holds
+    the variance s^2, so that weights of a batch normalisation fit (BACS reads their variance as a deviation), and k.
+    Each process has its own statistics.
     """
 
     def __init__(self, channels: int, eps: float, momentum: float, slope: float) -> None:
@@ -194,7 +193,7 @@ class RenormAct(nn.Module):
         return activate(y.to(x.dtype), self.slope, inplace=True)
 
     def extra_repr(self) -> str:
-        """What the constructor got."""
+        """The arguments of the constructor."""
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}, slope={self.slope}"
 
 
@@ -212,8 +211,8 @@ def is_norm(module: nn.Module) -> bool:
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Within, layers in training mode normalise by their batch and leave their running statistics as they are."""
-    # also what synchronises processes, which has no statistics of its own but writes those of others
+    """Inside this context, layers in training mode normalise by their batch and keep their running statistics."""
+    # Layers that synchronise processes are included: they have no statistics of their own but write those of others.
     modules = (m for m in network.modules() if m.training)
     layers = [(m, m.momentum) for m in modules if isinstance(getattr(m, "momentum", None), float)]
     try:
@@ -229,7 +228,7 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
 def _compiled(name: str) -> type[nn.Module]:
     """The compiled layer, made safe for autocast and for processes that start after the network was made."""
     try:
-        import inplace_abn  # an optional package that must be compiled: imported only where it is asked for
+        import inplace_abn  # optional, and must be compiled: imported only where a run asks for it
     except (ImportError, OSError) as error:  # OSError: built against another torch, a shared library is missing
         raise ConfigError(
             f"network.norm={name} needs the compiled package inplace-abn (extra `iabn`), which cannot be imported "
@@ -241,15 +240,15 @@ def _compiled(name: str) -> type[nn.Module]:
     class Compiled(base):
         @property
         def group(self) -> dist.ProcessGroup | None:
-            """All processes. Looked up late: the package does it at import, before there are any, and never syncs."""
+            """All processes. Looked up now: the package looks at import, before there are any, and never syncs."""
             return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
         @group.setter
         def group(self, _: object) -> None:
-            """Not kept: a process group can neither be copied nor saved."""
+            """Ignore the group: it could neither be copied nor saved."""
 
         def forward(self, x: Tensor) -> Tensor:
-            """In the precision of the weights: the kernels know nothing of autocast."""
+            """Compute in the precision of the weights: the kernels do not support autocast."""
             if name == "iabn_sync" and x.device.type == "cpu" and self.training and self.group is not None:
                 raise ConfigError(
                     "network.norm=iabn_sync synchronises processes on GPUs only; on CPUs choose network.norm=abn, the "

@@ -1,7 +1,7 @@
 """ImageNet weights for the encoders: torchvision's and timm's by name, or a file with torchvision's or MiB's names.
 
-Two conventions exist for the scale of a normalisation layer. torchvision's networks multiply by gamma. The networks
-of MiB, PLOP and their kin were trained with In-Place ABN, which multiplies by abs(gamma) + eps, and may contain
+Two conventions exist for the scale of a normalisation layer. torchvision's networks multiply by gamma. The networks of
+MiB, PLOP and methods built on them were trained with In-Place ABN, which multiplies by abs(gamma) + eps, and may have
 negative gammas. `convert_gamma` rewrites weights of one convention for the other, so that the layer computes the same.
 """
 
@@ -28,7 +28,7 @@ WHERE_FROM = (
     "that MiB and PLOP start from (resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, "
     "mapillary/inplace_abn on GitHub; network.pretrained=null trains from random weights"
 )
-# MiB's names -> torchvision's, as (pattern, replacement); the first that fits counts.
+# MiB's names -> torchvision's, as (pattern, replacement); the first that matches is used.
 MIB_NAMES = (
     (r"mod1\.", r""),
     (r"mod(\d+)\.block(\d+)\.convs\.", r"layer{stage}.{block}."),
@@ -63,7 +63,7 @@ class LoadReport:
 def from_mib_name(name: str) -> str:
     """Name in MiB's checkpoints (body.mod2.block1.convs.conv1.weight) to ours (encoder.layer1.0.conv1.weight).
 
-    With or without the leading part for the whole network: body, head, cls.
+    Names without the leading part of a whole network's (body, head, cls) are renamed too.
     """
     if name.startswith("cls."):
         return name.replace("cls.", "classifier.heads.", 1)
@@ -90,7 +90,7 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
         What was loaded.
 
     Raises:
-        ConfigError: the weights cannot be had or read, or do not fit the encoder tensor by tensor.
+        ConfigError: the weights cannot be fetched or read, or do not fit the encoder tensor by tensor.
     """
     state = _find(pretrained, encoder.name)
     is_mib = any(name.startswith("mod1.") for name in state)
@@ -109,7 +109,7 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
 
 
 def load_exactly(module: nn.Module, state: State, source: str) -> LoadReport:
-    """Load a state dict that must fit completely; only batch counters may be absent (older files have none).
+    """Load a state dict that must fit completely; only batch counters may be missing (older files have none).
 
     Raises:
         ConfigError: naming `source` and every tensor that is missing, unexpected or of another shape.
@@ -129,16 +129,16 @@ def load_exactly(module: nn.Module, state: State, source: str) -> LoadReport:
 
 
 def convert_gamma(state: State, *, from_absolute: bool, to_absolute: bool, eps: float = 1e-5) -> State:
-    """Weights of scale convention `from_absolute` (abs(gamma) + eps) or not (gamma) for the other.
+    """Convert weights between two conventions for a layer's scale: abs(gamma) + eps, or gamma.
 
-    A negative gamma cannot be an absolute value, but normalising the negated input negates the normalised one: the
-    filter of the convolution before and the running mean change their sign instead. Exact, except that a scale below
-    `eps` becomes `eps`.
+    A negative gamma cannot be an absolute value. Instead the filter of the convolution before and the running mean
+    change their sign, since normalising the negated input negates the result. Exact, except that a scale below `eps`
+    becomes `eps`.
 
     Args:
-        state: torchvision's names, each norm bn<i> behind conv<i> and downsample.1 behind downsample.0; not changed.
-        from_absolute: convention of `state`.
-        to_absolute: convention of the result.
+        state: torchvision's names: norm bn<i> follows conv<i>, and downsample.1 follows downsample.0; not changed.
+        from_absolute: whether the scale in `state` is abs(gamma) + eps.
+        to_absolute: whether the scale in the result is.
         eps: of the layers.
     """
     if from_absolute == to_absolute:
@@ -181,16 +181,16 @@ def _torchvision(backbone: str, name: str) -> State:
 def timm_weights(name: str, like: str = "resnet*") -> State:
     """Weights that timm knows as "timm/<name>", fetched once into its cache.
 
-    Args: `name` with "timm/"; `like`: what names to suggest.
+    Args: `name`: with "timm/"; `like`: pattern of the names that an error suggests to look up.
 
     Raises:
         ConfigError: they cannot be fetched.
     """
-    import timm  # takes a second and brings wandb, and few runs need it
+    import timm  # takes a second and imports wandb, and few runs need it
 
     try:
         return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
-    except Exception as error:  # of the hub, the network and timm, many kinds
+    except Exception as error:  # the hub, the network and timm raise many kinds
         raise ConfigError(
             f"network.pretrained={name} could not be fetched ({error}): see timm.list_pretrained('{like}') for "
             f"the names, or fetch it once on a machine with a network and give the path of its state dict"
@@ -200,7 +200,7 @@ def timm_weights(name: str, like: str = "resnet*") -> State:
 def read_state(path: str, where_from: str = WHERE_FROM) -> State:
     """State dict of a file, bare or under the key "state_dict"; a leading "module." is dropped.
 
-    Args: `where_from`: where such files can be had.
+    Args: `where_from`: where to get such files, for the message.
 
     Raises:
         ConfigError: there is no such file, or it holds no state dict.

@@ -1,4 +1,4 @@
-"""ResNet encoders with dilated stages: torchvision's network with blocks whose norms carry their activation.
+"""ResNet encoders with dilated stages: torchvision's network with blocks whose norms include the activation.
 
 He et al., CVPR 2016; dilation in place of stride: Chen et al., "Rethinking Atrous Convolution", 2017. Parameters have
 torchvision's names.
@@ -160,7 +160,7 @@ class ResNet(TorchvisionResNet):
 
 
 def _dilate_first_block(stage: nn.Sequential) -> None:
-    """Every block of a dilated stage is dilated; torchvision leaves its first one at the previous dilation."""
+    """Dilate the first block of a stage as the others; torchvision leaves it at the dilation of the stage before."""
     for name, later in stage[1].named_modules():
         if isinstance(later, nn.Conv2d):
             first = stage[0].get_submodule(name)

@@ -1,11 +1,11 @@
 """Segmenter (Strudel et al., ICCV 2021) with a growing set of class tokens, as in MBS (ECCV 2024).
 
     encoder: a vision transformer of timm; its patch tokens, at the patch stride
-    decoder: a linear layer, class tokens beside the patches, pre-norm blocks over all of them, layer norm
+    decoder: a linear layer, then pre-norm blocks over patches and class tokens together, then layer norm
     scores: see networks/token_classifier.py, with MBS's mask norm
 
-Positions are learned for one size of image and resized bilinearly where the number of patches differs (timm's own
-resizing, bicubic, serves pretrained weights of another size alone).
+Positions are learned for one size of image and resized bilinearly where the number of patches differs. Pretrained
+positions of another size are resized by timm, which is bicubic.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Segmenter(TokenNetwork):
         return self.encoder.norm_pre(tokens + self._positions(size))
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
-        """Learned positions, those of patches resized to a grid with another number of them."""
+        """Learned positions; those of patches are resized where the grid has another number of them."""
         positions, first = self.encoder.pos_embed, self.encoder.num_prefix_tokens
         if positions.shape[1] - first == size[0] * size[1]:
             return positions

@@ -1,8 +1,8 @@
-"""Learned tokens of the classes, whose transformed versions give scores to patches: the classifier of transformers.
+"""The classifier of transformers: a learned token per class, which blocks transform together with the patches.
 
     score of class c at a patch = norm over the classes of <patch A, class B>, both of unit length
 
-A task adds tokens of its classes, and entries of that last norm. As it is taken over all classes, growth moves the
+A task adds tokens of its classes, and their entries in that norm. The norm is over all classes, so growth changes the
 scores of old classes, unlike with convolutions.
 """
 
@@ -21,13 +21,13 @@ EPS = 1e-5
 
 
 class TokenClassifier(nn.Module):
-    """Tokens, projections and norm, the norm as in BACS: a layer normalisation over the classes.
+    """Tokens, projections and a norm, which is that of BACS: a layer normalisation over the classes.
 
     Attributes:
         tokens, weights, biases: per task, of its n classes: n x d, n, n.
     """
 
-    # What new classes copy from background, or average over all; the rest starts as 1 (weights) and 0 (biases).
+    # What new classes copy from background or average over all classes; else weights start at 1 and biases at 0.
     inherited = ("tokens", "weights", "biases")
 
     def __init__(self, channels: int) -> None:
@@ -65,8 +65,8 @@ class TokenClassifier(nn.Module):
 
         Args:
             n: number of classes, background included in the first task.
-            init: "random", "zero", "mean" (of all classes so far), "background" or "copy" (of what is inherited of
-                background).
+            init: "random", "zero", "mean" (of all classes so far), "background" or "copy" (both copy background's
+                parameters that are `inherited`).
 
         Raises:
             ValueError: see `check_growth`.
@@ -88,7 +88,7 @@ class TokenClassifier(nn.Module):
         return nn.ParameterList([self.tokens[-1], self.weights[-1], self.biases[-1]])
 
     def freeze_old(self) -> None:
-        """Let those of earlier tasks learn no more; background's, in the first task, included."""
+        """Freeze the tokens and entries of earlier tasks, background's included."""
         for values in (self.tokens, self.weights, self.biases):
             for parameter in values[:-1]:
                 parameter.requires_grad_(False)
@@ -113,7 +113,7 @@ class TokenClassifier(nn.Module):
 
 
 class MaskClassifier(TokenClassifier):
-    """With MBS's mask norm: (m - mean) / (deviation with divisor C - 1, + eps); new classes copy the token alone."""
+    """With MBS's mask norm (m - mean) / (deviation + eps), deviation with divisor C - 1; new classes copy tokens."""
 
     inherited = ("tokens",)
 
