@@ -17,19 +17,19 @@ RADIUS = 4
 
 
 class Scale:
-    """From tasks and percent to the picture's units."""
+    """Converts tasks and percents to units of the picture."""
 
     def __init__(self, tasks: int, top: float) -> None:
         self.tasks = tasks
         self.top = top
 
     def x(self, task: float) -> float:
-        """Of a task; a single one stands in the middle."""
+        """Horizontal place of a task; a single task stands in the middle."""
         share = task / (self.tasks - 1) if self.tasks > 1 else 0.5
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
     def y(self, percent: float) -> float:
-        """Of a value."""
+        """Vertical place of a value."""
         return round(HEIGHT - BOTTOM - percent / self.top * (HEIGHT - TOP - BOTTOM), 1)
 
 
@@ -39,7 +39,7 @@ def chart(groups: Sequence[Group], styles: Mapping[str, int], items: Mapping[str
     Args:
         groups: with at least one finished run each.
         styles: a number by label, the same in all charts.
-        items: attributes by label, which make a line and its name in the legend known to the page's filter.
+        items: attributes by label, by which the page's filter finds a line and its name in the legend.
     """
     lines = {group.label: _line(group) for group in groups}
     tasks = max((len(group.tasks) for group in groups), default=0)
@@ -89,7 +89,7 @@ def _axes(scale: Scale) -> Html:
 
 
 def _curve(group: Group, line: Mapping[int, Statistic], style: int, scale: Scale) -> Html:
-    """Band of deviation, line and points; joint training, a ceiling, is a line through all tasks."""
+    """Band of deviation, line and points; joint training, the ceiling, is drawn as a line through all tasks."""
     if group.method == JOINT and len(line) == 1:
         (statistic,) = line.values()
         line = dict.fromkeys(range(scale.tasks), statistic)

@@ -9,17 +9,17 @@ VOID = ("img", "input")  # elements without an end
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that already is HTML and needs no escaping."""
 
 
 def tag(name: str, /, *content: str, **attributes: object) -> Html:
-    """An element; what is not `Html` is escaped.
+    """An element; content that is not `Html` is escaped.
 
     Args:
         name: of the element.
         content: text and elements.
-        attributes: `class_` stands for class and `data_task` for data-task; None and False leave one out, True gives
-            it no value.
+        attributes: `class_` becomes class and `data_task` becomes data-task. None and False leave an attribute out;
+            True writes its name without a value.
     """
     given = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
     return Html(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{join(content)}</{name}>")

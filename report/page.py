@@ -1,7 +1,7 @@
-"""The page: one HTML file with everything in it, which asks nothing of any network.
+"""The page: one HTML file with everything in it, which loads nothing from a network.
 
-All numbers are made here; the script in page.js only sorts, filters and switches. Whatever the filter shows or hides
-carries `data-kind`, and data set, task, method and status.
+All numbers are computed here; the script in page.js only sorts, filters and switches. Each element that the filter
+shows or hides has the attribute `data-kind`, and data set, task, method and status.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def page(tables: Sequence[ReportTable], runs: Sequence[Run], damaged: Sequence[D
 
     Args:
         tables: of the runs.
-        runs: for the list of all.
-        damaged: for the same.
-        images: most images per table and task whose predictions are shown.
+        runs: all runs, for the list at the end.
+        damaged: runs that cannot be read, for the same list.
+        images: greatest number of images per table and task whose predictions are shown.
     """
     labels = sorted({group.label for table in tables for group in table.groups})
     styles = {label: number for number, label in enumerate(labels)}
@@ -54,7 +54,7 @@ def _fill(template: str, **parts: str) -> str:
 def _item(
     kind: str, split: Split | None, method: str, status: str, *words: str, label: str | None = None
 ) -> dict[str, str]:
-    """What the filter must know of an element."""
+    """The attributes of an element that the filter reads."""
     dataset, task, mode = split or ("", "", "")
     text = " ".join((dataset, task, mode, label or method, status, *words)).lower()
     return {
@@ -247,7 +247,7 @@ def _task_option(task: int, last: int) -> Html:
 
 
 def _picture_row(found: Gallery, task: int, name: str, items: Mapping[str, Mapping[str, str]]) -> Html:
-    """An image after a task, shown when that task is chosen; at first the last one is."""
+    """An image after a task, shown when that task is chosen; at first the last task is."""
     same = found.any_of(task, name)
     cells = [tag("td", _picture(same.image, name)), tag("td", _picture(same.label, f"label of {name}"))]
     for label in found.labels:

@@ -1,4 +1,4 @@
-"""Predictions side by side: the pictures that runs leave in `predictions/`, small, as data URIs."""
+"""Predictions side by side: the pictures that runs leave in `predictions/`, made smaller, as data URIs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Shot:
-    """One image after one task: data URIs, and the colours of the classes that are in it."""
+    """One image after one task: data URIs, and the colours of the classes that it shows."""
 
     image: str
     label: str
@@ -38,10 +38,10 @@ class Gallery:
     """The pictures of a table.
 
     Attributes:
-        labels: of the groups that have any.
+        labels: of the groups that have pictures.
         rows: task and name of an image, in order.
         shots: by label, task and name.
-        colours: of all classes to be seen, by name, in the order of learning.
+        colours: of all classes in the pictures, by name, in the order of learning.
     """
 
     labels: Sequence[str]
@@ -51,11 +51,11 @@ class Gallery:
 
     @property
     def tasks(self) -> list[int]:
-        """Of which there are any pictures."""
+        """Tasks with pictures."""
         return sorted({task for task, _ in self.rows})
 
     def any_of(self, task: int, name: str) -> Shot:
-        """Of one of the methods: image and label are the same for all."""
+        """The picture of any method, for image and label, which are the same for all."""
         return next(self.shots[label, task, name] for label in self.labels if (label, task, name) in self.shots)
 
 
@@ -64,7 +64,7 @@ def gallery(groups: Sequence[Group], count: int) -> Gallery:
 
     Args:
         groups: with at least one finished run each.
-        count: most images per task; those that the most groups have come first.
+        count: greatest number of images per task; images that most groups have come first.
     """
     folders = {group.label: dict(_folders(group)) for group in groups}
     chosen = _chosen([place for found in folders.values() for place in found], count)
@@ -83,7 +83,7 @@ def gallery(groups: Sequence[Group], count: int) -> Gallery:
 
 
 def _chosen(places: Sequence[tuple[int, str]], count: int) -> set[tuple[int, str]]:
-    """Of tasks and images the `count` most frequent ones of each task."""
+    """For each task, the `count` images that occur most often."""
     often = Counter(places)
     ranked = sorted(often, key=lambda place: (-often[place], place))
     return {place for task in {task for task, _ in places} for place in [p for p in ranked if p[0] == task][:count]}
@@ -105,7 +105,7 @@ def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[Path, Run]]]
 
 
 def _shot(folder: Path, run: Run, task: int) -> Shot | None:
-    """None where a file is missing, half written or damaged."""
+    """A shot from its files; None where a file is missing, half written or damaged."""
     if task >= len(run.entries):
         return None
     try:
@@ -134,7 +134,7 @@ def _mask(path: Path) -> Image.Image:
 
 
 def _small(picture: Image.Image, resampling: Image.Resampling, size: tuple[int, int] | None = None) -> Image.Image:
-    """The picture in the given size, or within the widths above in its own proportions."""
+    """The picture at the given size, or scaled to a width between `LEAST_WIDTH` and `MOST_WIDTH`."""
     width, height = picture.size
     scale = min(MOST_WIDTH / width, 1) if width > LEAST_WIDTH else -(-LEAST_WIDTH // width)
     return picture.resize(size or (round(width * scale), max(round(height * scale), 1)), resampling)

@@ -39,13 +39,13 @@ class PublishedRow:
     """A method in a paper's table.
 
     Attributes:
-        split: the table of ours that it belongs into.
+        split: our table to which it belongs.
         method: the choice of `loss`, or "joint".
         label: the method's name in the paper.
-        paper: short name of the paper that has the number, often not the method's own.
+        paper: short name of the paper with the number, which often is not the method's own.
         citation: of that paper.
         source: where in it the number stands.
-        note: what else must be known to compare it.
+        note: what else a reader must know to compare it.
         background: whether its means count background.
         values: percent, by the key of our column.
         tolerances: half of the last digit of each.
@@ -65,14 +65,14 @@ class PublishedRow:
     when: Mapping[str, Any] | None = field(default_factory=dict)
 
     def is_of(self, method: str, settings: Mapping[str, Any]) -> bool:
-        """Whether runs of a method with these settings are what the row is about."""
+        """Whether the row is about runs of this method with these settings."""
         if self.when is None or method != self.method:
             return False
         return all(settings.get(key) == value for key, value in self.when.items())
 
     @property
     def convention(self) -> str:
-        """What its means count."""
+        """Whether its means count background, in words."""
         return "with background" if self.background else "without background"
 
 

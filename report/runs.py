@@ -1,6 +1,6 @@
-"""The runs below some folders: what stands in their files, and how far they are.
+"""The runs below some folders: what their files say, and how far they are.
 
-Nothing is imported that imports torch, and nothing in a run's folder is changed: it may be at work.
+Nothing here imports torch, and nothing in a run's folder is changed: the run may be at work.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ STATUSES = (FINISHED, RUNNING, STOPPED, FAILED, DAMAGED)
 SEED = "training.seed"
 JOINT = "joint"
 COMMIT_LENGTH = 8
-# What reading a file of another content than expected can raise.
+# What can be raised when a file has other content than expected.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
 class Split(NamedTuple):
-    """What must be the same where methods are compared: a table."""
+    """What methods in one table have in common, so that they can be compared."""
 
     dataset: str
     task: str
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The table that it belongs into; a joint run into that of the sequence which it is the ceiling of."""
+        """The table to which it belongs; for a joint run that of the sequence whose ceiling it is."""
         training = {**_group(self.settings, "training"), "joint": False}
         return Split(str(self.settings["dataset.name"]), task_name(training), str(training["mode"]))
 
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def minutes(self) -> float:
-        """That all finished tasks took."""
+        """Time that all finished tasks took."""
         return sum(entry["seconds"] for entry in self.entries) / 60
 
 
@@ -126,7 +126,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Folders that hold a run; what is inside of one is its own business."""
+    """Folders that hold a run; folders inside of a run are not searched."""
     for path, below, files in os.walk(folder):
         run = RunFolder(Path(path))
         if {run.state.name, run.results.name, run.error.name} & set(files):
@@ -135,7 +135,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> Run | DamagedRun:
-    """Read a run's folder; a file that is not what it should be makes the run a damaged one."""
+    """Read a run's folder; if a file has wrong content, the run is a damaged one."""
     folder = RunFolder(path)
     read = folder.state
     try:
@@ -162,7 +162,7 @@ def read_run(path: Path) -> Run | DamagedRun:
             commit=_commit(folder),
             error=_last_line(folder.error),
         )
-        _ = run.seed, run.split  # what the settings lack is an error here and not later
+        _ = run.seed, run.split  # so that missing settings are an error here and not later
     except UNREADABLE as error:
         return DamagedRun(path, f"{read.name} is damaged ({type(error).__name__}: {error})")
     return run
@@ -181,7 +181,7 @@ def _refuse(constant: str) -> None:
 
 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of results.json with all that a report needs of it."""
+    """The values of an entry of results.json that a report needs."""
     return {
         "task": int(entry["task"]),
         **{key: _number(entry[key]) for key, _, _ in MEANS},
@@ -199,8 +199,8 @@ def _progress(
 ) -> tuple[int, int | None]:
     """Finished tasks, and tasks in all.
 
-    Without a state, results are taken for a finished run's that were copied. A state that does not say how many tasks
-    there are is an old one: then a run is finished when its results know all classes of its order.
+    Without a state, results count as those of a finished run that were copied. A state without the number of tasks is
+    an old one; its run is finished when its results have all classes of its order.
 
     Raises:
         ValueError: the results lack a task that is finished.

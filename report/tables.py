@@ -51,7 +51,7 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Statistic | None:
-        """Of those values that are defined; None where none is."""
+        """The statistic of the values that are defined; None where none is."""
         defined = [value for value in values if value is not None]
         if not defined:
             return None
@@ -69,7 +69,7 @@ class Group:
     Attributes:
         method: of all of them.
         label: the method, and in brackets what tells the group from others of the same method in its table.
-        differences: all settings in which those groups differ, with this group's values.
+        differences: all settings in which the groups of that method differ, with this group's values.
         runs: finished ones, one a seed, at least one where the group has a row.
         unfinished: those that are not.
     """
@@ -86,7 +86,7 @@ class Group:
 
     @property
     def tasks(self) -> range:
-        """Of which there are results of every seed."""
+        """Tasks with results of every seed."""
         return range(min(len(run.entries) for run in self.runs))
 
     def miou(self, task: int) -> Statistic | None:
@@ -108,13 +108,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paper's row beside the groups of its method; none where the method was not run."""
+    """A paper's row and our groups of its method; no groups where the method was not run."""
 
     row: PublishedRow
     groups: Sequence[Group]
 
     def verdicts(self, key: str) -> list[str]:
-        """For each group whether it reaches the paper's number, with the difference; empty where there is none."""
+        """For each group, whether it reaches the paper's number, with the difference; empty without such a number."""
         if key not in self.row.values:
             return []
         ours = [group.statistic(key) for group in self.groups]
@@ -132,7 +132,7 @@ class ReportTable:
     Attributes:
         split: data set, task split and mode.
         groups: with a finished run.
-        unfinished: label and run of those that are not finished.
+        unfinished: label and run of each unfinished run.
         published: the papers' rows.
     """
 
@@ -148,7 +148,7 @@ class ReportTable:
 
     @property
     def rows(self) -> list[Group | Comparison]:
-        """Each method's groups and then the papers' rows of it; methods that were not run last."""
+        """For each method its groups, then the papers' rows; methods that were not run come last."""
         rows = [*self.groups, *self.published]
         return sorted(rows, key=lambda row: (isinstance(row, Comparison) and not row.groups, *_order(row)))
 
@@ -210,11 +210,11 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _differences(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Of some settings those values that are not the same in all, the most telling keys first."""
+    """The settings that are not the same in all, with their values; keys with the most different values first."""
     shown = [{key: _text(value) for key, value in each.items() if value != {}} for each in settings]
     keys = sorted({key for each in shown for key in each}, key=lambda key: (key.count("."), key))
     values = {key: tuple(each.get(key, ABSENT) for each in shown) for key in keys}
-    first = {column: key for key, column in reversed(values.items())}  # a setting that repeats another tells nothing
+    first = {column: key for key, column in reversed(values.items())}  # of settings that vary alike, the first one
     telling = [key for column, key in first.items() if len(set(column)) > 1]
     telling.sort(key=lambda key: (-len(set(values[key])), key))
     return [{key: values[key][i] for key in telling} for i in range(len(settings))]
@@ -225,7 +225,7 @@ def _text(value: Any) -> str:
 
 
 def _labels(method: str, differences: Sequence[Mapping[str, str]]) -> list[str]:
-    """Labels with few settings, or as many as it takes to have no two alike."""
+    """Labels with few settings; with more where two labels would be the same."""
     keys = len(differences[0])
     for count in range(min(FEW_DIFFERENCES, keys), keys + 1):
         labels = [_label(method, each, count) for each in differences]
@@ -266,5 +266,5 @@ def _order(row: Group | Comparison) -> tuple[Any, ...]:
 
 
 def _by(runs: Iterable[Run], key: Any) -> list[tuple[Any, list[Run]]]:
-    """Runs with the same key together, by key."""
+    """Runs grouped by key, in the order of the keys."""
     return [(value, list(some)) for value, some in groupby(sorted(runs, key=key), key)]

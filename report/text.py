@@ -27,20 +27,20 @@ def summary(runs: Sequence[Run], damaged: Sequence[DamagedRun]) -> str:
 
 
 def remarks(comparison: Comparison) -> str:
-    """Whose number it is, what its means count, and which runs of ours stand beside it, if not the one row above."""
+    """Source of the number, whether background counts, and our rows to compare with, if not the one row above."""
     row, groups = comparison.row, comparison.groups
     beside = "" if len(groups) == 1 else f"beside {'; '.join(group.label for group in groups)}" if groups else "not run"
     return " · ".join(filter(None, [row.paper, row.convention, row.note, beside]))
 
 
 def sources(tables: Sequence[ReportTable]) -> list[tuple[str, str]]:
-    """The papers of some tables, and where in them the numbers stand."""
+    """The papers of some tables, and where the numbers stand in them."""
     rows = [comparison.row for table in tables for comparison in table.published]
     return sorted({(row.paper, f"{row.citation}; {row.source}") for row in rows})
 
 
 def cells(row: Group | Comparison) -> list[str]:
-    """Cells under `HEADINGS` in Markdown; under a paper's number whether ours reach it."""
+    """Cells under `HEADINGS` in Markdown; below a paper's number stands whether ours reach it."""
     if isinstance(row, Group):
         return _cells_of_group(row)
     values = row.row.values
@@ -54,7 +54,7 @@ def _cells_of_group(group: Group) -> list[str]:
 
 
 def progress_line(label: str, run: Run) -> str:
-    """Of an unfinished run."""
+    """One line about an unfinished run."""
     error = f": {run.error}" if run.error else ""
     return f"{label}, seed {run.seed}: {run.status}, {run.progress} tasks{error}"
 
