@@ -1,4 +1,4 @@
-"""Ratios of what this project does against the plainest code doing the same, on this machine.
+"""Compare the speed of this project with the plainest code that does the same, on this machine.
 
 python scripts/benchmark.py [remap loading index step replay confusion] [--repeats 5] [--markdown FILE]
 
@@ -84,7 +84,7 @@ def voc_tasks():
 
 
 def bench_remap(repeats: int) -> list[Row]:
-    """Label remap of one 512 x 512 mask against a callback per pixel that searches a list, as the field's code does."""
+    """Label remap of one 512 x 512 mask against a call per pixel that searches a list, as the papers' code does."""
     task = voc_tasks()[0]
     mask = np.random.default_rng(0).integers(0, 21, (512, 512), dtype=np.uint8)
     tensor = torch.from_numpy(mask)
@@ -145,7 +145,7 @@ def augmentation(name: str, crop_size: int):
 
 
 def bench_loading(repeats: int) -> list[Row]:
-    """Samples a second and core of the training pipelines against decoding alone; 500 x 375 images, 512 crops."""
+    """Samples per second and core of the training pipelines against decoding alone; 500 x 375 images, 512 crops."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         split = fabricate_voc(Path(folder), 32, (375, 500), 32).split("train")
@@ -221,7 +221,7 @@ def bare_step(learner: ContinualLearner, optimizer: torch.optim.Optimizer, batch
 
 
 def bench_replay(repeats: int, draws: int = 5) -> list[Row]:
-    """Eight images with labels and eight with logits out of a buffer of 300, against a training step on as many."""
+    """Draw eight images with labels and eight with logits from a buffer of 300, against a training step on 8 images."""
     learner = mib_learner()
     buffer = ReplayBuffer(batch_size=8, logits=True)
     buffer.learner = learner

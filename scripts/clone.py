@@ -1,4 +1,4 @@
-"""Importing this puts the clone that the script lies in on Python's path, before any clone that is installed."""
+"""Import this first: the scripts then use the clone that they lie in, even where another clone is installed."""
 
 from __future__ import annotations
 

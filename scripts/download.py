@@ -1,15 +1,15 @@
-"""Bring data sets to the disk and say what of them is missing.
+"""Download data sets, or say which parts of them are missing.
 
 python scripts/download.py voc --root /data                      # VOC 2012 to /data/VOC2012
 python scripts/download.py sbd --root /data/VOC2012              # SegmentationClassAug and train_aug.txt from SBD
 python scripts/download.py ade20k --root /data                   # to /data/ADEChallengeData2016
 python scripts/download.py cityscapes --root /data/cityscapes    # asks for the account
-python scripts/download.py check voc --root /data/VOC2012        # what is there, what is missing, where it can be had
+python scripts/download.py check voc --root /data/VOC2012        # what is there, what is missing, where to get it
 
 The same command goes on where it was stopped. Servers of data sets come and go: `--url` names other ones, `--archive`
-files that lie on the disk (for SBD also an unpacked folder, which has no sum); both are held against the published md5
-sum, which `--md5` replaces. The Cityscapes account
-is read from CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD or asked for, and is written nowhere.
+files on the disk (for SBD also an unpacked folder, which has no sum). Both are compared with the published md5 sum,
+which `--md5` replaces. The Cityscapes account is read from CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD or asked for,
+and is not stored.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _fetch(archive: Archive, given: Path | None, arguments: argparse.Namespace, 
 
 
 def _match(names: list[str], files: list[Path]) -> dict[str, Path]:
-    """Which archive each given file is: the only one, or the one of the same name."""
+    """The given files by the name of the archive that each is: the only one, or the one of the same name."""
     if len(names) == 1 and len(files) == 1:
         return {names[0]: files[0]}
     for file in files:
@@ -166,7 +166,7 @@ def _enter(session: Session, site: str) -> None:
 
 
 def _report(folder: Path, findings: Sequence[Finding]) -> bool:
-    """Print the findings, and where the rest can be had; True where nothing is missing."""
+    """Print the findings, and where to get the rest; True where nothing is missing."""
     print(folder)
     remedies: dict[str, list[str]] = {}
     for finding in findings:

@@ -26,7 +26,7 @@ from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
 
 SPLITS = ("train", "val", "test")
-# What may be set for a test; everything else is part of what was trained.
+# Settings that may be changed for a test; all others belong to the training.
 KEYS = (
     "dataset.root",
     "training.accelerator",
@@ -58,7 +58,7 @@ def main() -> None:
 def evaluate(
     run: Path, task: int | None, split: str, output: Path | None, overrides: list[str], full_size: bool
 ) -> None:
-    """Test one finished task of a run, all, or the one of a checkpoint.
+    """Test one finished task of a run, all of them, or the task of a checkpoint.
 
     Raises:
         ConfigError: an override has no value, or its key may not be set here.
@@ -107,10 +107,10 @@ def of_run(folder: RunFolder) -> tuple[DictConfig, RunState, list[int]]:
 
 
 def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
-    """The same of a finished task's checkpoint alone.
+    """The same from the checkpoint of a finished task alone.
 
     Raises:
-        RunError: it is none.
+        RunError: the file is not such a checkpoint.
     """
     from continual.models.checkpoint import ABOUT, load_checkpoint
 
@@ -122,7 +122,7 @@ def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
 
 
 def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> DictConfig:
-    """A run's configuration on one device, with the overrides, without what would write into its folder.
+    """A run's configuration for one device, with the overrides, and without anything that writes into its folder.
 
     Raises:
         ConfigError: an override has no value, or its key may not be set here.

@@ -21,7 +21,7 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from continual.models.saved_model import SavedModel
 
-# Terms of continual/dreams/synthesis.py's Recipe, whose defaults hold where they are not given.
+# Weights of `continual.dreams.recipe.Recipe`, whose defaults hold where an option is not given.
 WEIGHTS = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
 
 
@@ -105,7 +105,7 @@ def invert(arguments: argparse.Namespace) -> None:
 
 
 def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> str:
-    """How often a network finds the class of an image likeliest among its own, and on how many pixels it sees it."""
+    """How often another network finds an image's class the likeliest, and on how many pixels it sees the class."""
     import torch
 
     from continual.dreams.dreamer import class_probabilities

@@ -3,8 +3,8 @@
 python scripts/predict.py outputs/.../task_01/model.ckpt photo.jpg more/ 'even/*.png' [--output predictions]
     [--task 1] [--masks folder] [--size run] [--batch-size 4] [--device auto]
 
-Written for each image, at its size: <name>.png, a palette image of the data set's class ids and colours, and
-<name>_overlay.jpg; with masks <name>_compare.jpg (image, mask, prediction, wrong pixels) and scores.json for all.
+Writes for each image, at its size: <name>.png, a palette image of the data set's class ids and colours, and
+<name>_overlay.jpg; with masks also <name>_compare.jpg (image, mask, prediction, wrong pixels), and one scores.json.
 """
 
 from __future__ import annotations
