@@ -1,10 +1,10 @@
 """Scores of each task's classes by themselves, and of all tasks so far (Klingner et al., ITSC 2020, section V).
 
-Groups of classes after task k, in their names tasks count from 1: "1", then for each later task j the task "j" and all
-up to it, "1u2", "1u2u3" ... A group has two scores of the same pass over the test images:
+After task k there are these groups of classes, in whose names tasks count from 1: "1", then for each later task j the
+task alone, "j", and all tasks up to it, "1u2", "1u2u3" ... A group has two scores, from one pass over the test images:
 
-* closed world: only the group's channels can win, and pixels of other classes are left out. So it says how well classes
-    of one task are told from each other, whatever happened to the other tasks.
+* closed world: only the group's channels can win, and pixels of other classes are left out. So it says how well the
+    classes of one task are told apart, whatever happened to the other tasks.
 * open world: the mean IoU of the group's classes where all channels and all labelled pixels take part, as elsewhere.
 
 Background, where there is one, belongs to the first task.
@@ -37,7 +37,7 @@ def class_groups(class_counts: Sequence[int], has_background: bool = True) -> Gr
 
     Args:
         class_counts: channels of each task, background's in the first.
-        has_background: false where channel 0 is nothing.
+        has_background: false where channel 0 is not used.
     """
     first = int(not has_background)
     groups: Groups = {}
@@ -71,10 +71,10 @@ def closed_confusion(logits: Tensor, labels: Tensor, group: slice) -> Tensor:
 
 
 class ClosedWorldScores(pl.Callback):
-    """Counts in a test; `scores` gives the numbers afterwards."""
+    """Counts pixels during a test; `scores` gives the numbers afterwards."""
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing is counted yet."""
+        """Start counting from zero."""
         self.groups = class_groups(pl_module.task.step_counts, pl_module.network.has_background)
         self.confusions: dict[str, Tensor | int] = dict.fromkeys(self.groups, 0)
 
@@ -116,7 +116,7 @@ class ClosedWorldScores(pl.Callback):
 
 
 def group_scores(confusion: Tensor, names: Sequence[str], with_background: bool = True) -> dict[str, Any]:
-    """Means over classes that occur in labels or predictions, and what is weighted by the labels.
+    """Means over the classes that occur in labels or predictions, and scores weighted by the number of labels.
 
     Args:
         confusion: n x n.

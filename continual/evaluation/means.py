@@ -1,4 +1,4 @@
-"""The means over classes that results.json has of each task; apart from what computes them, which imports torch."""
+"""The means over classes that results.json holds for each task; not in metrics.py, because that imports torch."""
 
 # Key in results.json, heading, definition.
 MEANS = (

@@ -1,4 +1,4 @@
-"""Scores of a segmentation: one confusion matrix over a whole evaluation set, and everything that is read off it.
+"""Scores of a segmentation: one confusion matrix over a whole evaluation set, and everything computed from it.
 
 Definitions, all fractions in [0, 1]; M is the confusion matrix, M[i, j] the labelled pixels of class i predicted as j:
 

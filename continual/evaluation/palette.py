@@ -15,7 +15,7 @@ WRONG = (208, 0, 0)
 
 
 def palette(task: Task) -> np.ndarray:
-    """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's of the class's place in its order.
+    """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's by the class's place in the data set.
 
     So a class keeps its colour in every class order. Background is black, 255 (ignored) white.
     """
@@ -43,12 +43,12 @@ def save_channels(channels: np.ndarray, colours: np.ndarray, path: Path) -> None
 
 
 def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Classes' colours over the image, which shows through; all H x W x 3 uint8."""
+    """Colours of the classes over the image, which stays visible; all H x W x 3 uint8."""
     return (OPACITY * colours + (1 - OPACITY) * image).astype(np.uint8)
 
 
 def wrong_pixels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The image, pale, with wrong pixels in red; H x W x 3 uint8 of an image and two maps H x W."""
+    """A pale image with wrong pixels in red, H x W x 3 uint8, from an image and two maps H x W."""
     errors = (image // 3 + 120).astype(np.uint8)
     errors[(prediction != label) & (label != IGNORE)] = WRONG
     return errors

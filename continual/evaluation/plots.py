@@ -1,4 +1,4 @@
-"""The pictures of a run's results: IoU of classes by tasks, and its means over tasks.
+"""The pictures of a run's results: IoU of classes by tasks, mean IoU over tasks, confusion matrices.
 
 Drawn through matplotlib's objects, without pyplot: no global state, no window, safe in several processes.
 """
@@ -23,7 +23,7 @@ from protocol.files import replacing
 DPI = 120
 NOT_LEARNED, UNDEFINED = "#d0d0d0", "#ffffff"
 MOST_ROWS_WITH_NUMBERS = 40
-# Key, label, colour (Okabe and Ito's set for colour-blind readers), line and marker: no curve is told by colour alone.
+# Key, label, colour (Okabe and Ito's set for colour-blind readers), line, marker: curves do not differ in colour alone.
 CURVES = (
     ("miou", "all classes and background", "#000000", "-", "o"),
     ("miou_old", "old: classes of earlier tasks", "#0072B2", "--", "s"),

@@ -35,7 +35,7 @@ class Results:
     """
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        """Take over what a run wrote before it was interrupted.
+        """Read what the run wrote before it was interrupted, if it was.
 
         Args:
             folder: the run's.
@@ -60,7 +60,7 @@ class Results:
         return average_miou(self.entries)
 
     def add(self, entry: dict[str, Any], confusion: np.ndarray) -> np.ndarray:
-        """Record a finished task (again, where a run died between two files) and write everything.
+        """Record a finished task and write everything; a task that a killed run had recorded is replaced.
 
         Args: `confusion`: C x C pixels of the task's test, rows = labels, in the order of `entry["iou"]`.
 
@@ -100,7 +100,7 @@ class Results:
         log.info(f"results: {self.folder.results_page}")
 
     def summary(self) -> dict[str, float]:
-        """What stands for the run in one line: the means of its last task and those over tasks, where defined."""
+        """The run in a few numbers: the means of its last task and those over tasks, where defined."""
         values = {key: self.entries[-1][key] for key, _, _ in MEANS}
         values |= {"average_miou": self.average_miou, "forgetting": forgetting(self.entries)}
         return {key: value for key, value in values.items() if value is not None}

@@ -1,4 +1,8 @@
-"""One step axis over all tasks."""
+"""One step axis over all tasks.
+
+Each task has a Trainer of its own, whose steps begin at zero. The loggers add the steps of the finished tasks to them, so
+that a run is one curve.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,10 @@ class RunAxis:
         self.finished_steps = finished_steps
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Close what is open; called once, also after an error."""
+        """Close files and connections; called once, also after an error."""
         self.finalize("success" if error is None else "failed")
 
-    # What follows is on disk too, so a logger without such things ignores it.
+    # The run writes the following to its folder too, so a logger that cannot show it may ignore it.
 
     def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
         """H x W x 3 uint8 images."""
@@ -38,4 +42,4 @@ class RunAxis:
         """Confusion matrix of a task's test, C x C pixels, rows = labels."""
 
     def log_summary(self, values: dict[str, float]) -> None:
-        """What stands for the run in a table of runs; the newest counts."""
+        """The run's values in a table of runs; the newest replace earlier ones."""

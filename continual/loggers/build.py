@@ -13,7 +13,7 @@ def build_loggers(nodes: DictConfig, directory: Path, run_id: str, name: str, co
     """The loggers of the configuration's group `logger`.
 
     Args:
-        nodes: the group; what is no logger in it is a setting of one.
+        nodes: the group; entries that are no mappings are settings of a logger, not loggers.
         directory: the run's folder.
         run_id, name, config: see `WandbLogger`.
     """

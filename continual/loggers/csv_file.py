@@ -14,7 +14,7 @@ from protocol.run_folder import RunFolder
 
 
 class CSVLogger(RunAxis, Logger):
-    """metrics.csv with one row per value: step,task,name,value. Only ever appended to."""
+    """metrics.csv with one row per value: step,task,name,value. Rows are only appended."""
 
     def __init__(self, directory: str, **_: Any) -> None:
         """Args:
@@ -25,17 +25,17 @@ class CSVLogger(RunAxis, Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks for it."""
+        """A name, which Lightning requires."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """One file a run."""
+        """Empty: a run has one file."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration stands in .hydra/ already."""
+        """Do nothing: the configuration is in .hydra/ already."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

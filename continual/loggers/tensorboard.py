@@ -23,7 +23,7 @@ class TensorBoardLogger(RunAxis, pl.loggers.TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """As text: TensorBoard's own table of hyper-parameters has no room for lists."""
+        """The settings as text: TensorBoard's own table of hyper-parameters accepts no lists."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in flatten(params))
         self.experiment.add_text("config", f"| key | value |\n|---|---|\n{rows}")
 

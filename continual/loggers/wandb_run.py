@@ -1,8 +1,4 @@
-"""CSV, TensorBoard and wandb with one step axis that grows over all tasks.
-
-Each task has a Trainer of its own, whose step begins at zero. A logger here adds the steps of the finished tasks
-(`begin_task(task, steps)`), so that a run is one curve; nothing else is added to Lightning's loggers.
-"""
+"""One wandb run per experiment, with one step axis over all tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from continual.loggers.axis import STEP, TASK, RunAxis
 
-LONGEST_TRACEBACK = 8000  # characters, of which the last ones are kept
+LONGEST_TRACEBACK = 8000  # characters; of a longer one the end is kept
 MOST_CELLS = 10_000  # of a table that wandb draws
 
 
@@ -85,11 +81,11 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         """Args:
         directory: the run's folder; wandb writes below its wandb/.
         run_id: id of the run, kept in state.json.
-        name, config: what the dashboard shows.
+        name, config: shown on the dashboard.
         project, entity, group, job_type, tags: wandb's own.
         mode: auto, online, offline or disabled.
         init_timeout: seconds to wait for the server before the run goes on offline.
-        columns: further settings, under names that make columns of a table.
+        columns: further settings, under names that are short enough for columns of wandb's table.
         """
         import wandb
 
@@ -98,7 +94,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
             save_dir=directory, id=run_id, name=name, project=project, entity=entity, group=group, job_type=job_type,
             tags=tags, config=config, resume="allow", settings=wandb.Settings(init_timeout=init_timeout, silent=True),
         )  # fmt: skip
-        self._wandb_init.pop("anonymous", None)  # wandb has given it up and warns
+        self._wandb_init.pop("anonymous", None)  # deprecated: wandb warns about it
         self._wandb_init["mode"] = choose_wandb_mode(mode)
 
     @property
@@ -126,7 +122,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Values on the run's axis; wandb's own step is left alone, it may not go backwards."""
+        """Values on the run's axis. wandb's own step is not set: it may not go backwards."""
         self.experiment.log({**metrics, STEP: self.finished_steps + (step or 0), TASK: self.task_index})
 
     @rank_zero_only
@@ -145,7 +141,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
 
     @rank_zero_only
     def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
-        """As wandb's own chart, where it is not too large for it."""
+        """wandb's own chart of the matrix, unless the matrix is too large for it."""
         import wandb
 
         if matrix.size > MOST_CELLS:
@@ -162,13 +158,13 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
 
     @rank_zero_only
     def finish(self, error: BaseException | None = None) -> None:
-        """Close the run; after an error with its traceback and exit code 1, else wandb would call it finished."""
+        """Close the run. After an error it gets the traceback and exit code 1; else wandb would call it finished."""
         if self._experiment is None and error is None:
             return
         if error is not None:
             text = "".join(traceback.format_exception(error))
             self.log_summary({"error": text[-LONGEST_TRACEBACK:]})
         else:
-            self.log_summary({"error": None})  # that of an earlier attempt is over
+            self.log_summary({"error": None})  # remove the error of an earlier attempt
         self.experiment.finish(exit_code=int(error is not None))
         self._experiment = None
