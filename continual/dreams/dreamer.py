@@ -1,11 +1,11 @@
-"""A folder of images that a network dreamed: PNGs, what is known of each, and a contact sheet to look at.
+"""A folder of images that a network dreamed: PNGs, a record of each, and a contact sheet to look at.
 
     img_s007_00001_id003.png   class (channel) 7, batch 1, place 3
     batch_00001.json           its record, until all batches are there
     dreams.json                {"settings", "images": [{"file", "class", "name", "confidence", "share", "losses"}]}
     contact_sheet.png
 
-A batch is written when it is done, and what is there is not dreamed again. Processes share the batches.
+A batch is written when it is done, and is not dreamed again after that. Processes share the batches.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Dreamer:
     Attributes:
         network: in evaluation mode, on its device.
         class_names: of its channels.
-        mean, std: per RGB channel, in [0, 1], of what it was trained on.
+        mean, std: of the images that it was trained on, per RGB channel, in [0, 1].
         recipe: how images are made.
         size: height and width of the images.
         per_class: images of each class.
@@ -67,11 +67,11 @@ class Dreamer:
     def dream(
         self, classes: Sequence[int], folder: Path, rank: int = 0, world: int = 1, barrier: Callable[[], Any] = int
     ) -> list[dict[str, Any]]:
-        """Fill a folder, where it was left.
+        """Fill a folder with images; goes on where an earlier call was stopped.
 
         Args:
             classes: channels to dream of.
-            folder: is made.
+            folder: is made where it does not exist.
             rank, world: of the process, and how many there are; the first one writes the record.
             barrier: waits for all processes.
 
@@ -79,7 +79,7 @@ class Dreamer:
             "images" of the record.
 
         Raises:
-            ConfigError: the network has nothing to dream by, or there is no class.
+            ConfigError: the network has no batch normalisation to dream by, or there is no class.
             RunError: the folder holds dreams of other settings.
         """
         if not classes:
@@ -118,7 +118,7 @@ class Dreamer:
         return images
 
     def _settings(self, classes: Sequence[int]) -> dict[str, Any]:
-        """What the images depend on, as JSON has it."""
+        """The settings that the images depend on, as they look after a round trip through JSON."""
         settings = {
             "network": digest(self.network), "student": self.student_name, "mean": list(self.mean),
             "std": list(self.std), "recipe": asdict(self.recipe), "size": self.size, "seed": self.seed,
@@ -171,12 +171,12 @@ class Dreamer:
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """Of the classes, background left out, in images as wholes: N x C - 1, from logits N x C x H x W by LSE-LBA."""
+    """Probabilities of the classes without background in whole images, N x C - 1, by LSE-LBA of N x C x H x W logits."""
     return torch.softmax(lse_lba(logits.float(), 0.0)[:, 1:], dim=1)
 
 
 def digest(network: torch.nn.Module) -> str:
-    """Of the weights: which network dreamed."""
+    """Hex digest of the weights, which identifies the network that dreamed."""
     content = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         content.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -184,11 +184,7 @@ def digest(network: torch.nn.Module) -> str:
 
 
 def check_classes(model: SavedModel, names: Sequence[str], key: str) -> None:
-    """See whether a model's channels are those of a network, as far as both go.
-
-    Raises:
-        ConfigError: they are not; names the `key` that chose the model.
-    """
+    """Raise ConfigError, with the `key` that chose the model, unless its first classes are those of a network."""
     for ours, theirs in zip(names, model.class_names, strict=False):
         if ours != theirs:
             raise ConfigError(f"{key}={model.path} has {theirs} where the network that dreams has {ours}")

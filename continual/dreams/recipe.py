@@ -11,7 +11,7 @@ POOLINGS = ("lse_lba", "mean", "max", "dense")
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the optimisation with an optimiser of its own.
+    """A part of the optimisation; each has an optimiser of its own.
 
     Attributes:
         iterations: updates.
@@ -27,7 +27,7 @@ class Phase:
 
 
 def phases(iterations: int, shrunk_iterations: int = 0, clip: bool = True) -> tuple[Phase, ...]:
-    """Updates at half the resolution, where there are some, and at the full one; without `clip` with slower betas."""
+    """Updates at half the resolution, if any, then at the full one; without `clip`, Adam's betas are 0.9 and 0.999."""
     adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
     shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
     return (*shrunk, Phase(iterations, **adam))
@@ -43,7 +43,8 @@ class Recipe:
         pooling: one of `POOLINGS`.
         jitter: greatest shift in pixels, divided by the phase's `shrink`.
         flip: mirror at random.
-        classification, tv_l1, tv_l2, l2, statistics, first_layer, competition: weights, see the top of this file.
+        classification, tv_l1, tv_l2, l2, statistics, first_layer, competition: weights of the terms, see
+            continual/dreams/synthesis.py.
     """
 
     phases: tuple[Phase, ...] = (Phase(2000, shrink=2), Phase(1000))
@@ -60,7 +61,7 @@ class Recipe:
     competition: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no recipe with a ConfigError."""
+        """Raise ConfigError unless all values can be used."""
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling={self.pooling} is none of {', '.join(POOLINGS)}")
         if not self.phases or any(phase.iterations < 1 or phase.shrink not in (1, 2) for phase in self.phases):

@@ -20,10 +20,10 @@ SHEET_COLUMNS, SHEET_ROWS = 8, 24
 
 
 def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Images that were made already; None where there is no such record.
+    """The images of a record; None where the file does not exist.
 
     Raises:
-        RunError: they were made with other settings, or one is missing, or the file is no record.
+        RunError: the images were made with other settings, one is missing, or the file is not a record.
     """
     if not path.is_file():
         return None
@@ -43,7 +43,7 @@ def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def contact_sheet(folder: Path, images: Sequence[Mapping[str, Any]]) -> Figure:
-    """A row per class, with how sure the network is."""
+    """A picture with a row of images per class, and how sure the network is of each."""
     by_class: dict[int, list[Mapping[str, Any]]] = {}
     for image in images:
         by_class.setdefault(image["class"], []).append(image)

@@ -13,8 +13,8 @@ report on MiB with DeepInversion ("LSE-LBA", `lse_lba`), or compared pixel by pi
     R_adi 1 - the divergence of teacher and student, whose disagreement is wanted
 
 Reproduced, of the authors' code: the reversed divergence and its clamps, the norm over the whole batch, the schedule.
-Mended: "best" is the image that had the loss, not its successor, and losses of other resolutions are not compared;
-background is no wanted class; classes of any number; PNG; sizes of any kind.
+Corrected: "best" is the image that had the loss, not its successor, and losses at different resolutions are not
+compared; background is not dreamed of; any number of classes; PNG; any size.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def synthesise(
         bounds: least and greatest value of each channel, 3 x 1 x 1.
         draws: random numbers of an iteration; given the greatest shift.
         student: for the competition.
-        watch: told the number of updates so far and the terms, now and then.
-        record: given the images before each update.
+        watch: called now and then with the number of updates so far and the terms.
+        record: called with the images before each update.
     """
     x = start.clone().requires_grad_()
     best = Dreams(start, math.inf)
@@ -130,7 +130,7 @@ def synthesise(
             terms = _terms(x, phase, draw, teacher, statistics, targets, recipe, student)
             total = torch.stack(list(terms.values())).sum()
             values = torch.stack([*(term.detach() for term in terms.values()), total.detach()])
-            with torch.no_grad():  # on the device: nothing waits
+            with torch.no_grad():  # all on the device, so that nothing waits for it
                 better = total < lowest
                 lowest = torch.where(better, total.detach(), lowest)
                 kept = torch.where(better, x.detach(), kept)
@@ -184,7 +184,7 @@ def _terms(
 
 
 def random_draws(generator: torch.Generator, flip: bool) -> Callable[[int], Draw]:
-    """Random numbers of one iteration after the other."""
+    """A function that gives the random numbers of one iteration after the other."""
 
     def draw(most: int) -> Draw:
         offsets = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
@@ -201,7 +201,7 @@ def pixel_bounds(mean: Sequence[float], std: Sequence[float], device: torch.devi
 
 
 def dense_targets(classes: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A label map for each wanted class, N x H x W: an ellipse of it somewhere, anything (255) around it."""
+    """A label map for each wanted class, N x H x W: a random ellipse of the class, and around it anything (255)."""
     height, width = size
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     maps = []

@@ -55,7 +55,7 @@ def lse_lba(logits: Tensor, beta: float, r0: float = 0.0) -> Tensor:
 
 
 def pool(logits: Tensor, pooling: str, beta: float = 0.0) -> Tensor:
-    """Scores N x C of an output: scores already, or logits N x C x H x W."""
+    """Scores N x C of an output: of logits N x C x H x W, or the output itself where it is N x C already."""
     if logits.ndim == 2:
         return logits
     if pooling == "lse_lba":
@@ -73,19 +73,20 @@ def competition(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor, draw: Draw) -> Tensor:
-    """Images or label maps ... x H x W, shifted in a circle and mirrored."""
+    """Images or label maps ... x H x W, shifted cyclically and mirrored."""
     x = torch.roll(x, draw.offsets, dims=(-2, -1))
     return x.flip(-1) if draw.flip else x
 
 
 class FeatureStatistics:
-    """R_f of the forward passes within `watch`."""
+    """R_f of the last forward pass inside `watch`."""
 
     def __init__(self, network: nn.Module, first_layer: float = 1.0) -> None:
         """Args: `network`: in evaluation mode; `first_layer`: factor of the first layer's term.
 
         Raises:
-            ConfigError: it has no normalisation layer with running statistics, or one that overwrites its input.
+            ConfigError: the network has no normalisation layer with running statistics, or one that overwrites its
+                input.
         """
         self.layers = [m for m in network.modules() if is_norm(m)]
         self.first_layer = first_layer
@@ -120,6 +121,6 @@ class FeatureStatistics:
         )
 
     def loss(self) -> Tensor:
-        """R_f of what was collected; in the order in which the layers ran."""
+        """R_f from the collected terms, which are in the order in which the layers ran."""
         first, *others = self.terms
         return self.first_layer * first + sum(others)

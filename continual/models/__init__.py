@@ -1,1 +1,1 @@
-"""A trained network as a thing of its own: checkpoints, saved models, predictions, export."""
+"""Trained networks outside of training: checkpoints, saved models, predictions, export."""

@@ -15,13 +15,13 @@ from protocol.tasks import Task
 def describe(
     task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint says of its network, as plain containers.
+    """Facts about a checkpoint's network, as plain containers.
 
     Args:
-        task: the task that it learned or learns.
-        network: what it holds.
+        task: the task that the network learned last, or learns.
+        network: the network.
         total: channels after the last task.
-        config: the run's configuration, with its references to other keys.
+        config: the run's configuration, with references to other keys left as they are.
         mask_table: see `DataSource`.
     """
     return {

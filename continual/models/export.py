@@ -1,4 +1,4 @@
-"""A saved model in forms that others read; each is checked against the original."""
+"""A saved model in file formats of other tools; each file is checked against the original."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from protocol.errors import ConfigError, UserError
 from protocol.files import replacing, write_atomically
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
-AGREEMENT = 0.999  # share of pixels whose class must be the same; ties may fall otherwise
+AGREEMENT = 0.999  # share of pixels whose class must be the same; rounding may decide ties differently
 CHECKED = (1, 2)  # sizes of the batches on which an export is compared
 
 
@@ -37,7 +37,7 @@ class Exported(nn.Module):
 
 
 def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
-    """Write an ONNX graph for images of one size in batches of any.
+    """Write an ONNX graph for images of one size in batches of any size.
 
     Args:
         model: on the CPU.
@@ -54,7 +54,7 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401  what torch.onnx translates with
+        import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ConfigError(
             f'{error.name} is missing: pip install "palimpsest[export]", or leave onnx out of --formats'
@@ -75,20 +75,20 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
 
 
 def compare(exported: Exported, session: Any, image: Tensor) -> float:
-    """Greatest difference of a logit in a session of onnxruntime.
+    """Greatest difference between a logit in onnxruntime and the original's.
 
     Raises:
-        UserError: it is more than rounding, the classes differ, or the graph does not run.
+        UserError: the difference is more than rounding, the classes differ, or the graph does not run.
     """
     with torch.inference_mode():
         logits, classes = exported(image)
     try:
         got_logits, got_classes = session.run(["logits", "classes"], {"image": image.numpy()})
-    except Exception as error:  # of onnxruntime, of several kinds without a common name
+    except Exception as error:  # onnxruntime raises several kinds without a common base
         raise UserError(
             f"the ONNX graph of {exported.model.path} does not run on {len(image)} images: {error}"
         ) from error
-    real = logits[:, int(not exported.network.has_background) :]  # without a constant that hides all differences
+    real = logits[:, int(not exported.network.has_background) :]  # an unused background is a huge constant: left out
     difference = float(np.abs(got_logits - logits.numpy()).max())
     agreement = float((got_classes == classes.numpy()).mean())
     if not difference <= TOLERANCE * real.abs().max().item() or agreement < AGREEMENT:
@@ -100,13 +100,13 @@ def compare(exported: Exported, session: Any, image: Tensor) -> float:
 
 
 def export_safetensors(model: SavedModel, path: Path) -> float:
-    """Write the weights, with what is needed to build the network as metadata; `SavedModel.load` reads the file.
+    """Write the weights, and as metadata what is needed to build the network; `SavedModel.load` reads the file.
 
     Returns:
-        Greatest difference of a logit after reading it back.
+        Greatest difference of a logit after reading the file: 0.
 
     Raises:
-        UserError: it is not 0.
+        UserError: the logits differ.
     """
     save_file({name: value.contiguous() for name, value in model.network.state_dict().items()}, path,
               metadata={ABOUT: json.dumps(model.about), "format": "pt"})  # fmt: skip
@@ -125,7 +125,7 @@ def random_images(batch: int, size: tuple[int, int]) -> Tensor:
 
 
 def card_data(model: SavedModel, size: tuple[int, int]) -> dict[str, Any]:
-    """What a program must know to use the model, as plain values."""
+    """What a program needs to use the model, as plain values."""
     dataset = model.config["dataset"]
     classes = zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
     return {
@@ -184,7 +184,7 @@ def _scores(model: SavedModel) -> list[str]:
         return []
     try:
         entries = json.loads(results.read_text())["tasks"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):  # the card does without
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):  # then the card has no scores
         return []
     for entry in entries:
         if entry["task"] == model.task:

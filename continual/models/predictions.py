@@ -1,4 +1,4 @@
-"""What is written for an image that a saved model segments, and the scores where its mask is known."""
+"""The files that are written for an image that a saved model segments, and its scores where there is a mask."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class PredictionWriter:
         self, model: SavedModel, folder: Path, group: slice | None = None, masks: Mapping[Path, Path] | None = None
     ) -> None:
         """Args:
-        model: whose classes and colours are used.
-        folder: where files go.
-        group: channels that may win; None: all. Labels of others are ignored then.
+        model: its classes and colours are used.
+        folder: for the files.
+        group: channels that may win; None: all. Labels of other channels are ignored.
         masks: of the images, with the data set's class ids.
         """
         self.folder = folder
@@ -59,7 +59,7 @@ class PredictionWriter:
         """Make the folder.
 
         Raises:
-            DataError: it is the folder of an image, no folder, or holds a result already.
+            DataError: it is the folder of an image, a file, or holds a result already.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"--output {self.folder} is a file: give a folder")
@@ -86,7 +86,7 @@ class PredictionWriter:
             prediction: h x w uint8 channels; a pixel takes the nearest.
 
         Returns:
-            Confusion matrix of the image, 0 without a mask.
+            Confusion matrix of the image; 0 where it has no mask.
 
         Raises:
             DataError: the mask is damaged.
@@ -106,7 +106,7 @@ class PredictionWriter:
         return count_pairs(torch.from_numpy(channels).long(), torch.from_numpy(label).long(), len(self.names))
 
     def _label(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """The mask over the image, which stays as it is where there is no label."""
+        """The mask over the image; pixels without a label show the image alone."""
         labelled = (label != IGNORE)[..., None]
         return np.where(labelled, overlay(image, self.colours[label]), image)
 
@@ -118,7 +118,7 @@ class PredictionWriter:
 
 
 def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
-    """256-entry table from mask value to channel; 255 for values of no class, and of none in the group."""
+    """256-entry table from mask value to channel; 255 for values that are no class, or no class of the group."""
     table = np.array(model.about["labels"], np.uint8)
     if group is not None:
         table[(table < group.start) | (table >= group.stop)] = IGNORE

@@ -1,4 +1,4 @@
-"""A trained network from a checkpoint alone, with what is needed to use it away from its data set and its run."""
+"""A trained network from a checkpoint alone, with what is needed to use it without its data set and its run."""
 
 from __future__ import annotations
 
@@ -68,27 +68,27 @@ class SavedModel:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The run's resolved configuration, but for its loggers."""
+        """The run's resolved configuration without its loggers."""
         return OmegaConf.to_container(OmegaConf.create(self.about["config"]), resolve=True)
 
     @property
     def task(self) -> int:
-        """Index of the task that it learned last."""
+        """Index of the task that the network learned last."""
         return self.about["task"]
 
     @property
     def class_names(self) -> list[str]:
-        """Of the channels, background first."""
+        """Names of the channels, background first."""
         return self.about["class_names"]
 
     @property
     def mask_values(self) -> list[int]:
-        """Of the channels in the data set's masks."""
+        """Values of the channels in the data set's masks."""
         return self.about["mask_values"]
 
     @property
     def colours(self) -> np.ndarray:
-        """Of the channels, C x 3 uint8."""
+        """Colours of the channels, C x 3 uint8."""
         return np.array(self.about["colours"], np.uint8)
 
     @property
@@ -109,12 +109,13 @@ class SavedModel:
         return None if name is None else self.groups[name]
 
     def input_size(self, size: str) -> Callable[[int, int], tuple[int, int]]:
-        """From an image's height and width to those that the network gets.
+        """A function from an image's height and width to those that the network gets.
 
-        Args: `size`: "run": as in the run's evaluation, but whole where that cuts; "native"; "512x1024", height first.
+        Args: `size`: "run": as in the run's evaluation, but the whole image even if that crops; "native": the image's
+            own; or height and width, "512x1024".
 
         Raises:
-            ConfigError: none of these.
+            ConfigError: `size` is none of these.
         """
         fixed = _sides(size)
         if fixed is not None:
@@ -128,7 +129,7 @@ class SavedModel:
         Args: `size`: "run": those of the run's evaluation; or "512x1024".
 
         Raises:
-            ConfigError: neither, or the run's evaluation takes images of any size.
+            ConfigError: `size` is neither, or the run's evaluation takes images of any size.
         """
         fixed = _sides(size) or (getattr(self._evaluation(), "output_size", None) if size == "run" else None)
         if fixed is None:
@@ -140,7 +141,7 @@ class SavedModel:
         return instantiate(self.config["dataset"]["evaluation"], _convert_="all")
 
     def normalise(self, image: Tensor) -> Tensor:
-        """B x 3 x H x W in [0, 255] to what the network was trained on."""
+        """Images B x 3 x H x W in [0, 255], normalised as in training."""
         dataset = self.config["dataset"]
         return Pixels(dataset["mean"], dataset["std"]).to(image.device).normalise(image)
 
@@ -150,17 +151,17 @@ class SavedModel:
 
         Args:
             image: B x 3 x H x W uint8 on the network's device.
-            group: channels that may win; None: what the method says of all.
+            group: channels that may win; None: all, by the method's own rule.
         """
         output = self.network(self.normalise(image))
         return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
 
 
 def _sides(size: str) -> tuple[int, int] | None:
-    """Height and width of "512x1024"; None of "run" and "native".
+    """Height and width of "512x1024"; None for "run" and "native".
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: `size` is none of these.
     """
     if size in ("run", "native"):
         return None
@@ -171,7 +172,7 @@ def _sides(size: str) -> tuple[int, int] | None:
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What it says of itself, and the network's tensors."""
+    """A checkpoint's facts about its network, and the network's tensors."""
     content = load_checkpoint(path)
     if ABOUT not in content:
         raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
@@ -179,7 +180,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The same of an exported file."""
+    """The same from an exported file."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -195,7 +196,7 @@ def find_device(name: str) -> torch.device:
     """The device of that name; "auto": a GPU where there is one.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
