@@ -20,7 +20,7 @@ Unlabelled pixels count in the means over all pixels, with 0. The detector learn
 later its embedding's weights are fixed (its batch normalisation goes on, as in the authors' code) and each task trains
 its own head alone. It never changes predictions.
 
-Mended, where the authors' code goes wrong: which task a class belongs to, prototypes of batches (its code mixes
+Corrected, where the authors' code goes wrong: which task a class belongs to, prototypes of batches (its code mixes
 channels), logits of old images (see `dark_logits`), replay without an old class. Without the detector
 (`training.bg_detector=false`) it is DER++ with feature distillation.
 """

@@ -13,7 +13,7 @@ As the student's softmax spans all channels, distillation also holds new classes
 label of an old class, background's among them, is no new label: with training.hidden=background, where other methods
 see hidden classes as background, the teacher says here what these pixels are.
 
-Mended, of its code: a batch without an unlabelled pixel and a teacher's probability of 0 give no NaN.
+Corrected: in its code, a batch without an unlabelled pixel or a teacher's probability of 0 gives NaN.
 """
 
 from __future__ import annotations

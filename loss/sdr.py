@@ -14,11 +14,11 @@ features of class c (callbacks/prototypes.py), n the number of classes present, 
     sparsity = mean over cells of sum_j exp(g_j) / sum_j g_j                with g = f / (greatest value of its class)
 
 As in the authors' code and not in the paper: squares instead of norms in the first two, a mean over pairs in the third.
-Mended, with the code's behaviour as an option: `literal_layout`: the code reads the features of a class from memory in
-an order that mixes channels and pixels (its published numbers come from that); `nested_attraction`: it divides by n
-again and again while it sums. Mended without option: background takes part in attraction only where it has a prototype;
-cells whose features are all zero have no sparsity; classes are told by their number, not by their place. Published
-(mIoU in %, re-run by RCIL's authors), VOC disjoint 15-5: 67.3 all, 15-1: 48.7 all.
+Corrected, with the code's behaviour as an option: `literal_layout`: the code reads the features of a class from memory
+in an order that mixes channels and pixels (its published numbers come from that); `nested_attraction`: it divides by n
+again and again while it sums. Corrected without an option: background takes part in attraction only where it has a
+prototype; cells whose features are all zero have no sparsity; classes are identified by their number, not by their
+place. Published (mIoU in %, re-run by RCIL's authors), VOC disjoint 15-5: 67.3 all, 15-1: 48.7 all.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class Dreamer:
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """Probabilities of the classes without background in whole images, N x C - 1, by LSE-LBA of N x C x H x W logits."""
+    """Probabilities of the classes without background, N x C - 1, in whole images, from logits N x C x H x W."""
     return torch.softmax(lse_lba(logits.float(), 0.0)[:, 1:], dim=1)
 
 

@@ -1,7 +1,7 @@
 """One step axis over all tasks.
 
-Each task has a Trainer of its own, whose steps begin at zero. The loggers add the steps of the finished tasks to them, so
-that a run is one curve.
+Each task has a Trainer of its own, whose steps begin at zero. The loggers add the steps of the finished tasks, so that
+a run is one curve.
 """
 
 from __future__ import annotations
