@@ -23,13 +23,14 @@ LABELS = LabelSpace({i: f"c{i}" for i in range(1, 5)})
 TASKS = build_tasks(LABELS, Protocol("overlap"), dataset="toy", task="2-1")
 
 
-def make_learner(loss: ContinualLoss | None = None, **settings) -> ContinualLearner:
+def make_learner(loss: ContinualLoss | None = None, seed: int = 0, **settings) -> ContinualLearner:
     torch.manual_seed(0)
     return ContinualLearner(
         UNet(width=4, num_layers=3, bilinear=True),
         loss or MiB(),
         Optimisation(lambda parameters, lr=0.1: torch.optim.SGD(parameters, lr=lr), schedules.poly, **settings),
         Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        seed,
     )
 
 
