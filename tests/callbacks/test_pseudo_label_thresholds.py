@@ -34,6 +34,7 @@ def test_golden_thresholds_of_bacs(golden):
     for i in variants(data, r"logits_old_(\d+)"):
         logits, labels = torch.from_numpy(data[f"logits_old_{i}"]), torch.from_numpy(data[f"labels_{i}"])
         value = uncertainty(logits, n_seen, "entropy")
+        np.testing.assert_allclose(value * data["max_entropy"], data[f"entropy_{i}"], rtol=1e-4, atol=1e-6)
         counts = counts + histograms(value, logits.argmax(1), labels == 0, n_seen, data["histogram"].shape[1])
     assert torch.equal(counts, torch.from_numpy(data["histogram"]))
     for exact, name in ((False, "thresholds_ref"), (True, "thresholds_exact_not_reference")):

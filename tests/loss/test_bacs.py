@@ -23,7 +23,7 @@ def tensor(value):
 
 def check(value, leaf, expected, gradient, tolerance=2e-5):
     torch.testing.assert_close(value.detach(), tensor(expected), rtol=tolerance, atol=1e-7)
-    (grad,) = torch.autograd.grad(value, leaf)
+    (grad,) = torch.autograd.grad(value, leaf, retain_graph=True)
     torch.testing.assert_close(grad, tensor(gradient), rtol=1e-4, atol=1e-4 * float(np.abs(gradient).max()))
 
 
@@ -140,8 +140,9 @@ def test_golden_step_of_a_later_task(golden, name, suffix):
         want = np.asarray(data[f"grad_{key}{suffix}"])
         atol = 1e-4 * max(float(np.abs(want).max()), 1e-6)
         torch.testing.assert_close(grad.flatten(), tensor(want).flatten(), rtol=1e-4, atol=atol, msg=key)
-    got = step.memory["prototypes"].vectors.numpy()
-    np.testing.assert_allclose(got, data[f"prototypes_after{suffix}"], rtol=1e-4, atol=1e-6)
+    prototypes = step.memory["prototypes"]
+    np.testing.assert_allclose(prototypes.vectors.numpy(), data[f"prototypes_after{suffix}"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(prototypes.counts.numpy(), data[f"counts_after{suffix}"])
     assert not step.student.stages[0].requires_grad or step.student.stages[0].grad is None
 
 
@@ -162,17 +163,24 @@ def test_golden_step_of_the_first_task(golden):
     for grad, key in zip(grads, ("logits", "embedding"), strict=True):
         torch.testing.assert_close(grad, tensor(data[f"grad_{key}_fixed"]), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(prototypes.vectors.numpy(), data["prototypes_after_fixed"], rtol=1e-5)
+    np.testing.assert_array_equal(prototypes.counts.numpy(), data["counts_after_fixed"])
 
 
 def test_golden_focal_loss(golden):
+    """Of the newest head, and of any with a weight for classes."""
     data = golden("bacs_bgdet")
-    scores, labels = tensor(data["seen_logits"]), tensor(data["mask"])
-    for name in ("focal_first", "focal_later"):
-        assert seen_focal_loss(scores[:, -1], labels).item() == pytest.approx(float(data[name]), rel=1e-5), name
+    detector, embedding, labels = detector_of(data), leaf(data, "embedding_eval"), tensor(data["mask"])
+    scores = detector(embedding, tensor(data["prototypes"]), labels.shape[-2:])
+    newest, head = seen_focal_loss(scores[:, -1], labels), detector.heads[-1]
+    check(newest, embedding, data["focal_first"], data["grad_embedding_first"])
+    for kind in ("first", "later"):
+        assert newest.item() == pytest.approx(float(data[f"focal_{kind}"]), rel=2e-5)
+        check(newest, head.weight, data["focal_first"], data[f"grad_head_weight_{kind}"].reshape(head.weight.shape))
+        check(newest, head.bias, data["focal_first"], data[f"grad_head_bias_{kind}"])
     for name in variants(data, r"focal_(alpha.+_task\d+)"):
         alpha, _, task = name.removeprefix("alpha").partition("_task")
         weighted = seen_focal_loss(scores[:, int(task)], labels, alpha=float(alpha))
-        assert weighted.item() == pytest.approx(float(data[f"focal_{name}"]), rel=1e-5)
+        check(weighted, embedding, data[f"focal_{name}"], data[f"grad_embedding_{name}"])
 
 
 def test_without_the_detector_it_is_der_with_distillation():

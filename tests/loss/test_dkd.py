@@ -77,6 +77,7 @@ def test_golden_start_of_new_classes(golden):
         value.backward()
         assert not feat.grad.any()
         close(classifier.heads[0].weight.grad, data["ac_grad_weight0"], 1e-9)
+        close(classifier.heads[0].bias.grad, data["ac_grad_bias0"], 1e-9)
 
 
 def test_golden_predictions(golden):

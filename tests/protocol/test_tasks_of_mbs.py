@@ -112,16 +112,26 @@ def test_golden_mixture_of_batch_and_memory(golden):
     assert torch.equal(batch["label"], data["out_labels"][order])
 
 
-def test_golden_metrics(golden):
-    """Their mean leaves out classes of IoU 0; they add 1e-6 to the denominators."""
-    for values in cases(golden("mbs_metrics")):
-        metric = SegmentationMetrics(int(values["n_classes"]))
+@pytest.mark.parametrize(
+    ("name", "iou", "accuracy", "overall", "unit"),
+    [
+        ("mbs_metrics", "class_iou", "class_acc", "overall_acc", 1),
+        ("ssul_predict", "class_iou", "class_acc", "overall_acc", 1),
+        ("dkd_predict", "miou_by_class", "macc_by_class", "pacc_overall", 100),
+    ],
+)
+def test_golden_metrics(golden, name, iou, accuracy, overall, unit):
+    """They move the denominators by 1e-6, and absent classes have 0; MBS's mean leaves out all classes of 0."""
+    for values in cases(golden(name)):
+        metric = SegmentationMetrics(len(values["hist"]))
         for prediction, label in zip(values["preds"], values["labels"], strict=True):
             metric.update(torch.from_numpy(prediction), torch.from_numpy(label))
         confusion, _ = metric.compute()
         np.testing.assert_array_equal(confusion, values["hist"])
-        iou = class_iou(confusion)
-        np.testing.assert_allclose(iou.nan_to_num(), values["class_iou"], atol=1e-6)
-        np.testing.assert_allclose(class_accuracy(confusion).nan_to_num(), values["class_acc"], atol=1e-6)
-        assert pixel_accuracy(confusion).item() == pytest.approx(values["overall_acc"], abs=1e-6)
-        assert iou[iou > 0].mean().item() == pytest.approx(values["mean_iou_nonzero"], abs=1e-6)
+        ious = class_iou(confusion).nan_to_num()
+        np.testing.assert_allclose(unit * ious, values[iou], atol=unit * 1e-6)
+        accuracies = class_accuracy(confusion).nan_to_num()
+        np.testing.assert_allclose(unit * accuracies, np.nan_to_num(values[accuracy]), atol=unit * 1e-6)
+        assert unit * pixel_accuracy(confusion).item() == pytest.approx(values[overall], abs=unit * 1e-6)
+        if name == "mbs_metrics":
+            assert ious[ious > 0].mean().item() == pytest.approx(values["mean_iou_nonzero"], abs=1e-6)

@@ -50,12 +50,13 @@ def test_all_tasks_give_the_losses_and_weights_of_dkds_code(golden):
     encoder, *others = data["s0_group_lr"].tolist()
     assert set(others) == {max(others)}
     factor, decay = others[0] / encoder, float(data["s0_group_wd"].max())
+    first, later = (factor * float(data[f"cfg_{name}"]) for name in ("lr0", "lr"))
     loss = DKD(positive_weight=float(data["cfg_pw"][0]), kd_weight=KD_WEIGHT, dkd_weight=KD_WEIGHT)
     learner = make_learner(
         Toy(int(data["cfg_f"]), int(data["cfg_h"])), loss,
-        partial(torch.optim.SGD, lr=factor * data["cfg_lr0"], momentum=0.9, nesterov=True, weight_decay=decay),
+        partial(torch.optim.SGD, lr=first, momentum=0.9, nesterov=True, weight_decay=decay),
         partial(schedules.poly, warmup=WARMUP if data["cfg_sched"] != "poly" else 0.0),
-        lr_next=factor * data["cfg_lr"],
+        lr_next=later,
         lr_factors={"encoder": 1 / factor}, decay_next="new", freeze=["norm"],
     ).double()  # fmt: skip
     network = learner.network
@@ -79,7 +80,7 @@ def test_all_tasks_give_the_losses_and_weights_of_dkds_code(golden):
                 want = (scale * data[f"{key}{name}"]).tolist()
                 assert [terms[ours] for terms in record.terms] == pytest.approx(want, rel=2e-6), name
         for got, want in zip(record.rates, data[f"{key}lr"].tolist(), strict=True):
-            assert sorted(set(got)) == pytest.approx(sorted({round(w, 12) for w in want}), rel=1e-9)
+            assert (min(got), max(got)) == pytest.approx((min(want), max(want)), rel=1e-9)
         final = network.state_dict()
         for name in start:
             want = torch.from_numpy(data[f"{key}final/{theirs(name)}"])
