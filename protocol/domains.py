@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from protocol.arrays import Positions
 from protocol.errors import TaskError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
@@ -21,7 +22,7 @@ from protocol.tasks import Task
 TESTS = ("published", "clean")
 TRAIN_SHARE = 0.8
 
-Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
+TaskImages = tuple[Positions, Positions, Positions]  # training, validation, test
 
 
 def domain_tasks(
@@ -52,7 +53,7 @@ def domain_tasks(
     )  # fmt: skip
 
 
-def domain_images(domain_of: np.ndarray, steps: Sequence[Sequence[int]], test: str) -> list[Positions]:
+def domain_images(domain_of: Positions, steps: Sequence[Sequence[int]], test: str) -> list[TaskImages]:
     """Positions of the training, validation and test images of each step, shuffled.
 
     Args:
@@ -65,7 +66,7 @@ def domain_images(domain_of: np.ndarray, steps: Sequence[Sequence[int]], test: s
     """
     if test not in TESTS:
         raise TaskError(f"dataset.domain_test={test} is none of {', '.join(TESTS)}")
-    images: list[Positions] = []
+    images: list[TaskImages] = []
     for t, step in enumerate(steps):
         train, val = _divide(domain_of, step)
         if not len(train) or not len(val):
@@ -78,8 +79,9 @@ def domain_images(domain_of: np.ndarray, steps: Sequence[Sequence[int]], test: s
     return images
 
 
-def _divide(domain_of: np.ndarray, domains: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _divide(domain_of: Positions, domains: Sequence[int]) -> tuple[Positions, Positions]:
     """First 80 % and the rest of the images of some domains."""
     positions = np.flatnonzero(np.isin(domain_of, list(domains)))
     np.random.RandomState(1).shuffle(positions)  # the published split is this generator's
-    return tuple(np.split(positions, [int(TRAIN_SHARE * len(positions))]))
+    train, rest = np.split(positions, [int(TRAIN_SHARE * len(positions))])
+    return train, rest

@@ -94,11 +94,11 @@ def partition_steps(steps: Iterable[Iterable[int]]) -> Steps:
     MiB's lists of 100-50 are those of 100-10 with the later steps joined (for order b too). The images of every other
     sequence are distributed over its own steps.
     """
-    steps = tuple(tuple(step) for step in steps)
+    given = tuple(tuple(step) for step in steps)
     for order in ADE_LAST_TENS:
-        if [set(step) for step in steps] == [set(step) for step in _ade_steps("100-50", order) or ()]:
+        if [set(step) for step in given] == [set(step) for step in _ade_steps("100-50", order) or ()]:
             return _ade_steps("100-10", order) or ()
-    return steps
+    return given
 
 
 def _voc_steps(name: str, order: str) -> Steps | None:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from protocol.arrays import Positions
 from protocol.errors import TaskError
 from protocol.random_streams import OWNERS, seed_sequence
 
@@ -19,7 +20,7 @@ KEY = "training.task_images"
 
 def owned_images(
     ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_tasks: int, n_steps: int, seed: int
-) -> list[np.ndarray]:
+) -> list[Positions]:
     """Positions of the training images of each task, ascending; no image has two owners.
 
     Args:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from protocol.arrays import Flags, Positions
 from protocol.errors import TaskError
 from protocol.literature import partition_steps
 from protocol.tasks import Task
 
 
-def select_train(task: Task, presence: np.ndarray) -> np.ndarray:
+def select_train(task: Task, presence: Flags) -> Positions:
     """Training images of a task (MiB, section 4.1): with a new class and, unless the mode is "overlap", no future one.
 
     Args:
@@ -27,23 +29,24 @@ def select_train(task: Task, presence: np.ndarray) -> np.ndarray:
     return np.flatnonzero(chosen)
 
 
-def select_val(task: Task, presence: np.ndarray) -> np.ndarray:
+def select_val(task: Task, presence: Flags) -> Positions:
     """Validation images of a task: as `select_train` under `val_images="mode"`, else all with a new class."""
     if task.protocol.val_images == "mode":
         return select_train(task, presence)
     return np.flatnonzero(_shows_any(presence, task.new))
 
 
-def select_test(task: Task, presence: np.ndarray) -> np.ndarray:
+def select_test(task: Task, presence: Flags) -> Positions:
     """Test images of a task: all with at least one seen class."""
     return np.flatnonzero(_shows_any(presence, task.seen))
 
 
-def _shows_any(presence: np.ndarray, classes: Iterable[int]) -> np.ndarray:
-    return presence[:, list(classes)].any(axis=1)
+def _shows_any(presence: Flags, classes: Iterable[int]) -> Flags:
+    shows: Flags = np.any(presence[:, list(classes)], axis=1)
+    return shows
 
 
-def select_train_partitioned(tasks: Sequence[Task], presence: np.ndarray) -> tuple[np.ndarray, ...]:
+def select_train_partitioned(tasks: Sequence[Task], presence: Flags) -> tuple[Positions, ...]:
     """Training images of every task under `ade_partition=mib`: each image with a class belongs to exactly one task.
 
     MiB's published lists for ADE20K follow this partition instead of the disjoint rule. Images may show future classes,
@@ -68,7 +71,7 @@ def select_train_partitioned(tasks: Sequence[Task], presence: np.ndarray) -> tup
     return tuple(np.flatnonzero(np.isin(parts, sorted({part_of[c] for c in task.new}))) for task in tasks)
 
 
-def greedy_partition(presence: np.ndarray, step_of_class: np.ndarray) -> np.ndarray:
+def greedy_partition(presence: Flags, step_of_class: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """MiB's assignment of images to steps, which favours the step whose class is least served so far.
 
     Images are visited by their first class, then by position. With n_c the images that show class c, a_c those of

@@ -32,8 +32,7 @@ def class_steps(
     Raises:
         TaskError: no such sequence exists for these classes.
     """
-    name = None if task is None else str(task)  # a command line turns training.task=50 into a number
-    name = ALIASES.get(dataset, {}).get(name, name)
+    name = None if task is None else _full_name(dataset, str(task))  # a command line turns task=50 into a number
     if name is not None and (initial_increment is not None or increment is not None):
         raise TaskError(
             f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
@@ -51,6 +50,10 @@ def class_steps(
     if sorted(c for step in steps for c in step) != sorted(classes):
         raise TaskError(f"training.task={task} does not fit the classes of {dataset}; {_usual(dataset, len(classes))}")
     return steps
+
+
+def _full_name(dataset: str, name: str) -> str:
+    return ALIASES.get(dataset, {}).get(name, name)
 
 
 def _class_order(classes: tuple[int, ...], given: Sequence[int] | None, shuffle: bool, seed: int) -> tuple[int, ...]:
@@ -77,14 +80,20 @@ def _step_sizes(
         return _sizes_of_name(dataset, n, name)
     if initial is None and increment is None and joint:
         return (n,)
-    for key, value in (("initial_increment", initial), ("increment", increment)):
-        if value is None and (key, initial) != ("increment", n):
-            raise TaskError(f"training.{key} is missing: give it, or training.task; {_usual(dataset, n)}")
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise TaskError(f"training.{key}={value} must be a whole number of at least 1")
-    if initial > n:
-        raise TaskError(f"training.initial_increment={initial} is more than the {n} classes of {dataset}")
-    return _repeated(f"training.increment={increment}", n, initial, increment or n)
+    first = _given_size(dataset, n, "initial_increment", initial)
+    later = n if first == n and increment is None else _given_size(dataset, n, "increment", increment)
+    if first > n:
+        raise TaskError(f"training.initial_increment={first} is more than the {n} classes of {dataset}")
+    return _repeated(f"training.increment={increment}", n, first, later)
+
+
+def _given_size(dataset: str, n: int, key: str, value: int | None) -> int:
+    """The value of a key that must be given as a number of classes."""
+    if value is None:
+        raise TaskError(f"training.{key} is missing: give it, or training.task; {_usual(dataset, n)}")
+    if not isinstance(value, int) or value < 1:
+        raise TaskError(f"training.{key}={value} must be a whole number of at least 1")
+    return value
 
 
 def _sizes_of_name(dataset: str, n: int, name: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from protocol.arrays import Pixels
 from protocol.labels import IGNORE, LabelSpace
 from protocol.rules import Protocol
 from protocol.steps import class_steps
@@ -74,7 +75,7 @@ class Task:
         return ("background", *(self.labels.classes[c] for c in self.seen))
 
     @cached_property
-    def train_lut(self) -> np.ndarray:
+    def train_lut(self) -> Pixels:
         """256-entry uint8 table from mask value to training label.
 
         A task hides future classes and, unless the mode is "sequential", old ones. Hidden classes count as background
@@ -83,32 +84,32 @@ class Task:
         return self._training_table(old_visible=self.protocol.mode == "sequential")
 
     @cached_property
-    def seen_lut(self) -> np.ndarray:
+    def seen_lut(self) -> Pixels:
         """256-entry uint8 table from mask value to training label with all classes so far, whatever the mode."""
         return self._training_table(old_visible=True)
 
-    def _training_table(self, *, old_visible: bool) -> np.ndarray:
+    def _training_table(self, *, old_visible: bool) -> Pixels:
         void = 0 if self.protocol.void_as_background else IGNORE
         hidden = 0 if self.protocol.hidden == "background" else IGNORE
         background = 0 if old_visible or self.index == 0 else hidden
         return self._table(void=void, background=background, future=hidden, old=None if old_visible else hidden)
 
     @cached_property
-    def val_lut(self) -> np.ndarray:
+    def val_lut(self) -> Pixels:
         """256-entry uint8 table from mask value to validation label (scores while a task trains)."""
         return self._evaluation_table(old={"label": None, "ignore": IGNORE, "background": 0}[self.protocol.val_old])
 
     @cached_property
-    def eval_lut(self) -> np.ndarray:
+    def eval_lut(self) -> Pixels:
         """256-entry uint8 table from mask value to test label: every seen class is labelled."""
         return self._evaluation_table(old=None)
 
-    def _evaluation_table(self, *, old: int | None) -> np.ndarray:
+    def _evaluation_table(self, *, old: int | None) -> Pixels:
         background = 0 if self.labels.background_is_evaluated else IGNORE
         future = 0 if self.protocol.eval_future == "background" else IGNORE
         return self._table(void=IGNORE, background=background, future=future, old=old)
 
-    def _table(self, *, void: int, background: int, future: int, old: int | None) -> np.ndarray:
+    def _table(self, *, void: int, background: int, future: int, old: int | None) -> Pixels:
         """Read-only table with a label for each kind of value; `old=None` gives old classes their channels."""
         table = np.full(256, IGNORE, np.uint8)
         table[list(self.labels.ignored)] = void
@@ -179,15 +180,3 @@ def build_tasks(
         )
         for t, new in enumerate(merged)
     )
-
-
-
-
-
-
-
-
-
-
-
-
