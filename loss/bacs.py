@@ -179,7 +179,8 @@ def _row_distance(embedding: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
     """`row_distillation` of one image."""
     both = at_least_float32(torch.stack([embedding, teacher]))
     new, old = F.interpolate(both, size=where.shape, mode="bilinear").square()
-    return ((old - new) * where).norm(dim=2).mean()
+    distances: Tensor = ((old - new) * where).norm(dim=2)
+    return distances.mean()
 
 
 def seen_focal_loss(scores: Tensor, labels: Tensor, alpha: float | None = None, gamma: float = 2.0) -> Tensor:

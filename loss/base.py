@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loss.functional import IGNORE_INDEX, cross_entropy, lesson
+from loss.functional import IGNORE_INDEX, LabelLoss, cross_entropy, lesson
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 from networks.maps import at_least_float32
@@ -77,10 +77,11 @@ class ContinualLoss(nn.Module, ABC):
     needs_background: bool = False
     reads_class_weights: bool = False
     learns_old_labels: bool = True
-    label_loss = staticmethod(cross_entropy)
+    label_loss: LabelLoss = staticmethod(cross_entropy)
     layout: Layout = Layout()
     plain_first_task: bool = False
     later_settings: tuple[str, ...] = ()
+    __call__: Callable[[Step], dict[str, Tensor]]
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()
@@ -120,6 +121,7 @@ class ContinualLoss(nn.Module, ABC):
         settings = step.memory["replay"]
         if "taught" in step.replay:
             entry = step.replay["taught"]
+            assert entry.teacher is not None  # these are the images without labels
             if settings["lesson"] == "pseudo":
                 term = self.label_loss(entry.student.logits, self.predict(entry.teacher))
             else:

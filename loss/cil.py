@@ -19,6 +19,7 @@ Corrected: in its code, a batch without an unlabelled pixel or a teacher's proba
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,13 +92,13 @@ class CIL(ContinualLoss):
         if kd_weight < 0 or gradient_scaling < 0:
             raise ValueError(f"loss.kd_weight={kd_weight} and gradient_scaling={gradient_scaling} must be at least 0")
         self.kd_weight = kd_weight
-        self.settings = {"temperature": temperature, "gradient_scaling": gradient_scaling, "norm": norm}
+        self.distillation = partial(teacher_loss, temperature=temperature, gradient_scaling=gradient_scaling, norm=norm)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"}."""
         terms = {"ce": self.classification(step.student.logits, step)}
         if step.teacher is not None:
-            kd = teacher_loss(step.student.logits, step.teacher.logits, unlabelled(step), **self.settings)
+            kd = self.distillation(step.student.logits, step.teacher.logits, unlabelled(step))
             terms["kd"] = self.kd_weight * kd
         return terms
 

@@ -11,6 +11,8 @@ distillation is over all pixels. Half-precision logits are computed in float32. 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,16 @@ from torch import Tensor
 from networks.maps import at_least_float32
 
 IGNORE_INDEX = 255
+
+
+class LabelLoss(Protocol):
+    """A loss of labels, such as `cross_entropy` and `binary_cross_entropy`."""
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX, reduction: str = "mean"
+    ) -> Tensor:
+        """Of logits B x C x H x W and labels B x H x W int64."""
+        ...
 
 
 def cross_entropy(
@@ -232,14 +244,6 @@ def dark_logits(scores: Tensor, stored: Tensor, channels: Tensor, *, background:
     counted = (channel < channels.view(-1, 1)) & (channel >= int(not background))
     difference = at_least_float32(scores) - stored
     return (difference.square() * counted.view(*counted.shape, 1, 1)).mean()
-
-
-
-
-
-
-
-
 
 
 def _logit_of_label(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:

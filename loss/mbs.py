@@ -29,6 +29,7 @@ from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy, distillation
+from networks.base import NetworkOutput
 from networks.maps import at_least_float32, nearest_pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -85,7 +86,7 @@ class MBS(ContinualLoss):
         pseudo = pseudo_label(labels, teacher, self.confidence, self.selective)
         terms = {"ce": cross_entropy(logits, pseudo)}
         if self.patch_weight:
-            terms["patches"] = self.patch_weight * self._patches(step, pseudo)
+            terms["patches"] = self.patch_weight * self._patches(step.student, step.teacher, pseudo)
         if self.class_weight and "class_features" in step.student.extras:
             terms["classes"] = self.class_weight * class_distillation(
                 step.student.extras["class_features"], step.teacher.extras["class_features"]
@@ -101,11 +102,11 @@ class MBS(ContinualLoss):
             )
         return terms
 
-    def _patches(self, step: Step, pseudo: Tensor) -> Tensor:
-        new, old = (output.extras.get("patch_features", output.embedding) for output in (step.student, step.teacher))
+    def _patches(self, student: NetworkOutput, teacher: NetworkOutput, pseudo: Tensor) -> Tensor:
+        new, old = (output.extras.get("patch_features", output.embedding) for output in (student, teacher))
         if not self.adaptive:
             return F.mse_loss(at_least_float32(new), at_least_float32(old))
-        return patch_distillation(new, old, reliability(step.teacher.scores, pseudo, new.shape[-2:]))
+        return patch_distillation(new, old, reliability(teacher.scores, pseudo, new.shape[-2:]))
 
 
 def pseudo_label(labels: Tensor, teacher: Tensor, confidence: float = 0.7, selective: bool = True) -> Tensor:

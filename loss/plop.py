@@ -105,19 +105,19 @@ class PLOP(ContinualLoss):
             labels, sure = pseudo_label(labels, teacher, value, thresholds, self.pseudo_labels)
             factor = sure if self.adaptive else factor
         pixels = cross_entropy(step.student.logits, labels, reduction="none")
-        return {"ce": (factor.view(-1, 1, 1) * pixels).mean(), "pod": self._pod(step)}
+        return {"ce": (factor.view(-1, 1, 1) * pixels).mean(), "pod": self._pod(step, step.teacher)}
 
     def classification(self, logits: Tensor, step: Step) -> Tensor:
         """Cross entropy of the labels, mean over all pixels."""
         return cross_entropy(logits, step.batch["label"], reduction="none").mean()
 
-    def _pod(self, step: Step) -> Tensor:
+    def _pod(self, step: Step, teacher: NetworkOutput) -> Tensor:
         task = step.task
         growth = math.sqrt(task.n_seen / task.n_new) if self.pod_schedule else 1.0
-        scores = fold_new_classes(step.student.scores, step.teacher.scores.shape[1])
+        scores = fold_new_classes(step.student.scores, teacher.scores.shape[1])
         weights = [*[self.pod_weight] * len(taps(step.student)), self.pod_last_weight]
         return growth * pod_distillation(
-            [*taps(step.student), scores], [*taps(step.teacher), step.teacher.scores], weights, self.scales
+            [*taps(step.student), scores], [*taps(teacher), teacher.scores], weights, self.scales
         )
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import unbiased_cross_entropy, unbiased_distillation
+from networks.base import NetworkOutput
 from networks.maps import at_least_float32, class_sums, nearest_pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -92,7 +93,7 @@ class SDR(ContinualLoss):
             return {"ce": self.classification(logits, step)}
         known = prototypes.counts > 0
         present = class_sums(by_class.detach(), cells, step.task.n_seen)[1] > 0
-        old = self._old_cells(step, cells)
+        old = self._old_cells(step, step.teacher, cells)
         to_match = scramble(features, old, by_rows=True) if self.literal_layout else features
         return {
             "ce": self.classification(logits, step),
@@ -109,11 +110,11 @@ class SDR(ContinualLoss):
         return unbiased_cross_entropy(logits, step.batch["label"], step.task.n_old, reduction="none").mean()
 
     @staticmethod
-    def _old_cells(step: Step, cells: Tensor) -> Tensor:
+    def _old_cells(step: Step, teacher: NetworkOutput, cells: Tensor) -> Tensor:
         """Old class of each cell, B x h x w; 0 where there is none."""
         if step.task.protocol.mode == "sequential":
             return torch.where(cells < step.task.n_old, cells, 0)
-        predicted = nearest_pixels(step.teacher.logits.argmax(dim=1), cells.shape[-2:])
+        predicted = nearest_pixels(teacher.logits.argmax(dim=1), cells.shape[-2:])
         return torch.where(cells == 0, predicted, 0)
 
 

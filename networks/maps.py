@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def nearest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def nearest_pixels(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps or labels ... x H x W at the size h x w: cell (i, j) takes pixel (floor(i H/h), floor(j W/w))."""
     rows, columns = (
         torch.arange(cells, device=maps.device) * pixels // cells

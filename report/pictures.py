@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from continual.evaluation.palette import overlay, voc_colours
+from protocol.arrays import Pixels
 from protocol.labels import IGNORE
 from protocol.run_folder import RunFolder
 from report.runs import Run
@@ -122,7 +123,12 @@ def _shot(folder: Path, run: Run, task: int) -> Shot | None:
     label_uri, prediction_uri = (_data_uri(overlay(pixels, colours[classes])) for classes in maps)
     names = list(run.entries[task]["iou"])
     seen = [channel for channel in np.unique(np.stack(maps)) if channel < len(names)]
-    return Shot(_data_uri(pixels), label_uri, prediction_uri, {names[c]: tuple(map(int, colours[c])) for c in seen})
+    return Shot(_data_uri(pixels), label_uri, prediction_uri, {names[c]: _colour(colours[c]) for c in seen})
+
+
+def _colour(rgb: Pixels) -> Colour:
+    red, green, blue = map(int, rgb)
+    return red, green, blue
 
 
 def _mask(path: Path) -> Image.Image:
@@ -140,7 +146,7 @@ def _small(picture: Image.Image, resampling: Image.Resampling, size: tuple[int, 
     return picture.resize(size or (round(width * scale), max(round(height * scale), 1)), resampling)
 
 
-def _palette(mask: Image.Image) -> np.ndarray:
+def _palette(mask: Image.Image) -> Pixels:
     """Colours of the channels, 256 x 3 uint8."""
     colours = voc_colours()
     colours[IGNORE] = 255
@@ -149,7 +155,7 @@ def _palette(mask: Image.Image) -> np.ndarray:
     return colours
 
 
-def _data_uri(pixels: np.ndarray) -> str:
+def _data_uri(pixels: Pixels) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -87,7 +87,7 @@ class Run:
     @property
     def minutes(self) -> float:
         """Time that all finished tasks took."""
-        return sum(entry["seconds"] for entry in self.entries) / 60
+        return sum(float(entry["seconds"]) for entry in self.entries) / 60
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,8 @@ def _choices(folder: RunFolder) -> Mapping[str, Any]:
 def _commit(folder: RunFolder) -> str:
     try:
         environment = _read_json(folder.environment)
-        return environment["git_commit"][:COMMIT_LENGTH] + ("+" if environment["git_dirty"] else "")
+        commit: str = environment["git_commit"]
+        return commit[:COMMIT_LENGTH] + ("+" if environment["git_dirty"] else "")
     except UNREADABLE:  # older than the file, or outside a clone
         return ""
 

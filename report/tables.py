@@ -149,7 +149,7 @@ class ReportTable:
     @property
     def rows(self) -> list[Group | Comparison]:
         """For each method its groups, then the papers' rows; methods that were not run come last."""
-        rows = [*self.groups, *self.published]
+        rows: list[Group | Comparison] = [*self.groups, *self.published]
         return sorted(rows, key=lambda row: (isinstance(row, Comparison) and not row.groups, *_order(row)))
 
 

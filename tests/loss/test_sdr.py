@@ -86,7 +86,7 @@ def test_golden_matching_of_bacs(golden):
 def old_cells(labels, teacher, features, sequential):
     step = make_step(torch.zeros(len(labels), teacher.shape[1] + 1, *labels.shape[1:]), labels, teacher)
     object.__setattr__(step.task, "protocol", Protocol("sequential" if sequential else "overlap"))
-    return SDR._old_cells(step, nearest_pixels(labels, features.shape[-2:]))
+    return SDR._old_cells(step, step.teacher, nearest_pixels(labels, features.shape[-2:]))
 
 
 @pytest.mark.parametrize("labelled", ["masked", "nomask"])
