@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.classifier import ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
+from networks.classifier import Classifier, ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
 from networks.norm import is_norm
 from protocol.errors import ConfigError
 
@@ -56,6 +56,8 @@ class SegmentationNetwork(nn.Module, ABC):
     """
 
     auxiliary_weight: float = 1.0
+    classifier: Classifier
+    __call__: Callable[[Tensor], NetworkOutput]
 
     def __init__(
         self,
@@ -64,15 +66,14 @@ class SegmentationNetwork(nn.Module, ABC):
         multiple: int = 1,
         layer: Callable[[int, int], ConvLayer] = pointwise,
         freeze_norm: bool = False,
-        classifier: nn.Module | None = None,
+        classifier: Classifier | None = None,
     ) -> None:
         """Args:
         embedding_channels: D.
         multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
-        classifier: instead of convolutions of the embedding; with `sizes`,
-            `num_classes`, `num_tasks`, `class_vectors`, `add_task`, `newest` and `freeze_old`.
+        classifier: instead of convolutions of the embedding.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
@@ -190,7 +191,7 @@ class SegmentationNetwork(nn.Module, ABC):
         extras["class_vectors"] = self._with_background(self.classifier.class_vectors(), 0.0)
         if "auxiliary" in extras:
             extras["auxiliary"] = [finish(other) for other in extras["auxiliary"]]
-        if getattr(self.classifier, "unknown", None) is not None:
+        if isinstance(self.classifier, IncrementalClassifier) and self.classifier.unknown is not None:
             unknown = _upsample(self.classifier.unknown(embedding), padded, [1])
             extras["unknown"] = unknown[..., :height, :width]
         crop = partial(_crop, size=(height, width), padded=padded)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
 from networks.classifier import IncrementalClassifier
+from networks.module_list import ModuleListOf
 from networks.norm import Norm
 from networks.pretrained import load_encoder
 from networks.resnet import ResNet
@@ -63,7 +64,7 @@ class FeatureFusion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B x in x h x w to B x out x h x w."""
-        f = self.block(x)
+        f: Tensor = self.block(x)
         return f + f * torch.sigmoid(self.conv2(F.relu(self.conv1(_mean(f)))))
 
 
@@ -92,7 +93,9 @@ class BiSeNet(SegmentationNetwork):
         self.fusion = FeatureFusion(CHANNELS + deep // 2 + deep, CHANNELS)
         for part in (self.spatial, self.refine, self.fusion):
             part.apply(_kaiming)
-        self.auxiliaries = nn.ModuleList(IncrementalClassifier(n) for n in (deep // 2, deep) if auxiliary_weight)
+        self.auxiliaries: ModuleListOf[IncrementalClassifier] = ModuleListOf(
+            IncrementalClassifier(n) for n in (deep // 2, deep) if auxiliary_weight
+        )
         if pretrained is not None:
             load_encoder(self.encoder, pretrained)
 

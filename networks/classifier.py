@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from networks.module_list import ModuleListOf
 from protocol.errors import ConfigError
 
 INITS = ("random", "zero", "mean", "background", "copy", "unknown")
@@ -23,25 +25,28 @@ class BlockLayer(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(in_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(in_channels, out_channels, 1),
-        )
-        for convolution in (self[0], self[3]):
+        first = nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=False)
+        last = nn.Conv2d(in_channels, out_channels, 1)
+        super().__init__(first, nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), last)
+        for convolution in (first, last):
             nn.init.kaiming_normal_(convolution.weight)
         self.out_channels = out_channels
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """Of the last convolution, n x D x 1 x 1."""
-        return self[3].weight
+        return self._last.weight
 
     @property
-    def bias(self) -> nn.Parameter:
+    def bias(self) -> Tensor | None:
         """Of the last convolution, n."""
-        return self[3].bias
+        return self._last.bias
+
+    @property
+    def _last(self) -> nn.Conv2d:
+        convolution = self[3]
+        assert isinstance(convolution, nn.Conv2d)
+        return convolution
 
 
 def kaiming_pointwise(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -85,7 +90,39 @@ def check_growth(n: int, init: str, first: bool) -> None:
         raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
 
 
-class IncrementalClassifier(nn.Module):
+class Classifier(nn.Module, ABC):
+    """The last part of a network, which grows with each task."""
+
+    __call__: Callable[..., Tensor]
+
+    @property
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """Channels of its parts, in the order of the classes."""
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of the output, background included."""
+        return sum(self.sizes)
+
+    @abstractmethod
+    def class_vectors(self) -> Tensor:
+        """What each class is compared with, C x D."""
+
+    @abstractmethod
+    def add_task(self, n: int, init: str = "random") -> None:
+        """Append what `n` classes need, which starts as `init`; see `INITS`."""
+
+    @abstractmethod
+    def newest(self) -> nn.Module:
+        """The last task's part."""
+
+    @abstractmethod
+    def freeze_old(self) -> None:
+        """Let the parts of earlier tasks learn no more."""
+
+
+class IncrementalClassifier(Classifier):
     """One convolution per task; their outputs are concatenated along the channels in the order of the tasks.
 
     Since each task has its own layer, growth leaves the logits of earlier classes as they were, to the bit (except
@@ -108,7 +145,7 @@ class IncrementalClassifier(nn.Module):
         self.in_channels = in_channels
         self.layer = layer
         self.layout = Layout()
-        self.heads = nn.ModuleList()
+        self.heads: ModuleListOf[ConvLayer] = ModuleListOf()
         self.unknown: ConvLayer | None = None
         self.num_tasks = 0
 
@@ -131,11 +168,6 @@ class IncrementalClassifier(nn.Module):
     def sizes(self) -> list[int]:
         """Channels of each layer."""
         return [head.out_channels for head in self.heads]
-
-    @property
-    def num_classes(self) -> int:
-        """Channels of the output, background included."""
-        return sum(self.sizes)
 
     def class_vectors(self) -> Tensor:
         """Weights of each class in one row, C x D' (D' = D for 1 x 1 convolutions)."""
@@ -185,15 +217,17 @@ class IncrementalClassifier(nn.Module):
         """Set the weights of a new layer."""
         if init == "zero":
             nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+            nn.init.zeros_(_bias(head))
         elif init == "mean":
             _average(self.heads, head)
         elif init == "background":
             _share_background(self.heads[0], head)
-        elif init in ("copy", "unknown"):
-            if init == "unknown" and self.unknown is None:
+        elif init == "copy":
+            _copy_first(self.heads[0], head)
+        elif init == "unknown":
+            if self.unknown is None:
                 raise ValueError("classifier_init=unknown copies the layer of unknown objects, and there is none")
-            _copy_first(self.heads[0] if init == "copy" else self.unknown, head)
+            _copy_first(self.unknown, head)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embedding B x D x h x w to scores B x C x h' x w'; h' x w' = h x w unless the layer upsamples."""
@@ -236,8 +270,9 @@ class SingleHead(IncrementalClassifier):
         first, last = self.num_classes, self.num_classes + n
         if last > self.total:
             raise ValueError(f"the single head has {self.total} channels, and {last} classes need one each")
-        weight, bias = self.heads[0].weight, self.heads[0].bias
-        weight = weight.transpose(0, 1) if isinstance(self.heads[0], nn.ConvTranspose2d) else weight
+        head = self.heads[0]
+        weight, bias = head.weight, _bias(head)
+        weight = weight.transpose(0, 1) if isinstance(head, nn.ConvTranspose2d) else weight
         if init == "zero":
             weight[first:last], bias[first:last] = 0, 0
         elif init == "mean":
@@ -259,16 +294,22 @@ class SingleHead(IncrementalClassifier):
         """Scores of the classes so far."""
         if not self.given:
             raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
-        return self.heads[0](embedding)[:, : self.num_classes]
+        every: Tensor = self.heads[0](embedding)
+        return every[:, : self.num_classes]
+
+
+def _bias(layer: ConvLayer) -> Tensor:
+    assert layer.bias is not None, "a layer of a classifier needs a bias"
+    return layer.bias
 
 
 @torch.no_grad()
-def _average(old: nn.ModuleList, new: ConvLayer) -> None:
+def _average(old: ModuleListOf[ConvLayer], new: ConvLayer) -> None:
     """Every new row and bias is the mean of the old ones."""
     out_dim = 1 if isinstance(new, nn.ConvTranspose2d) else 0
     weights = torch.cat([head.weight for head in old], dim=out_dim)
     new.weight.copy_(weights.mean(out_dim, keepdim=True).expand_as(new.weight))
-    new.bias.fill_(torch.cat([head.bias for head in old]).mean())
+    _bias(new).fill_(torch.cat([_bias(head) for head in old]).mean())
     _copy_body(old[-1], new)
 
 
@@ -277,13 +318,13 @@ def _copy_first(source: ConvLayer, new: ConvLayer) -> None:
     """Give every new class the weights of the first channel of `source`."""
     out_dim = 1 if isinstance(source, nn.ConvTranspose2d) else 0  # these are stored input first
     new.weight.copy_(source.weight.narrow(out_dim, 0, 1).expand_as(new.weight))
-    new.bias.copy_(source.bias[:1].expand_as(new.bias))
+    _bias(new).copy_(_bias(source)[:1].expand_as(_bias(new)))
     _copy_body(source, new)
 
 
 def _copy_body(source: ConvLayer, new: ConvLayer) -> None:
     """Copy what a layer has before its last convolution, statistics included."""
-    if isinstance(new, BlockLayer):
+    if isinstance(new, BlockLayer) and isinstance(source, BlockLayer):
         for ours, theirs in zip(list(new)[:-1], list(source)[:-1], strict=True):
             ours.load_state_dict(theirs.state_dict())
 
@@ -296,7 +337,8 @@ def _share_background(first: ConvLayer, new: ConvLayer) -> None:
     b - log(N + 1), so that exp(background) + sum of exp(new) equals the old exp(background). The logarithm is taken
     in float32, as in MiB.
     """
-    bias = first.bias[0] - torch.log(torch.tensor(new.out_channels + 1.0, device=first.bias.device))
+    old = _bias(first)
+    bias = old[0] - torch.log(torch.tensor(new.out_channels + 1.0, device=old.device))
     _copy_first(first, new)
-    new.bias.fill_(bias)
-    first.bias[0] = bias
+    _bias(new).fill_(bias)
+    old[0] = bias

@@ -68,7 +68,8 @@ class ASPP(nn.Module):
         local = self.red_conv(self.map_bn(torch.cat([conv(x) for conv in self.map_convs], dim=1)))
         pooled = self.global_pooling_bn(self.global_pooling_conv(self._pool(x)))
         pooled = self.pool_red_conv(pooled)
-        return self.red_bn(local + pooled.expand_as(local))
+        y: Tensor = self.red_bn(local + pooled.expand_as(local))
+        return y
 
     def _pool(self, x: Tensor) -> Tensor:
         """Mean over the map (B x C x 1 x 1), or over a window around each pixel (B x C x h x w)."""

@@ -54,7 +54,8 @@ class OriginalASPP(nn.Module):
         *local, pooled = self.convs
         parts = [conv(x) for conv in local]
         parts.append(pooled(x.mean((2, 3), keepdim=True)).expand_as(parts[0]))
-        return self.last_conv(self.dropout(self.project(torch.cat(parts, dim=1))))
+        y: Tensor = self.last_conv(self.dropout(self.project(torch.cat(parts, dim=1))))
+        return y
 
 
 class DeepLabV3Original(SegmentationNetwork):

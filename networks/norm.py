@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -97,6 +98,10 @@ class NormAct(nn.Module):
     normalisation without any state. That one is replaced, and synchronises the parameters and statistics that it gets.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, channels: int, eps: float, momentum: float, slope: float, absolute: bool) -> None:
         """Args:
         channels: C.
@@ -135,7 +140,8 @@ class NormAct(nn.Module):
         state = {"weight": self.scale(), "bias": self.bias, **dict(self.named_buffers(recurse=False))}
         self.kernel.track_running_stats = True  # only here: a layer that tracks expects statistics in state dicts
         try:
-            return torch.func.functional_call(self.kernel, state, (x,))
+            y: Tensor = torch.func.functional_call(self.kernel, state, (x,))
+            return y
         finally:
             self.kernel.track_running_stats = False
 
@@ -158,6 +164,10 @@ class RenormAct(nn.Module):
     the variance s^2, so that weights of a batch normalisation fit (BACS reads their variance as a deviation), and k.
     Each process has its own statistics.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, channels: int, eps: float, momentum: float, slope: float) -> None:
         """Args: see `NormAct`; `eps` is added to the batch's deviation."""
@@ -209,12 +219,19 @@ def is_norm(module: nn.Module) -> bool:
     return getattr(module, "running_mean", None) is not None
 
 
+@runtime_checkable
+class _Averaging(Protocol):
+    """A layer whose running statistics give each batch the weight `momentum`."""
+
+    momentum: float | None
+
+
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Inside this context, layers in training mode normalise by their batch and keep their running statistics."""
     # Layers that synchronise processes are included: they have no statistics of their own but write those of others.
-    modules = (m for m in network.modules() if m.training)
-    layers = [(m, m.momentum) for m in modules if isinstance(getattr(m, "momentum", None), float)]
+    modules = (m for m in network.modules() if m.training and isinstance(m, _Averaging))
+    layers = [(m, m.momentum) for m in modules if isinstance(m.momentum, float)]
     try:
         for layer, _ in layers:
             layer.momentum = 0.0
@@ -237,7 +254,7 @@ def _compiled(name: str) -> type[nn.Module]:
         ) from error
     base = inplace_abn.InPlaceABNSync if name == "iabn_sync" else inplace_abn.InPlaceABN
 
-    class Compiled(base):
+    class Compiled(base):  # type: ignore[misc, valid-type]  # a base that is known at run time alone
         @property
         def group(self) -> dist.ProcessGroup | None:
             """All processes. Looked up now: the package looks at import, before there are any, and never syncs."""
@@ -255,6 +272,7 @@ def _compiled(name: str) -> type[nn.Module]:
                     "same function, with training.sync_batchnorm=true"
                 )
             with torch.autocast(x.device.type, enabled=False):
-                return super().forward(x.to(self.weight.dtype))
+                y: Tensor = super().forward(x.to(self.weight.dtype))
+                return y
 
     return Compiled

@@ -170,7 +170,8 @@ def _find(pretrained: str, backbone: str) -> State:
 
 def _torchvision(backbone: str, name: str) -> State:
     try:
-        return get_model_weights(backbone)[name].get_state_dict(progress=False, check_hash=True)
+        state: State = get_model_weights(backbone)[name].get_state_dict(progress=False, check_hash=True)
+        return state
     except OSError as error:
         raise ConfigError(
             f"network.pretrained={name} could not fetch {backbone} ({error}): fetch it once on a machine with a "

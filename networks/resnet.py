@@ -65,7 +65,8 @@ class BasicBlock(_Block):
 
     def residual(self, x: Tensor) -> Tensor:
         """The branch that is added to the shortcut."""
-        return self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        y: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        return y
 
 
 class Bottleneck(_Block):
@@ -98,7 +99,8 @@ class Bottleneck(_Block):
 
     def residual(self, x: Tensor) -> Tensor:
         """The branch that is added to the shortcut."""
-        return self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
+        y: Tensor = self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
+        return y
 
 
 BACKBONES = {
@@ -164,4 +166,5 @@ def _dilate_first_block(stage: nn.Sequential) -> None:
     for name, later in stage[1].named_modules():
         if isinstance(later, nn.Conv2d):
             first = stage[0].get_submodule(name)
+            assert isinstance(first, nn.Conv2d)  # all blocks of a stage are alike
             first.dilation, first.padding = later.dilation, later.padding

@@ -62,7 +62,8 @@ class Segmenter(TokenNetwork):
             ConfigError: timm has no such vision transformer, or the weights cannot be had or do not fit.
         """
         encoder = _make_encoder(backbone, crop_size, dict(backbone_options or {}))
-        channels, block = encoder.embed_dim, encoder.blocks[0]
+        channels = encoder.embed_dim
+        block: Any = encoder.blocks[0]  # timm has several classes of them, all with `attn` and `mlp`
         super().__init__(channels, multiple=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
         self.encoder = encoder
         if pretrained is not None:
@@ -73,7 +74,8 @@ class Segmenter(TokenNetwork):
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Patches after the decoder, stages, and the transformed class tokens; all at the patch stride."""
-        size = tuple(side // self.multiple for side in image.shape[-2:])
+        height, width = image.shape[-2:]
+        size = height // self.multiple, width // self.multiple
         to_map = partial(_to_map, size=size)
         x = self._tokens(image, size)
         first, every = self.encoder.num_prefix_tokens, len(self.encoder.blocks)
@@ -90,14 +92,16 @@ class Segmenter(TokenNetwork):
 
     def _tokens(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Prefix and patch tokens with their positions, B x N x D."""
-        tokens = self.encoder.patch_embed(image)
+        tokens: Tensor = self.encoder.patch_embed(image)
         if self.encoder.cls_token is not None:
             tokens = torch.cat([self.encoder.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return self.encoder.norm_pre(tokens + self._positions(size))
+        tokens = self.encoder.norm_pre(tokens + self._positions(size))
+        return tokens
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
         """Learned positions; those of patches are resized where the grid has another number of them."""
         positions, first = self.encoder.pos_embed, self.encoder.num_prefix_tokens
+        assert positions is not None  # `_make_encoder` refuses encoders without
         if positions.shape[1] - first == size[0] * size[1]:
             return positions
         grid = positions[:, first:].transpose(1, 2).unflatten(2, self.encoder.patch_embed.grid_size)
@@ -120,7 +124,15 @@ class MaskTransformer(nn.Module):
         self.proj_dec = nn.Linear(channels, channels)
         rates = torch.linspace(0, drop_path, layers).tolist()
         self.blocks = nn.ModuleList(
-            Block(channels, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=make_norm) for rate in rates
+            Block(
+                channels,
+                heads,
+                mlp_ratio,
+                qkv_bias=True,
+                drop_path=rate,
+                norm_layer=make_norm,  # type: ignore[arg-type]  # timm writes "a class" and calls it with a size alone
+            )
+            for rate in rates
         )
         self.decoder_norm = make_norm(channels)
         for module in self.modules():
@@ -139,7 +151,8 @@ class MaskTransformer(nn.Module):
 
 def _to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """B x N x D to B x D x h x w."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    features: Tensor = tokens.transpose(1, 2).unflatten(2, size)
+    return features
 
 
 def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> VisionTransformer:
@@ -151,14 +164,17 @@ def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> Vis
         )
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"network.backbone={backbone} with network.backbone_options={options}: {error}") from error
-    plain = isinstance(encoder, VisionTransformer) and encoder.pos_embed is not None
-    if not plain or encoder.no_embed_class or encoder.num_prefix_tokens > 1:
+    if not isinstance(encoder, VisionTransformer) or not _is_plain(encoder):
         raise ConfigError(
             f"network.backbone={backbone} is no plain vision transformer with learned positions: "
             "choose e.g. vit_tiny_patch16_224, vit_small_patch16_384 or vit_base_patch16_384"
         )
     encoder.patch_embed.strict_img_size = False
     return encoder
+
+
+def _is_plain(encoder: VisionTransformer) -> bool:
+    return encoder.pos_embed is not None and not encoder.no_embed_class and encoder.num_prefix_tokens <= 1
 
 
 def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.classifier import EARLIER, check_growth
+from networks.classifier import EARLIER, Classifier, check_growth
 
 EPS = 1e-5
 
 
-class TokenClassifier(nn.Module):
+class TokenClassifier(Classifier):
     """Tokens, projections and a norm, which is that of BACS: a layer normalisation over the classes.
 
     Attributes:
@@ -28,7 +28,7 @@ class TokenClassifier(nn.Module):
     """
 
     # What new classes copy from background or average over all classes; else weights start at 1 and biases at 0.
-    inherited = ("tokens", "weights", "biases")
+    inherited: tuple[str, ...] = ("tokens", "weights", "biases")
 
     def __init__(self, channels: int) -> None:
         """Args: `channels`: d, of tokens and patches."""
@@ -42,11 +42,6 @@ class TokenClassifier(nn.Module):
     def sizes(self) -> list[int]:
         """Classes of each task, background in the first."""
         return [len(tokens) for tokens in self.tokens]
-
-    @property
-    def num_classes(self) -> int:
-        """All classes, background included."""
-        return sum(self.sizes)
 
     @property
     def num_tasks(self) -> int:
@@ -102,8 +97,9 @@ class TokenClassifier(nn.Module):
     def forward(self, patches: Tensor, classes: Tensor) -> Tensor:
         """Scores B x C x h x w of what `project` gave."""
         p = F.normalize(patches.flatten(2).transpose(1, 2), dim=-1)
-        scores = self.normalise(p @ F.normalize(classes, dim=-1).transpose(1, 2))
-        return scores.transpose(1, 2).unflatten(2, patches.shape[-2:])
+        cosines = p @ F.normalize(classes, dim=-1).transpose(1, 2)
+        scores: Tensor = self.normalise(cosines).transpose(1, 2).unflatten(2, patches.shape[-2:])
+        return scores
 
     def normalise(self, cosines: Tensor) -> Tensor:
         """Over the classes, B x N x C."""
@@ -129,6 +125,8 @@ class TokenNetwork(SegmentationNetwork):
     `extras` then holds what the method MBS distils: "patch_features" B x d x h x w and "class_features" B x C x d,
     both projected and not yet of unit length, and "masks" B x C x h x w, the scores.
     """
+
+    classifier: TokenClassifier
 
     def classify(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor:
         """Scores of the patches for the classes."""

@@ -30,7 +30,7 @@ class Up(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, bilinear: bool) -> None:
         super().__init__()
         if bilinear:
-            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.up: nn.Module = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             width = in_channels + skip_channels
             self.conv = double_conv(width, out_channels, width // 2)
         else:
@@ -39,7 +39,8 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """B x in x h x w and B x skip x 2h x 2w to B x out x 2h x 2w."""
-        return self.conv(torch.cat([skip, self.up(x)], dim=1))
+        y: Tensor = self.conv(torch.cat([skip, self.up(x)], dim=1))
+        return y
 
 
 class UNet(SegmentationNetwork):
