@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from protocol.arrays import Pixels, Positions
 from protocol.errors import UserError
 from protocol.labels import LabelSpace
 
@@ -54,7 +55,7 @@ class DataSource(ABC):
 
     name: str
     labels: LabelSpace
-    mask_table: np.ndarray | None = None  # 256 entries, from values in the files to those of the splits; None: the same
+    mask_table: Pixels | None = None  # 256 entries, from values in the files to those of the splits; None: the same
 
     @abstractmethod
     def split(self, name: str) -> Split:
@@ -70,4 +71,4 @@ class DomainSource(DataSource):
     """
 
     domains: tuple[str, ...]
-    domain_of: np.ndarray
+    domain_of: Positions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from datamodules.base import DataError, Split
 from datamodules.saliency import SALIENT, SaliencySource
 from datamodules.sampler import Key
+from protocol.arrays import Pixels
 from protocol.random_streams import sample_seed
 
 # image H x W x 3 uint8, mask H x W uint8, seed in [0, 2^32) -> the same two kinds of arrays
 PairTransform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 Sample = dict[str, Any]
+S = TypeVar("S", covariant=True)
 
 
 class TaskDataset(Dataset[Sample]):
@@ -27,7 +29,7 @@ class TaskDataset(Dataset[Sample]):
     def __init__(
         self,
         split: Split,
-        lut: np.ndarray,
+        lut: Pixels,
         transform: PairTransform,
         *,
         seed: int,
@@ -68,10 +70,10 @@ class TaskDataset(Dataset[Sample]):
         }
 
 
-class Loader(DataLoader[Sample]):
+class Loader(DataLoader[S]):
     """A loader that passes on a DataError of its processes as it was raised, without their traceback in its message."""
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises a class of its own
         try:
             yield from super().__iter__()
         except DataError as error:

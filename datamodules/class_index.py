@@ -13,12 +13,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.base import DataError, Split
+from protocol.arrays import Flags
 from protocol.files import replacing
 from protocol.labels import LabelSpace
 
@@ -43,19 +45,19 @@ class ClassIndex:
     """
 
     n_images: int
-    images: np.ndarray
-    values: np.ndarray
-    pixels: np.ndarray
+    images: npt.NDArray[np.int32]
+    values: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.int64]
 
     @cached_property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> npt.NDArray[np.int64]:
         """N x 256 int64: pixels of each value in each mask."""
         counts = np.zeros((self.n_images, 256), np.int64)
         counts[self.images, self.values] = self.pixels
         return counts
 
     @cached_property
-    def presence(self) -> np.ndarray:
+    def presence(self) -> Flags:
         """N x 256 bool: the value occurs in the mask."""
         presence = np.zeros((self.n_images, 256), bool)
         presence[self.images, self.values] = True
@@ -137,7 +139,7 @@ class ClassIndex:
         )
 
 
-def _scan_piece(split: Split, piece: range, allowed: np.ndarray) -> tuple[list[Histogram], list[str]]:
+def _scan_piece(split: Split, piece: range, allowed: Flags) -> tuple[list[Histogram], list[str]]:
     """Histograms of the sound images of a piece, and the faults of the others."""
     found, failed = [], []
     for i in piece:
@@ -148,7 +150,7 @@ def _scan_piece(split: Split, piece: range, allowed: np.ndarray) -> tuple[list[H
     return found, failed
 
 
-def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
+def _histogram(split: Split, i: int, allowed: Flags) -> Histogram:
     """Values and pixels of one mask.
 
     Raises:
@@ -174,7 +176,7 @@ def _histogram(split: Split, i: int, allowed: np.ndarray) -> Histogram:
     return values, counts[values]
 
 
-def _allowed(labels: LabelSpace) -> np.ndarray:
+def _allowed(labels: LabelSpace) -> Flags:
     """256 bools: which mask values the data set knows."""
     allowed = np.zeros(256, bool)
     allowed[list(labels.classes) + list(labels.ignored)] = True

@@ -15,6 +15,7 @@ from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begi
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
+from protocol.arrays import Pixels, Positions
 from protocol.random_streams import HOLD_OUT, SUBSET, seed_sequence
 from protocol.tasks import Task
 
@@ -83,7 +84,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.saliency = saliency
         self.test_split = "test"
 
-    def begin_task(self, task: Task, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> None:
+    def begin_task(self, task: Task, train: Positions, val: Positions, test: Positions) -> None:
         """Make a task the current one.
 
         Args:
@@ -99,7 +100,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.val_indices = held_out if self.val_on_train else np.asarray(val)
         self.test_indices = np.asarray(test)
 
-    def check_task(self, task: Task, train: np.ndarray, world_size: int = 1) -> None:
+    def check_task(self, task: Task, train: Positions, world_size: int = 1) -> None:
         """Raise DataError unless the training images of a task fill a batch; ask for all tasks before the first."""
         self._check_enough(task, len(self._divide(task, train)[0]), world_size)
 
@@ -115,13 +116,13 @@ class ContinualDataModule(pl.LightningDataModule):
             f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {mend}"
         )
 
-    def check_saliency(self, train: np.ndarray) -> None:
+    def check_saliency(self, train: Positions) -> None:
         """Raise DataError unless every training image has its saliency map, where maps are read from files."""
         if isinstance(self.saliency, SaliencyFiles):
             names = self.source.split("train").ids
             self.saliency.check(names[int(i)] for i in train)
 
-    def check_sizes(self, val: np.ndarray, test: np.ndarray) -> None:
+    def check_sizes(self, val: Positions, test: Positions) -> None:
         """Raise DataError where images that are evaluated at their own size do not fit into batches.
 
         That is so if `eval_batch_size` is more than 1 and their sizes differ. Only headers are read.
@@ -132,7 +133,7 @@ class ContinualDataModule(pl.LightningDataModule):
             split = self.source.split(name)
             check_one_size({split.image_size(int(i)) for i in indices})
 
-    def _divide(self, task: Task, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _divide(self, task: Task, train: Positions) -> tuple[Positions, Positions]:
         """Images to train on and images held out for validation, both ascending; a function of (seed, task)."""
         train = np.asarray(train, dtype=np.int64)
         if self.subset is not None:
@@ -187,7 +188,7 @@ class ContinualDataModule(pl.LightningDataModule):
         return self._some(self._dataset("train", self.task.train_lut, self.augmentation), self.train_indices, count)
 
     @staticmethod
-    def _some(dataset: TaskDataset, indices: np.ndarray, count: int) -> list[Sample]:
+    def _some(dataset: TaskDataset, indices: Positions, count: int) -> list[Sample]:
         last = len(indices) - 1
         places = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int))
         return [collate([dataset[(0, int(index))]]) for index in indices[places]]
@@ -206,13 +207,13 @@ class ContinualDataModule(pl.LightningDataModule):
         return "train" if self.val_on_train else "val"
 
     def _dataset(
-        self, split: str, lut: np.ndarray, transform: PairTransform, saliency: SaliencySource | None = None
+        self, split: str, lut: Pixels, transform: PairTransform, saliency: SaliencySource | None = None
     ) -> TaskDataset:
         return TaskDataset(
             self.source.split(split), lut, transform, seed=self.seed, task=self.task.index, saliency=saliency
         )
 
-    def _eval_loader(self, split: str, indices: np.ndarray, lut: np.ndarray, whole: bool = False) -> DataLoader[Sample]:
+    def _eval_loader(self, split: str, indices: Positions, lut: Pixels, whole: bool = False) -> DataLoader[Sample]:
         rank, world_size = (0, 1) if whole else self._rank_and_world_size()
         if len(indices) < world_size:  # a device without images would leave the others waiting for its scores
             raise DataError(
@@ -261,7 +262,7 @@ class ContinualDataModule(pl.LightningDataModule):
         return 0, 1
 
 
-def _choose(indices: np.ndarray, fraction: float, source: np.random.SeedSequence) -> np.ndarray:
+def _choose(indices: Positions, fraction: float, source: np.random.SeedSequence) -> Positions:
     """A random part of the indices, at least one, ascending."""
     count = min(max(1, round(fraction * len(indices))), len(indices))
     return np.sort(np.random.default_rng(source).choice(indices, count, replace=False))

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from datamodules.base import DataError
+from protocol.arrays import Flags
 
-SaliencySource = Callable[[str, np.ndarray], np.ndarray]
+SaliencySource = Callable[[str, np.ndarray], Flags]
 SALIENT = 254  # label of salient background, between the mask's file and the batch
 
 
@@ -53,7 +54,7 @@ class SaliencyFiles:
                 "or set dataset/saliency=spectral or none"
             )
 
-    def __call__(self, name: str, image: np.ndarray) -> np.ndarray:
+    def __call__(self, name: str, image: np.ndarray) -> Flags:
         """Salient pixels, H x W bool.
 
         Raises:
@@ -82,7 +83,7 @@ class SpectralResidual:
         """Args: see the class."""
         self.size, self.factor = size, factor
 
-    def __call__(self, name: str, image: np.ndarray) -> np.ndarray:
+    def __call__(self, name: str, image: np.ndarray) -> Flags:
         """Salient pixels, H x W bool."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         small = cv2.resize(grey, (self.size, self.size), interpolation=cv2.INTER_AREA).astype(np.float64)
@@ -92,4 +93,5 @@ class SpectralResidual:
         salience = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
         salience = cv2.GaussianBlur(salience, (9, 9), 2.5)
         salience = cv2.resize(salience, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return salience > self.factor * salience.mean()
+        salient: Flags = salience > self.factor * salience.mean()
+        return salient

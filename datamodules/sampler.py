@@ -7,18 +7,15 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from protocol.random_streams import ORDER, seed_sequence
 
 Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and a data set takes
-
-
-
-
 
 
 class TrainSampler(Sampler[Key]):
@@ -29,7 +26,7 @@ class TrainSampler(Sampler[Key]):
     """
 
     def __init__(
-        self, indices: Sequence[int], batch_size: int, *, seed: int, task: int, rank: int = 0, world_size: int = 1
+        self, indices: npt.ArrayLike, batch_size: int, *, seed: int, task: int, rank: int = 0, world_size: int = 1
     ) -> None:
         """Args: `indices`: positions in the split; `batch_size`: images per device and step."""
         self.indices = np.asarray(indices, dtype=np.int64)
@@ -59,7 +56,7 @@ class TrainSampler(Sampler[Key]):
 class EvalSampler(Sampler[Key]):
     """All images in their order; over all devices each one exactly once, so that no score counts an image twice."""
 
-    def __init__(self, indices: Sequence[int], *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, indices: npt.ArrayLike, *, rank: int = 0, world_size: int = 1) -> None:
         """Args: `indices`: positions in the split."""
         self.indices = np.asarray(indices, dtype=np.int64)[rank::world_size]
 

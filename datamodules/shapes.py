@@ -86,7 +86,7 @@ class ShapesSplit(Split):
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image size x size x 3 uint8 and mask size x size uint8, drawn now (a fraction of a millisecond)."""
         rng = np.random.default_rng((*self.key, index))
-        image = _texture(rng, self.size, hue=rng.integers(180), saturation=(0, 70))
+        image = _texture(rng, self.size, hue=int(rng.integers(180)), saturation=(0, 70))
         mask = np.zeros((self.size, self.size), np.uint8)
         values = rng.integers(1, len(OUTLINES) + 1, rng.integers(1, self.most_shapes + 1))
         for value in values:
@@ -138,7 +138,7 @@ def _texture(rng: np.random.Generator, size: int, hue: float, saturation: tuple[
     coarse[..., 2] = np.clip(rng.integers(90, 230) + rng.integers(-45, 46, (cells, cells)), 0, 255)
     image = cv2.cvtColor(coarse, cv2.COLOR_HSV2RGB)
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return cv2.add(image, rng.integers(0, 25, image.shape, dtype=np.uint8))
+    return cv2.add(image, rng.integers(0, 25, (size, size, 3), dtype=np.uint8))
 
 
 class Shapes(DataSource):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from datamodules.base import DataSource, DomainSource
 from datamodules.class_index import ClassIndex
+from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
 from protocol.errors import TaskError
 from protocol.ownership import owned_images
@@ -30,9 +31,9 @@ SPLITS = ("train", "val", "test")
 class TaskImages:
     """Positions of a task's images in the data set's train, val and test splits, ascending."""
 
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
+    train: Positions
+    val: Positions
+    test: Positions
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class TaskSplit:
         images = domain_images(source.domain_of, steps, dataset.domain_test)
         return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
 
-    def tested(self, index: int, name: str) -> np.ndarray:
+    def tested(self, index: int, name: str) -> Positions:
         """Positions of the images of a split on which a task is tested.
 
         Of the test split, or where tasks are domains, the images of the task; else all that show a class so far,
@@ -108,7 +109,8 @@ class TaskSplit:
         """
         chosen = self.images[index]
         if name == "test" or isinstance(self.source, DomainSource):
-            return getattr(chosen, name)
+            positions: Positions = getattr(chosen, name)
+            return positions
         return select_test(self.tasks[index], ClassIndex.build(self.source.split(name), self.source.labels).presence)
 
     def describe(self) -> str:
@@ -145,7 +147,7 @@ def named_increments(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _select(
-    tasks: tuple[Task, ...], presence: Mapping[str, np.ndarray], ade_partition: str | None
+    tasks: tuple[Task, ...], presence: Mapping[str, Flags], ade_partition: str | None
 ) -> tuple[TaskImages, ...]:
     """Images of every task by the rule of its mode, or MiB's partition of the training images."""
     if ade_partition not in (None, "mib"):

@@ -284,7 +284,8 @@ def cut_padded(array: np.ndarray, top: int, left: int, size: int, fill: int | Se
     beyond = [max(n, 0) for n in (-top, bottom - height, -left, right - width)]
     if not any(beyond):
         return inner
-    return cv2.copyMakeBorder(inner, *beyond, cv2.BORDER_CONSTANT, value=fill)
+    above, below, before, behind = beyond
+    return cv2.copyMakeBorder(inner, above, below, before, behind, cv2.BORDER_CONSTANT, value=fill)
 
 
 def resize_image(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:

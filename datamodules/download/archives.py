@@ -107,8 +107,8 @@ def stream(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
         return
     with _damage_named(archive), tarfile.open(archive, "r|*") as tar:
         for info in tar:
-            if info.isreg() and (source := tar.extractfile(info)) is not None:
-                yield PurePosixPath(info.name), source
+            if info.isreg() and (content := tar.extractfile(info)) is not None:
+                yield PurePosixPath(info.name), content
 
 
 @contextmanager

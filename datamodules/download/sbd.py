@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.download import AcquisitionError, console
 from datamodules.download.archives import stream
 from datamodules.download.inventory import COUNTS, find_list, read_ids
+from protocol.arrays import Pixels
 from protocol.files import replacing
 
 ID = re.compile(r"\d{4}_\d{6}")
@@ -78,7 +79,7 @@ def build(voc: Path, sbd: Path, *, workers: int) -> int:
     return len(ids)
 
 
-def color_map() -> np.ndarray:
+def color_map() -> Pixels:
     """VOC's 256 x 3 uint8 palette: bits of the class, three at a time, fill R, G, B from the top (VOC devkit)."""
     classes = np.arange(256)
     colors = np.zeros((256, 3), dtype=np.uint8)
@@ -88,7 +89,7 @@ def color_map() -> np.ndarray:
     return colors
 
 
-def decode(name: str, mat: bytes) -> np.ndarray:
+def decode(name: str, mat: bytes) -> Pixels:
     """The mask of a .mat file, H x W uint8, values 0 to 20: GTcls.Segmentation.
 
     Raises:
@@ -97,7 +98,7 @@ def decode(name: str, mat: bytes) -> np.ndarray:
     from scipy.io import loadmat  # scipy is optional: nothing else needs it
 
     try:
-        mask = loadmat(io.BytesIO(mat), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
+        mask: Pixels = loadmat(io.BytesIO(mat), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
     except Exception as error:  # damaged bytes can make loadmat raise anything
         raise AcquisitionError(f"cls/{name}.mat of SBD cannot be read: {error}") from None
     if mask.ndim != 2 or mask.size == 0 or mask.dtype != np.uint8 or mask.max() >= CLASSES:
@@ -139,8 +140,8 @@ def _entries(sbd: Path) -> Iterator[tuple[PurePosixPath, Callable[[], bytes]]]:
     dataset = next((place for place in places if (place / "cls").is_dir()), None)
     if dataset is None:
         raise AcquisitionError(f"{sbd} holds no folder cls, dataset/cls or benchmark_RELEASE/dataset/cls")
-    for path in [*sorted(dataset.glob("*.txt")), *sorted(dataset.glob("cls/*.mat"))]:
-        yield PurePosixPath(path.relative_to(dataset).as_posix()), path.read_bytes
+    for found in [*sorted(dataset.glob("*.txt")), *sorted(dataset.glob("cls/*.mat"))]:
+        yield PurePosixPath(found.relative_to(dataset).as_posix()), found.read_bytes
 
 
 def _mapped(jobs: Iterator[tuple[Path, bytes]], workers: int) -> Iterator[None]:

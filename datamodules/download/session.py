@@ -30,7 +30,8 @@ class Session:
         if urlsplit(url).scheme not in ("http", "https"):
             raise AcquisitionError(f"{url} is no http or https address; a file on disk is given with --archive")
         data = None if form is None else urlencode(form).encode()
-        return self.opener.open(Request(url, data, dict(headers or {})), timeout=TIMEOUT)
+        response: HTTPResponse = self.opener.open(Request(url, data, dict(headers or {})), timeout=TIMEOUT)
+        return response
 
     def login(self, page: str, username: str, password: str) -> None:
         """Fill in the form of a login page.

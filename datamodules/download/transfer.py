@@ -174,14 +174,15 @@ class Transfer:
         """
         if response.headers.get_content_type() == "text/html":
             raise MirrorError("it sent a web page instead of the file (a login, a block page or a moved file)")
-        same_server = origin is not None and origin.url == self.url
+        of_this_server = origin if origin is not None and origin.url == self.url else None
         validator = _validator(response)
         if response.status == 206:
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             length = int(match[2]) if match and match[2] != "*" else None
-            if same_server and validator is None:  # a piece need not repeat it (RFC 9110, section 15.3.7)
-                validator = origin.validator
-            changed = origin is None or length != origin.length or (same_server and validator != origin.validator)
+            if of_this_server and validator is None:  # a piece need not repeat it (RFC 9110, section 15.3.7)
+                validator = of_this_server.validator
+            other = of_this_server is not None and validator != of_this_server.validator
+            changed = origin is None or length != origin.length or other
             if match is None or int(match[1]) != offset or changed:
                 self._discard()
                 raise Broken("the file on the server has changed since its download began: from the start again")
