@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from continual.evaluation.metrics import BACKGROUND, class_accuracy, class_iou, count_pairs, or_none, pixel_accuracy
-from continual.evaluation.results import percent
+from continual.evaluation.text import percent
 from networks.base import NetworkOutput
 from networks.maps import at_size_of
 from protocol.labels import IGNORE
@@ -52,7 +52,8 @@ def class_groups(class_counts: Sequence[int], has_background: bool = True) -> Gr
 
 def closed_prediction(logits: Tensor, group: slice) -> Tensor:
     """Channel of each pixel, B x H x W int64, that wins among those of a group."""
-    return logits[:, group].argmax(1) + group.start
+    channels: Tensor = logits[:, group].argmax(1) + group.start
+    return channels
 
 
 def closed_confusion(logits: Tensor, labels: Tensor, group: slice) -> Tensor:
@@ -73,23 +74,30 @@ def closed_confusion(logits: Tensor, labels: Tensor, group: slice) -> Tensor:
 class ClosedWorldScores(pl.Callback):
     """Counts pixels during a test; `scores` gives the numbers afterwards."""
 
+    def __init__(self, groups: Groups) -> None:
+        """Args: `groups`: of the classes so far."""
+        self.groups = groups
+        self.confusions: dict[str, Tensor] = {}
+
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting from zero."""
-        self.groups = class_groups(pl_module.task.step_counts, pl_module.network.has_background)
-        self.confusions: dict[str, Tensor | int] = dict.fromkeys(self.groups, 0)
+        for name, group in self.groups.items():
+            n = group.stop - group.start
+            self.confusions[name] = torch.zeros(n, n, dtype=torch.int64, device=pl_module.device)
 
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: NetworkOutput,
+        outputs: Any,
         batch: Mapping[str, Tensor],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch."""
+        """Count a batch, of whose network's output `outputs` are."""
+        output: NetworkOutput = outputs
         for name, group in self.groups.items():
-            self.confusions[name] = self.confusions[name] + closed_confusion(outputs.logits, batch["label"], group)
+            self.confusions[name] = self.confusions[name] + closed_confusion(output.logits, batch["label"], group)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add up the processes' counts."""
@@ -106,7 +114,7 @@ class ClosedWorldScores(pl.Callback):
         scores = {}
         for group, channels in self.groups.items():
             classes = list(names[channels])
-            defined = [open_iou[name] for name in classes if open_iou[name] is not None]
+            defined = [iou for iou in (open_iou[name] for name in classes) if iou is not None]
             scores[group] = {
                 "classes": classes,
                 "closed_world": group_scores(self.confusions[group], classes, open_iou[BACKGROUND] is not None),

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from continual.evaluation.text import is_bright, percent, shorten
+from protocol.arrays import Pixels
 from protocol.files import replacing
 
 DPI = 120
@@ -33,26 +34,19 @@ CURVES = (
 )
 
 
-def render(figure: Figure) -> np.ndarray:
+def render(figure: Figure) -> Pixels:
     """The figure's pixels, H x W x 3 uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    picture: Pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
+def save_picture(picture: Pixels, path: Path) -> None:
     """Write H x W x 3 uint8 as PNG: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="png")
-
-
-
-
-
-
-
-
 
 
 def iou_matrix(tasks: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:

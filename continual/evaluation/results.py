@@ -17,6 +17,7 @@ from continual.evaluation.means import MEANS
 from continual.evaluation.metrics import average_miou, forgetting
 from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
 from continual.evaluation.text import csv_text, markdown_table, percent
+from protocol.arrays import Pixels
 from protocol.errors import RunError
 from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
@@ -55,11 +56,11 @@ class Results:
                 raise RunError(f"{path} is damaged ({error}); delete the folder {folder.path} to run anew") from error
 
     @property
-    def average_miou(self) -> float:
+    def average_miou(self) -> float | None:
         """Mean of `miou` over the tasks."""
         return average_miou(self.entries)
 
-    def add(self, entry: dict[str, Any], confusion: np.ndarray) -> np.ndarray:
+    def add(self, entry: dict[str, Any], confusion: np.ndarray) -> Pixels:
         """Record a finished task and write everything; a task that a killed run had recorded is replaced.
 
         Args: `confusion`: C x C pixels of the task's test, rows = labels, in the order of `entry["iou"]`.
@@ -75,7 +76,7 @@ class Results:
         save_picture(render(draw_curves(self.entries)), self.folder.plot("iou_over_tasks"))
         return self._add_confusion(entry["task"], list(entry["iou"]), confusion)
 
-    def _add_confusion(self, task: int, names: list[str], confusion: np.ndarray) -> np.ndarray:
+    def _add_confusion(self, task: int, names: list[str], confusion: np.ndarray) -> Pixels:
         rows = [["label", *names], *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True))]
         path = self.folder.confusion(task)
         path.parent.mkdir(exist_ok=True)
@@ -151,10 +152,6 @@ class Results:
                        "* forgetting: best earlier IoU of a class minus its last one, mean over classes"]),
         ]  # fmt: skip
         return "\n\n".join(parts) + "\n"
-
-
-
-
 
 
 def summary_line(entry: Mapping[str, Any], task: Task) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from continual.loggers.axis import RunAxis
 
-def build_loggers(nodes: DictConfig, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> list[Any]:
+
+def build_loggers(nodes: DictConfig, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> list[RunAxis]:
     """The loggers of the configuration's group `logger`.
 
     Args:

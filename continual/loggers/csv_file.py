@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.loggers.axis import RunAxis
 from protocol.run_folder import RunFolder
 
 
-class CSVLogger(RunAxis, Logger):
+class CSVLogger(RunAxis):
     """metrics.csv with one row per value: step,task,name,value. Rows are only appended."""
 
     def __init__(self, directory: str, **_: Any) -> None:
@@ -38,7 +38,7 @@ class CSVLogger(RunAxis, Logger):
         """Do nothing: the configuration is in .hydra/ already."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row per value."""
         is_new = not self.path.exists()
         with self.path.open("a", newline="") as file:

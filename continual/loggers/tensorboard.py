@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.loggers.axis import TASK, RunAxis
+from protocol.arrays import Pixels
 from protocol.settings import flatten
 
 
@@ -22,24 +23,24 @@ class TensorBoardLogger(RunAxis, pl.loggers.TensorBoardLogger):
         super().__init__(save_dir=directory, name="tensorboard", version="")
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The settings as text: TensorBoard's own table of hyper-parameters accepts no lists."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in flatten(params))
         self.experiment.add_text("config", f"| key | value |\n|---|---|\n{rows}")
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Scalars on the run's axis."""
         super().log_metrics({**metrics, TASK: self.task_index}, self.finished_steps + (step or 0))
 
     @rank_zero_only
-    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+    def log_images(self, key: str, images: list[Pixels], step: int) -> None:
         """H x W x 3 uint8 images under one key."""
         for i, image in enumerate(images):
             self.experiment.add_image(f"{key}/{i}", image, self.finished_steps + step, dataformats="HWC")
 
     @rank_zero_only
-    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def log_rows(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
         """As a Markdown table."""
         lines = [columns, ["---"] * len(columns), *rows]
         self.experiment.add_text(key, "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import traceback
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,17 +14,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from continual.loggers.axis import STEP, TASK, RunAxis
+from protocol.arrays import Pixels
 
 LONGEST_TRACEBACK = 8000  # characters; of a longer one the end is kept
 MOST_CELLS = 10_000  # of a table that wandb draws
-
-
-
-
-
-
-
-
 
 
 def choose_wandb_mode(mode: str) -> str:
@@ -116,28 +110,28 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         return run
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Settings and environment as columns of the dashboard's table."""
         self.experiment.config.update(params, allow_val_change=True)
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Values on the run's axis. wandb's own step is not set: it may not go backwards."""
         self.experiment.log({**metrics, STEP: self.finished_steps + (step or 0), TASK: self.task_index})
 
     @rank_zero_only
-    def log_images(self, key: str, images: list[np.ndarray], step: int) -> None:
+    def log_images(self, key: str, images: list[Pixels], step: int) -> None:
         """H x W x 3 uint8 images under one key."""
         import wandb
 
         self.experiment.log({key: [wandb.Image(image) for image in images], STEP: self.finished_steps + step})
 
     @rank_zero_only
-    def log_table(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def log_rows(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
         """A wandb table."""
         import wandb
 
-        self.experiment.log({key: wandb.Table(columns=columns, data=rows)})
+        self.experiment.log({key: wandb.Table(columns=[*columns], data=rows)})
 
     @rank_zero_only
     def log_confusion(self, matrix: np.ndarray, names: list[str]) -> None:
@@ -147,12 +141,13 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         if matrix.size > MOST_CELLS:
             return
         cells = [[names[i], names[j], int(pixels)] for (i, j), pixels in np.ndenumerate(matrix)]
-        table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells)
-        fields = {name: name for name in table.columns}
+        columns = ["Actual", "Predicted", "nPredictions"]
+        table = wandb.Table(columns=[*columns], data=cells)
+        fields: dict[str, Any] = {name: name for name in columns}
         self.experiment.log({"confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields)})
 
     @rank_zero_only
-    def log_summary(self, values: dict[str, float]) -> None:
+    def log_summary(self, values: Mapping[str, Any]) -> None:
         """Columns of the table of runs."""
         self.experiment.summary.update(values)
 

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from continual.evaluation.closed_world import ClosedWorldScores
+from continual.evaluation.closed_world import ClosedWorldScores, class_groups
 from continual.evaluation.results import HEADINGS, Results, summary_line
 from continual.loggers.build import build_loggers
 from continual.models.about import describe
@@ -234,7 +234,8 @@ class Experiment:
         self.data.test_split = split
         self.files.load(task, checkpoint)
         started = time.monotonic()
-        trainer, groups = self.trainers.build(task), ClosedWorldScores()
+        trainer = self.trainers.build(task)
+        groups = ClosedWorldScores(class_groups(task.step_counts, self.learner.network.has_background))
         trainer.callbacks.append(groups)
         entry = self._test(trainer, task)
         entry["groups"] = groups.scores(entry["iou"], task.class_names)
@@ -250,8 +251,8 @@ class Experiment:
         if trainer.is_global_zero:
             picture = self.results.add(entry, confusion)
             for logger in self.loggers:
-                logger.log_table("results", HEADINGS, list(self.results.rows()))
-                logger.log_table("iou", *self.results.class_table())
+                logger.log_rows("results", HEADINGS, list(self.results.rows()))
+                logger.log_rows("iou", *self.results.class_table())
                 logger.log_summary(self.results.summary())
                 logger.log_confusion(confusion, list(task.class_names))
                 logger.log_images("confusion_matrix", [picture], step=trainer.global_step)

@@ -53,7 +53,7 @@ def test_tensorboard_axis_and_pictures(tmp_path):
     logger.log_hyperparams(ABOUT["config"])
     log_two_tasks(logger)
     logger.log_images("predictions", [np.zeros((4, 5, 3), np.uint8)], step=3)
-    logger.log_table("results", ["task", "miou"], [[0, 0.5]])
+    logger.log_rows("results", ["task", "miou"], [[0, 0.5]])
     logger.finish()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -68,7 +68,7 @@ def test_wandb_offline_run_holds_everything(tmp_path, monkeypatch):
     logger.log_hyperparams(ABOUT["config"])
     log_two_tasks(logger)
     logger.log_images("predictions", [np.zeros((4, 5, 3), np.uint8)], step=3)
-    logger.log_table("results", ["task", "miou"], [[0, 0.5]])
+    logger.log_rows("results", ["task", "miou"], [[0, 0.5]])
     logger.log_confusion(np.array([[3, 1], [0, 2]]), ["background", "one"])
     logger.log_confusion(np.zeros((101, 101), np.int64), [str(i) for i in range(101)])  # too large for a chart
     logger.log_summary({"miou": 0.25})
