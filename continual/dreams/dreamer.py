@@ -110,7 +110,11 @@ class Dreamer:
         barrier()
         if rank:
             return []
-        images = [image for file in files for image in read_record(file, settings)]
+        images = []
+        for file in files:
+            batch = read_record(file, settings)
+            assert batch is not None, f"{file} is missing, which a process has written"
+            images += batch
         save_picture(render(contact_sheet(folder, images)), folder / SHEET)
         write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
         for file in files:
@@ -124,7 +128,8 @@ class Dreamer:
             "std": list(self.std), "recipe": asdict(self.recipe), "size": self.size, "seed": self.seed,
             "per_class": self.per_class, "batch_size": self.batch_size, "classes": list(classes),
         }  # fmt: skip
-        return json.loads(json.dumps(settings))
+        as_read: dict[str, Any] = json.loads(json.dumps(settings))
+        return as_read
 
     def _batch(
         self, number: int, classes: Sequence[int], folder: Path, statistics: FeatureStatistics, watch: Any
@@ -188,10 +193,6 @@ def check_classes(model: SavedModel, names: Sequence[str], key: str) -> None:
     for ours, theirs in zip(names, model.class_names, strict=False):
         if ours != theirs:
             raise ConfigError(f"{key}={model.path} has {theirs} where the network that dreams has {ours}")
-
-
-
-
 
 
 def _progress(rank: int) -> Progress:

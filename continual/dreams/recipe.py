@@ -28,9 +28,9 @@ class Phase:
 
 def phases(iterations: int, shrunk_iterations: int = 0, clip: bool = True) -> tuple[Phase, ...]:
     """Updates at half the resolution, if any, then at the full one; without `clip`, Adam's betas are 0.9 and 0.999."""
-    adam = {} if clip else {"betas": (0.9, 0.999), "clip": False}
-    shrunk = [Phase(shrunk_iterations, shrink=2, **adam)] if shrunk_iterations else []
-    return (*shrunk, Phase(iterations, **adam))
+    betas = Phase.betas if clip else (0.9, 0.999)
+    shrunk = [Phase(shrunk_iterations, 2, betas, clip)] if shrunk_iterations else []
+    return (*shrunk, Phase(iterations, 1, betas, clip))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]
     mend = f"delete {path.parent}, or dream into another folder"
     try:
         content = json.loads(path.read_text())
-        before, images = content["settings"], content["images"]
+        before: dict[str, Any] = content["settings"]
+        images: list[dict[str, Any]] = content["images"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is no record of dreams ({error}): {mend}") from error
     if before != dict(settings):

@@ -41,33 +41,11 @@ from continual.dreams.terms import (
 WARM_UP = 100  # iterations
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def learning_rate(base: float, iteration: int, total: int) -> float:
     """Linear over the first 100 iterations, then half a cosine."""
     if iteration < WARM_UP:
         return base * (iteration + 1) / WARM_UP
     return base / 2 * (1 + math.cos(math.pi * (iteration - WARM_UP) / (total - WARM_UP)))
-
-
-
-
 
 
 @dataclass
@@ -145,6 +123,7 @@ def synthesise(
                 watch(done, dict(zip([*terms, "loss"], values.tolist(), strict=True)))
         if record is not None:
             record(x.detach())
+        assert kept_terms is not None  # a phase has at least one iteration
         numbers = dict(zip([*terms, "loss"], kept_terms.tolist(), strict=True))
         if not lowest.isfinite():
             raise FloatingPointError(f"the losses of the dreams are no numbers ({numbers}): lower their learning rate")
@@ -196,8 +175,8 @@ def random_draws(generator: torch.Generator, flip: bool) -> Callable[[int], Draw
 
 def pixel_bounds(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
     """Normalised values of black and white, 3 x 1 x 1 each; `mean`, `std` per channel in [0, 1]."""
-    mean, std = (torch.tensor(list(values), device=device).view(3, 1, 1) for values in (mean, std))
-    return -mean / std, (1 - mean) / std
+    centre, deviation = (torch.tensor(list(values), device=device).view(3, 1, 1) for values in (mean, std))
+    return -centre / deviation, (1 - centre) / deviation
 
 
 def dense_targets(classes: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:

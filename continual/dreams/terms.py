@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,17 @@ def total_variation(x: Tensor) -> tuple[Tensor, Tensor]:
         x[..., 1:, :-1] - x[..., :-1, 1:],
         x[..., :-1, :-1] - x[..., 1:, 1:],
     )
-    return sum(d.abs().mean() for d in differences), sum(torch.linalg.vector_norm(d) for d in differences)
+    return _total(d.abs().mean() for d in differences), _total(torch.linalg.vector_norm(d) for d in differences)
+
+
+def _total(values: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, values)
 
 
 def image_norm(x: Tensor) -> Tensor:
     """R_2: mean norm of the images."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms.mean()
 
 
 def lse_lba(logits: Tensor, beta: float, r0: float = 0.0) -> Tensor:
@@ -68,7 +74,7 @@ def competition(student: Tensor, teacher: Tensor) -> Tensor:
     p, q = (torch.softmax(scores / TEMPERATURE, dim=1) for scores in (student, teacher))
     m = ((p + q) / 2).clamp(*CLAMP)
     p, q = p.clamp(*CLAMP), q.clamp(*CLAMP)
-    divergence = sum((m * (m.log() - r.log())).sum(dim=1).mean() for r in (p, q)) / 2
+    divergence = _total((m * (m.log() - r.log())).sum(dim=1).mean() for r in (p, q)) / 2
     return 1 - divergence.clamp(0, 1)
 
 
@@ -116,9 +122,8 @@ class FeatureStatistics:
     def _compare(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].float() if inputs[0].dtype in (torch.float16, torch.bfloat16) else inputs[0]
         var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        self.terms.append(
-            torch.linalg.vector_norm(layer.running_var - var) + torch.linalg.vector_norm(layer.running_mean - mean)
-        )
+        differences = layer.get_buffer("running_var") - var, layer.get_buffer("running_mean") - mean
+        self.terms.append(_total(map(torch.linalg.vector_norm, differences)))
 
     def loss(self) -> Tensor:
         """R_f from the collected terms, which are in the order in which the layers ran."""

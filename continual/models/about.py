@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from typing import Any, TypedDict
 
 from continual.evaluation.palette import palette
 from networks.base import SegmentationNetwork
+from protocol.arrays import Pixels
 from protocol.labels import IGNORE
 from protocol.tasks import Task
 
 
+class About(TypedDict):
+    """What a checkpoint says of itself, see `describe`.
+
+    Attributes:
+        config: the run's configuration, with references to other keys left as they are.
+        task: index of the task that the network learned last, or learns.
+        class_counts: channels of each task, background's in the first.
+        class_names: of the channels, background first.
+        mask_values: values of the channels in the data set's masks.
+        colours: of the channels, red, green and blue in [0, 255].
+        background: whether channel 0 is used.
+        step_counts: channels of each step of the sequence so far.
+        labels: 256 channels, by mask value.
+        total: channels after the last task.
+    """
+
+    config: dict[str, Any]
+    task: int
+    class_counts: list[int]
+    class_names: list[str]
+    mask_values: list[int]
+    colours: list[list[int]]
+    background: bool
+    step_counts: list[int]
+    labels: list[int]
+    total: int
+
+
 def describe(
-    task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: np.ndarray | None = None
-) -> dict[str, Any]:
+    task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: Pixels | None = None
+) -> About:
     """Facts about a checkpoint's network, as plain containers.
 
     Args:

@@ -42,7 +42,8 @@ def load_checkpoint(path: Path, mend: str = "give a model.ckpt or last.ckpt of a
 def network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The network's tensors of a checkpoint, a finished task's or Lightning's."""
     if NETWORK in content:
-        return content[NETWORK]
+        state: dict[str, torch.Tensor] = content[NETWORK]
+        return state
     prefix = f"{NETWORK}."
     tensors = content["state_dict"].items()
     return {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}

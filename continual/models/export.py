@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from continual.evaluation.results import percent
-from continual.models.saved_model import ABOUT, SavedModel
+from continual.evaluation.text import percent
+from continual.models.checkpoint import ABOUT
+from continual.models.saved_model import SavedModel
 from protocol.errors import ConfigError, UserError
 from protocol.files import replacing, write_atomically
 
@@ -65,6 +66,7 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
         exported, (example,), dynamo=True, input_names=["image"], output_names=["logits", "classes"],
         dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
     )  # fmt: skip
+    assert program is not None  # torch gives one with `dynamo`
     graph = program.model_proto
     for key, value in card_data(model, size).items():
         graph.metadata_props.add(key=key, value=json.dumps(value))

@@ -16,11 +16,12 @@ from torch import Tensor
 from continual.evaluation.closed_world import COLUMNS, group_scores
 from continual.evaluation.metrics import count_pairs
 from continual.evaluation.palette import overlay, save_channels, wrong_pixels
-from continual.evaluation.results import percent
+from continual.evaluation.text import percent
 from continual.models.saved_model import SavedModel
 from datamodules.base import DataError
 from datamodules.files import read_mask
 from networks.maps import nearest_pixels
+from protocol.arrays import Pixels
 from protocol.labels import IGNORE
 
 JPEG_QUALITY = 92
@@ -74,10 +75,10 @@ class PredictionWriter:
 
     def _files(self, image: Path) -> tuple[Path, Path, Path]:
         """Label map, overlay and comparison."""
-        names = (f"{image.stem}.png", f"{image.stem}_overlay.jpg", f"{image.stem}_compare.jpg")
-        return tuple(self.folder / name for name in names)
+        stem = self.folder / image.stem
+        return Path(f"{stem}.png"), Path(f"{stem}_overlay.jpg"), Path(f"{stem}_compare.jpg")
 
-    def write(self, path: Path, image: np.ndarray, prediction: Tensor) -> Tensor | int:
+    def write(self, path: Path, image: Pixels, prediction: Tensor) -> Tensor | int:
         """Write the files of one image.
 
         Args:
@@ -105,7 +106,7 @@ class PredictionWriter:
         )
         return count_pairs(torch.from_numpy(channels).long(), torch.from_numpy(label).long(), len(self.names))
 
-    def _label(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def _label(self, image: Pixels, label: Pixels) -> Pixels:
         """The mask over the image; pixels without a label show the image alone."""
         labelled = (label != IGNORE)[..., None]
         return np.where(labelled, overlay(image, self.colours[label]), image)
@@ -117,7 +118,7 @@ class PredictionWriter:
         return group_scores(confusion[group, group], names, with_background=bool((self.channels == 0).any()))
 
 
-def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
+def label_table(model: SavedModel, group: slice | None) -> Pixels:
     """256-entry table from mask value to channel; 255 for values that are no class, or no class of the group."""
     table = np.array(model.about["labels"], np.uint8)
     if group is not None:
@@ -125,7 +126,7 @@ def label_table(model: SavedModel, group: slice | None) -> np.ndarray:
     return table
 
 
-def write_jpeg(path: Path, image: np.ndarray) -> None:
+def write_jpeg(path: Path, image: Pixels) -> None:
     """H x W x 3 uint8 RGB."""
     if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise DataError(f"{path} cannot be written: is the disk full?")

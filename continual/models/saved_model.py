@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -18,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
+from continual.models.about import About
 from continual.models.checkpoint import ABOUT, load_checkpoint, network_state
+from continual.models.configuration import plain
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
 from networks.pixels import Pixels
@@ -33,13 +36,13 @@ class SavedModel:
         path: the file.
         network: on the CPU at first.
         loss: the method, which says how outputs become classes.
-        about: see `describe`.
+        about: what it says of itself.
     """
 
     path: Path
     network: SegmentationNetwork
     loss: ContinualLoss
-    about: dict[str, Any]
+    about: About
 
     @classmethod
     def load(cls, path: Path) -> SavedModel:
@@ -69,7 +72,7 @@ class SavedModel:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The run's resolved configuration without its loggers."""
-        return OmegaConf.to_container(OmegaConf.create(self.about["config"]), resolve=True)
+        return plain(OmegaConf.create(self.about["config"]), resolve=True)
 
     @property
     def task(self) -> int:
@@ -87,7 +90,7 @@ class SavedModel:
         return self.about["mask_values"]
 
     @property
-    def colours(self) -> np.ndarray:
+    def colours(self) -> npt.NDArray[np.uint8]:
         """Colours of the channels, C x 3 uint8."""
         return np.array(self.about["colours"], np.uint8)
 
@@ -171,7 +174,7 @@ def _sides(size: str) -> tuple[int, int] | None:
     return int(fixed[1]), int(fixed[2])
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_checkpoint(path: Path) -> tuple[About, dict[str, Tensor]]:
     """A checkpoint's facts about its network, and the network's tensors."""
     content = load_checkpoint(path)
     if ABOUT not in content:
@@ -179,7 +182,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content[ABOUT], network_state(content)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[About, dict[str, Tensor]]:
     """The same from an exported file."""
     try:
         with safe_open(path, framework="pt") as file:
