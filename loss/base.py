@@ -81,7 +81,7 @@ class ContinualLoss(nn.Module, ABC):
     layout: Layout = Layout()
     plain_first_task: bool = False
     later_settings: tuple[str, ...] = ()
-    __call__: Callable[[Step], dict[str, Tensor]]
+    __call__: Callable[..., dict[str, Tensor]]
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     auxiliary_weight: float = 1.0
     classifier: Classifier
-    __call__: Callable[[Tensor], NetworkOutput]
+    __call__: Callable[..., NetworkOutput]
 
     def __init__(
         self,

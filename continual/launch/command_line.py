@@ -55,7 +55,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     return arguments
 
 
-def run_experiment(config: DictConfig) -> float:
+def run_experiment(config: DictConfig) -> float | None:
     """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
     from continual.launch.jobs import run_job
 

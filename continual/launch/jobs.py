@@ -18,13 +18,14 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.results import Results
 from continual.launch.devices import dealt_gpu
 from continual.launch.naming import in_sweep
 from continual.loggers.build import build_loggers
+from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
@@ -39,7 +40,7 @@ MAIN = Path(__file__).parents[2] / "main.py"
 SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
 
 
-def run_job(config: DictConfig) -> float:
+def run_job(config: DictConfig) -> float | None:
     """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
 
     Raises:
@@ -86,10 +87,10 @@ def complete(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: something must be given and is not.
     """
-    missing = [key for key, value in flatten(OmegaConf.to_container(config)) if value == MISSING]
+    missing = [key for key, value in flatten(plain(config)) if value == MISSING]
     if missing:
         raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
-    return OmegaConf.to_container(config, resolve=True)
+    return plain(config, resolve=True)
 
 
 def has_several_processes(training: Mapping[str, Any]) -> bool:
@@ -141,7 +142,8 @@ def ending_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def is_first_process() -> bool:
     """Whether this is the one process of a run that writes; before Lightning has connected them, too."""
-    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning gives the function this attribute
+    return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @contextmanager

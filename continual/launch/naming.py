@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from continual.models.configuration import plain
 from protocol.run_folder import task_name
 from protocol.settings import fingerprint
 
@@ -48,7 +49,7 @@ def sweep_name(arguments: Sequence[str]) -> str:
         return "sweep"
     chosen = [o for o in overrides if "." not in o.get_key_element() and o.get_key_element() != "logger"]
     named = [o for o in overrides if o in chosen or o.is_sweep_override()]
-    name = " ".join(sorted(o.input_line for o in named)) or "sweep"
+    name = " ".join(sorted(str(o.input_line) for o in named)) or "sweep"
     if len(name) <= LONGEST_GROUP:
         return name
     return f"{name[: LONGEST_GROUP - 9]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -59,9 +60,7 @@ def _run_name(*, _root_: Any) -> str:
     if _root_.training.name is not None:
         return str(_root_.training.name)
     own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
-    return f"seed{_root_.training.seed}-{fingerprint(OmegaConf.to_container(own, resolve=False))[:8]}"
-
-
+    return f"seed{_root_.training.seed}-{fingerprint(plain(own))[:8]}"
 
 
 def _task_name(*, _root_: Any) -> str:
@@ -72,7 +71,7 @@ def _wandb_group(*, _root_: Any) -> str:
     """Of a sweep its name; else data set, task and setting, under which runs can be compared."""
     if in_sweep():
         return os.environ[SWEEP_VARIABLE]
-    return f"{HydraConfig.get().runtime.choices.dataset}-{_task_name(_root_=_root_)}-{_root_.training.mode}"
+    return f"{HydraConfig.get().runtime.choices['dataset']}-{_task_name(_root_=_root_)}-{_root_.training.mode}"
 
 
 def _jobs_at_once() -> int:
