@@ -37,7 +37,7 @@ class TaskImages:
 
 
 @dataclass(frozen=True)
-class TaskSplit:
+class TaskSequence:
     """The tasks of a run and their images."""
 
     source: DataSource
@@ -45,7 +45,7 @@ class TaskSplit:
     images: tuple[TaskImages, ...]
 
     @classmethod
-    def from_config(cls, dataset: DictConfig, training: Mapping[str, Any]) -> TaskSplit:
+    def from_config(cls, dataset: DictConfig, training: Mapping[str, Any]) -> TaskSequence:
         """Build the data set, scan (or load) its class index and split it.
 
         Args:
@@ -88,7 +88,7 @@ class TaskSplit:
     @classmethod
     def _of_domains(
         cls, source: DomainSource, protocol: Protocol, dataset: DictConfig, training: Mapping[str, Any]
-    ) -> TaskSplit:
+    ) -> TaskSequence:
         """Tasks of all classes in images of other domains."""
         if training["task_images"] is not None:
             raise TaskError(f"training.task_images: the tasks of {source.name} own the images of their domains already")

@@ -14,7 +14,7 @@ from report.chart import chart
 from report.heat_map import colour_rules, heat_map
 from report.html import Html, join, tag
 from report.pictures import Gallery, gallery
-from report.runs import DAMAGED, FINISHED, STATUSES, DamagedRun, Run, Split
+from report.runs import DAMAGED, FINISHED, STATUSES, Benchmark, DamagedRun, Run
 from report.tables import COLUMNS, DASH, Comparison, Group, ReportTable, Statistic
 from report.text import remarks, sources, summary
 
@@ -52,10 +52,10 @@ def _fill(template: str, **parts: str) -> str:
 
 
 def _item(
-    kind: str, split: Split | None, method: str, status: str, *words: str, label: str | None = None
+    kind: str, benchmark: Benchmark | None, method: str, status: str, *words: str, label: str | None = None
 ) -> dict[str, str]:
     """The attributes of an element that the filter reads."""
-    dataset, task, mode = split or ("", "", "")
+    dataset, task, mode = benchmark or ("", "", "")
     text = " ".join((dataset, task, mode, label or method, status, *words)).lower()
     return {
         "data_kind": kind, "data_dataset": dataset, "data_task": task, "data_method": method, "data_status": status,
@@ -64,7 +64,7 @@ def _item(
 
 
 def _of_group(kind: str, table: ReportTable, group: Group) -> dict[str, str]:
-    return _item(kind, table.split, group.method, FINISHED, label=group.label)
+    return _item(kind, table.benchmark, group.method, FINISHED, label=group.label)
 
 
 # --- the filter ------------------------------------------------------------------------------------------------------
@@ -77,8 +77,8 @@ def _filter(tables: Sequence[ReportTable], runs: Sequence[Run], damaged: Sequenc
     text = tag("input", type="search", name="text", placeholder="filter", aria_label="words")
     return join([
         text,
-        _choice("dataset", "all data sets", sorted({table.split.dataset for table in tables})),
-        _choice("task", "all tasks", sorted({table.split.task for table in tables})),
+        _choice("dataset", "all data sets", sorted({table.benchmark.dataset for table in tables})),
+        _choice("task", "all tasks", sorted({table.benchmark.task for table in tables})),
         _choice("method", "all methods", sorted(methods)),
         _choice("status", "every status", [s for s in (*STATUSES, PUBLISHED, NOT_RUN) if s in seen]),
     ])  # fmt: skip
@@ -143,7 +143,8 @@ def _paper_row(comparison: Comparison) -> Html:
     about = tag("small", remarks(comparison), title=f"{row.citation}; {row.source}")
     name = tag("th", row.label, " ", about, scope="row", class_="text", data_value=row.method)
     values = [_paper_number(comparison, column.key) for column in COLUMNS]
-    item = _item("row", row.split, row.method, _paper_status(comparison), row.label, remarks(comparison), row.citation)
+    words = (row.label, remarks(comparison), row.citation)
+    item = _item("row", row.benchmark, row.method, _paper_status(comparison), *words)
     return tag("tr", name, tag("td"), *values, class_="published", **item)
 
 
@@ -173,7 +174,7 @@ def _unfinished(table: ReportTable) -> Html:
             tag("progress", value=run.done, max=run.tasks or 1, aria_label=run.progress),
             tag("span", f"{run.progress} tasks"),
             tag("span", run.error, class_="missed"),
-            **_item("unfinished", table.split, run.method, run.status, run.error, label=label),
+            **_item("unfinished", table.benchmark, run.method, run.status, run.error, label=label),
         )
         for label, run in table.unfinished
     ]
@@ -273,9 +274,9 @@ def _run_list(runs: Sequence[Run], damaged: Sequence[DamagedRun]) -> Html:
 
 
 def _run_row(run: Run) -> Html:
-    about = _item("run", run.split, run.method, run.status, str(run.folder), run.error, run.commit)
-    texts = (*run.split, run.method, str(run.seed), run.progress, str(run.folder), run.commit, run.error)
-    keys = (*run.split, run.method, run.seed, run.done, run.folder, run.commit, run.error)
+    about = _item("run", run.benchmark, run.method, run.status, str(run.folder), run.error, run.commit)
+    texts = (*run.benchmark, run.method, str(run.seed), run.progress, str(run.folder), run.commit, run.error)
+    keys = (*run.benchmark, run.method, run.seed, run.done, run.folder, run.commit, run.error)
     return _row_of_run(run.status, texts, keys, about)
 
 

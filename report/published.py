@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from protocol.errors import ConfigError
-from report.runs import Split
+from report.runs import Benchmark
 
 FOLDER = Path(__file__).with_name("published")
 # From a paper's column to the key of ours, without and with background in the paper's means.
@@ -39,7 +39,7 @@ class PublishedRow:
     """A method in a paper's table.
 
     Attributes:
-        split: our table to which it belongs.
+        benchmark: our table to which it belongs.
         method: the choice of `loss`, or "joint".
         label: the method's name in the paper.
         paper: short name of the paper with the number, which often is not the method's own.
@@ -52,7 +52,7 @@ class PublishedRow:
         when: settings that a run of ours must have to be compared with it; None: none can.
     """
 
-    split: Split
+    benchmark: Benchmark
     method: str
     label: str
     paper: str
@@ -106,7 +106,7 @@ def _row(paper: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow:
         raise ValueError("an average over tasks without background is none of our columns")
     given = {key: row[column] for column, key in KEYS[background].items() if row.get(column) is not None}
     return PublishedRow(
-        split=Split(str(row["dataset"]), str(row["task"]), str(row["mode"])),
+        benchmark=Benchmark(str(row["dataset"]), str(row["task"]), str(row["mode"])),
         method=str(row["method"]),
         label=str(row.get("label", row["method"])),
         paper=str(paper["paper"]),

@@ -30,7 +30,7 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Recur
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
-class Split(NamedTuple):
+class Benchmark(NamedTuple):
     """What methods in one table have in common, so that they can be compared."""
 
     dataset: str
@@ -74,10 +74,10 @@ class Run:
         return int(self.settings[SEED])
 
     @property
-    def split(self) -> Split:
+    def benchmark(self) -> Benchmark:
         """The table to which it belongs; for a joint run that of the sequence whose ceiling it is."""
         training = {**_group(self.settings, "training"), "joint": False}
-        return Split(str(self.settings["dataset.name"]), task_name(training), str(training["mode"]))
+        return Benchmark(str(self.settings["dataset.name"]), task_name(training), str(training["mode"]))
 
     @property
     def progress(self) -> str:
@@ -162,7 +162,7 @@ def read_run(path: Path) -> Run | DamagedRun:
             commit=_commit(folder),
             error=_last_line(folder.error),
         )
-        _ = run.seed, run.split  # so that missing settings are an error here and not later
+        _ = run.seed, run.benchmark  # so that missing settings are an error here and not later
     except UNREADABLE as error:
         return DamagedRun(path, f"{read.name} is damaged ({type(error).__name__}: {error})")
     return run

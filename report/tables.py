@@ -11,7 +11,7 @@ from typing import Any
 
 from continual.evaluation.text import one_decimal, shorten
 from report.published import PublishedRow
-from report.runs import FINISHED, JOINT, SEED, Run, Split
+from report.runs import FINISHED, JOINT, SEED, Benchmark, Run
 
 TOLERANCE = 0.05  # percent below a paper's number with one decimal that still reach it
 FEW_DIFFERENCES = 3  # settings in a label, where they tell methods apart
@@ -130,13 +130,13 @@ class ReportTable:
     """The methods that can be compared.
 
     Attributes:
-        split: data set, task split and mode.
+        benchmark: data set, task split and mode.
         groups: with a finished run.
         unfinished: label and run of each unfinished run.
         published: the papers' rows.
     """
 
-    split: Split
+    benchmark: Benchmark
     groups: Sequence[Group]
     unfinished: Sequence[tuple[str, Run]]
     published: Sequence[Comparison]
@@ -144,7 +144,7 @@ class ReportTable:
     @property
     def title(self) -> str:
         """Data set, task and mode."""
-        return " · ".join(self.split)
+        return " · ".join(self.benchmark)
 
     @property
     def rows(self) -> list[Group | Comparison]:
@@ -163,10 +163,14 @@ def build_tables(
         published: rows of papers; those of tables without a run are left out.
         all_published: show them too.
     """
-    splits = {run.split for run in runs} | ({row.split for row in published} if all_published else set())
+    benchmarks = {run.benchmark for run in runs} | ({row.benchmark for row in published} if all_published else set())
     return [
-        _table(split, [run for run in runs if run.split == split], [row for row in published if row.split == split])
-        for split in sorted(splits)
+        _table(
+            benchmark,
+            [run for run in runs if run.benchmark == benchmark],
+            [row for row in published if row.benchmark == benchmark],
+        )
+        for benchmark in sorted(benchmarks)
     ]
 
 
@@ -180,11 +184,11 @@ def verdict(ours: float, paper: float, tolerance: float = TOLERANCE) -> str:
     return f"not reached {shown}" if difference < -tolerance - 1e-9 else f"reached {shown}"
 
 
-def _table(split: Split, runs: Sequence[Run], published: Sequence[PublishedRow]) -> ReportTable:
+def _table(benchmark: Benchmark, runs: Sequence[Run], published: Sequence[PublishedRow]) -> ReportTable:
     groups = [group for _, some in _by(runs, lambda run: run.method) for group in _groups_of_method(some)]
     finished = sorted((group for group in groups if group.runs), key=_order)
     return ReportTable(
-        split,
+        benchmark,
         finished,
         [(group.label, run) for group in groups for run in group.unfinished],
         [

@@ -111,7 +111,7 @@ def long_csv(tables: Sequence[ReportTable]) -> str:
     for table in tables:
         for row in table.rows:
             rows = _group_rows(row) if isinstance(row, Group) else _paper_rows(row)
-            writer.writerows([*table.split, *cells] for cells in rows)
+            writer.writerows([*table.benchmark, *cells] for cells in rows)
     return text.getvalue()
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from continual.launch.naming import register_resolvers
 from continual.launch.user_errors import one_line_errors
-from datamodules.task_sequence import SPLITS, TaskSplit
+from datamodules.task_sequence import SPLITS, TaskSequence
 from protocol.files import write_atomically
 
 register_resolvers()
@@ -27,7 +27,7 @@ register_resolvers()
 def main(config: DictConfig) -> None:
     """Print the tasks; write them where `output` names a file."""
     training = OmegaConf.to_container(config.training, resolve=True)
-    split = TaskSplit.from_config(config.dataset, training)
+    split = TaskSequence.from_config(config.dataset, training)
     Console().print(table(split))
     if config.output:
         path = Path(config.output).expanduser()
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
         print(f"written to {path}")
 
 
-def table(split: TaskSplit) -> Table:
+def table(split: TaskSequence) -> Table:
     """Classes and numbers of images per task."""
     shown = Table("task", "new classes", *SPLITS, title=f"{split.source.name}, {split.tasks[0].protocol.mode}")
     for task, images in zip(split.tasks, split.images, strict=True):

@@ -28,7 +28,7 @@ from continual.run.settings import check_settings
 from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, how_to_train_again, restore
 from continual.run.trainers import Trainers
-from datamodules.task_sequence import TaskSplit
+from datamodules.task_sequence import TaskSequence
 from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
@@ -61,7 +61,7 @@ class Experiment:
         self.folder = folder
         self.state = state
         self.results = Results(folder, self.settings)
-        self.split = TaskSplit.from_config(config.dataset, self.training)
+        self.split = TaskSequence.from_config(config.dataset, self.training)
         self._prepare_torch()
         self.data = parts.build_data(config, self.split, self.training)
         self.learner = parts.build_learner(config, self.tasks, self.training, self.settings["dataset"])

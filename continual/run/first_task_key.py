@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 
 from continual.learning.learner import ContinualLearner
 from continual.run.provenance import installed_version
-from datamodules.task_sequence import TaskSplit
+from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss, Step
 from networks.base import NetworkOutput
 from protocol.labels import IGNORE
@@ -64,7 +64,7 @@ CODE = (
 
 def first_task_facts(
     settings: Mapping[str, Any],
-    split: TaskSplit,
+    split: TaskSequence,
     learner: ContinualLearner,
     callbacks: Mapping[str, Callback],
     trainer: pl.Trainer,
@@ -147,7 +147,7 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _describe_task(split: TaskSplit, saliency: Any) -> dict[str, Any]:
+def _describe_task(split: TaskSequence, saliency: Any) -> dict[str, Any]:
     """Classes, labels and images of the first task."""
     task, images = split.tasks[0], split.images[0]
     splits = {name: split.source.split(name) for name in ("train", "val")}

@@ -13,14 +13,14 @@ from pytorch_lightning.callbacks import Callback
 from continual.learning.learner import ContinualLearner
 from continual.learning.optimisation import Optimisation
 from datamodules.datamodule import ContinualDataModule
-from datamodules.task_sequence import TaskSplit
+from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss
 from networks.pixels import Pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
 
-def build_data(config: DictConfig, split: TaskSplit, training: Mapping[str, Any]) -> ContinualDataModule:
+def build_data(config: DictConfig, split: TaskSequence, training: Mapping[str, Any]) -> ContinualDataModule:
     """What gives each task its images."""
     return ContinualDataModule(
         split.source,
@@ -119,7 +119,7 @@ def check_without_background(loss: ContinualLoss, training: Mapping[str, Any]) -
 
 
 def check_tasks(
-    split: TaskSplit, data: ContinualDataModule, loss: ContinualLoss, training: Mapping[str, Any], world_size: int
+    split: TaskSequence, data: ContinualDataModule, loss: ContinualLoss, training: Mapping[str, Any], world_size: int
 ) -> None:
     """Refuse tasks that cannot be trained.
 

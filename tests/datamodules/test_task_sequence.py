@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from continual.launch.naming import register_resolvers
-from datamodules.task_sequence import TaskSplit, named_increments
+from datamodules.task_sequence import TaskSequence, named_increments
 from protocol.errors import TaskError
 from tests.conftest import ROOT
 from tests.datamodules.trees import pairs_tree
@@ -22,7 +22,7 @@ def split_of(*overrides):
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
-    return TaskSplit.from_config(config.dataset, OmegaConf.to_container(config.training, resolve=True))
+    return TaskSequence.from_config(config.dataset, OmegaConf.to_container(config.training, resolve=True))
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from report.page import page
 from report.published import PublishedRow
-from report.runs import DamagedRun, Split, read_run
+from report.runs import Benchmark, DamagedRun, read_run
 from report.tables import build_tables
 from tests.report.fake_runs import entry, settings, write_run
 
@@ -34,7 +34,7 @@ def made(tmp_path):
                        settings(dataset=EVIL, loss={"x": EVIL}), method=EVIL, error=EVIL)  # fmt: skip
     other = write_run(tmp_path / "other", [entry(0, {"a": 1.0})], settings(dataset=EVIL, loss={"x": 1}), method=EVIL)
     runs = [read_run(folder), read_run(other)]
-    paper = PublishedRow(Split(EVIL, "2-1", "overlap"), EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, True, {"miou": 50.0})
+    paper = PublishedRow(Benchmark(EVIL, "2-1", "overlap"), EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, True, {"miou": 50.0})
     return build_tables(runs, [paper]), runs, [DamagedRun(tmp_path / EVIL.replace("/", "_"), EVIL)]
 
 

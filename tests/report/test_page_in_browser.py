@@ -44,8 +44,10 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     make_runs(folder / "runs")
     runs, damaged = find_runs([folder / "runs"])
-    split = runs[0].split._replace(task="15-1")
-    papers = [PublishedRow(split, m, m, "MiB", "Cermelli", "table 1", "", True, {"miou": 55.0}) for m in ("mib", "ilt")]
+    benchmark = runs[0].benchmark._replace(task="15-1")
+    papers = [
+        PublishedRow(benchmark, m, m, "MiB", "Cermelli", "table 1", "", True, {"miou": 55.0}) for m in ("mib", "ilt")
+    ]
     (folder / "report.html").write_text(page(build_tables(runs, papers), runs, damaged), encoding="utf-8")
     return (folder / "report.html").as_uri()
 

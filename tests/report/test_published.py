@@ -4,7 +4,7 @@ import pytest
 
 from protocol.errors import ConfigError
 from report.published import read_published
-from report.runs import Split
+from report.runs import Benchmark
 
 PAPER = """
 paper: MiB
@@ -23,7 +23,8 @@ def test_columns_are_ours_by_what_the_means_count(tmp_path):
     mib, plop = read_published(tmp_path)
     assert mib.values == {"miou_initial": 35.1, "miou_added": 13.5, "miou_nobg": 30.0}
     assert mib.tolerances == {"miou_initial": 0.05, "miou_added": 0.05, "miou_nobg": 0.5}
-    assert (mib.split, mib.label, mib.convention) == (Split("voc", "15-1", "overlap"), "mib", "without background")
+    assert mib.benchmark == Benchmark("voc", "15-1", "overlap")
+    assert (mib.label, mib.convention) == ("mib", "without background")
     assert plop.values == {"miou": 54.6, "average_miou": 40.1}
     assert (plop.label, plop.note, plop.convention) == ("P", "n", "with background")
     (tmp_path / "mib.yaml").write_text(PAPER.replace("background: false", "background: true"))

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from protocol.errors import ConfigError
-from report.runs import DamagedRun, Run, Split, find_runs, read_run
+from report.runs import Benchmark, DamagedRun, Run, find_runs, read_run
 from tests.conftest import ROOT
 from tests.report.fake_runs import entry, settings, write_run
 
@@ -23,7 +23,7 @@ def test_a_run_is_read_from_its_files(tmp_path):
         write_run(tmp_path / "run", TWO_TASKS, settings(seed=7), method="plop", error="Traceback\nOh: no\n\n")
     )
     assert (run.status, run.method, run.seed, run.progress) == ("finished", "plop", 7, "2 of 2")
-    assert run.split == Split("voc", "2-1", "overlap")
+    assert run.benchmark == Benchmark("voc", "2-1", "overlap")
     assert run.minutes == 2
     assert (run.average_miou, run.forgetting) == (0.5, 0.1)
     assert (run.commit, run.error) == ("01234567+", "Oh: no")
@@ -40,7 +40,7 @@ def test_a_run_is_read_from_its_files(tmp_path):
 )
 def test_a_table_is_named_by_the_sequence(tmp_path, training, task):
     run = read_run(write_run(tmp_path / "run", TWO_TASKS, settings(**training)))
-    assert run.split.task == task
+    assert run.benchmark.task == task
     assert run.method == ("joint" if "joint" in training else "mib")
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from report.published import PublishedRow
-from report.runs import Split, read_run
+from report.runs import Benchmark, read_run
 from report.tables import COLUMNS, Comparison, Statistic, build_tables, verdict
 from tests.report.fake_runs import entry, settings, write_run
 
-SPLIT = Split("voc", "2-1", "overlap")
+BENCHMARK = Benchmark("voc", "2-1", "overlap")
 
 
 def run(folder, last, config=None, **others):
@@ -18,8 +18,8 @@ def run(folder, last, config=None, **others):
     )
 
 
-def paper(method="mib", split=SPLIT, **values):
-    return PublishedRow(split, method, method, "MiB", "Cermelli", "table 1", "", False, values)
+def paper(method="mib", benchmark=BENCHMARK, **values):
+    return PublishedRow(benchmark, method, method, "MiB", "Cermelli", "table 1", "", False, values)
 
 
 def test_a_statistic_is_mean_and_sample_deviation():
@@ -33,7 +33,7 @@ def test_seeds_are_one_group_and_other_settings_another(tmp_path):
     runs = [run(tmp_path / f"{w}{s}", value, settings(loss={"kd_weight": w}, seed=s))
             for w, s, value in ((10, 0, 0.3), (10, 1, 0.4), (100, 0, 0.6))]  # fmt: skip
     (table,) = build_tables(runs)
-    assert table.split == SPLIT
+    assert table.benchmark == BENCHMARK
     ten, hundred = table.groups
     assert (ten.label, hundred.label) == ("mib (loss.kd_weight=10)", "mib (loss.kd_weight=100)")
     assert ten.statistic("miou") == Statistic(pytest.approx(35), pytest.approx(50**0.5), 2)
@@ -127,7 +127,7 @@ def test_the_verdict(ours, shown):
 
 
 def test_papers_stand_beside_the_groups_of_their_method(tmp_path):
-    rows = [paper(miou_nobg=29.7), paper("plop", miou_nobg=50.0), paper(split=Split("voc", "15-1", "overlap"))]
+    rows = [paper(miou_nobg=29.7), paper("plop", miou_nobg=50.0), paper(benchmark=Benchmark("voc", "15-1", "overlap"))]
     runs = [run(tmp_path / str(w), value, settings(loss={"w": w})) for w, value in ((1, 0.3), (2, 0.2))]
     for each in runs:
         each.entries[-1]["miou_nobg"] = each.entries[-1]["miou"]
@@ -137,7 +137,7 @@ def test_papers_stand_beside_the_groups_of_their_method(tmp_path):
     assert mib.verdicts("miou") == []
     assert plop.groups == []
     assert table.rows == [*table.groups, mib, plop]
-    assert [t.split.task for t in build_tables(runs, rows, all_published=True)] == ["15-1", "2-1"]
+    assert [t.benchmark.task for t in build_tables(runs, rows, all_published=True)] == ["15-1", "2-1"]
 
 
 def test_an_unfinished_run_is_not_held_against_a_paper(tmp_path):

@@ -6,7 +6,7 @@ import io
 from rich.console import Console
 
 from report.published import PublishedRow
-from report.runs import DamagedRun, Split, read_run
+from report.runs import Benchmark, DamagedRun, read_run
 from report.tables import build_tables
 from report.text import long_csv, markdown, summary, terminal_table
 from tests.report.fake_runs import entry, settings, write_run
@@ -20,8 +20,8 @@ def made(tmp_path):
         for seed, miou in enumerate((0.2, 0.4))
     ]  # fmt: skip
     runs.append(read_run(write_run(tmp_path / "2", [entry(0, {"a": 1.0})], settings(seed=2), error="Oh: a|b")))
-    split = Split("voc", "2-1", "overlap")
-    rows = [PublishedRow(split, name, name, "MiB", "Cermelli", "table 1", "", False, {"miou_nobg": 31.0})
+    benchmark = Benchmark("voc", "2-1", "overlap")
+    rows = [PublishedRow(benchmark, name, name, "MiB", "Cermelli", "table 1", "", False, {"miou_nobg": 31.0})
             for name in ("mib", "plop")]  # fmt: skip
     return build_tables(runs, rows), runs, [DamagedRun(tmp_path / "x|y", "results.json is damaged")]
 
