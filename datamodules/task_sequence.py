@@ -59,16 +59,8 @@ class TaskSequence:
         protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
         if isinstance(source, DomainSource):
             return cls._of_domains(source, protocol, dataset, training)
-        tasks = build_tasks(
-            source.labels,
-            protocol,
-            dataset=source.name,
-            class_order=training["class_order"],
-            shuffle_classes=training["shuffle_classes"],
-            seed=training["seed"],
-            joint=training["joint"],
-            **named_increments(training),
-        )
+        steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
+        tasks = build_tasks(source.labels, protocol, steps, training["joint"])
         if source.name == "ade20k" and protocol.mode == "disjoint" and training["ade_partition"] is None:
             log.warning(
                 "training.mode=disjoint leaves few images of ADE20K, where most show classes of several tasks; MiB's "
@@ -93,8 +85,7 @@ class TaskSequence:
         if training["task_images"] is not None:
             raise TaskError(f"training.task_images: the tasks of {source.name} own the images of their domains already")
         every = tuple(range(len(source.domains)))
-        order = {key: training[key] for key in ("class_order", "shuffle_classes", "seed", "joint")}
-        steps = class_steps(every, dataset=source.name, **order, **named_increments(training))
+        steps = class_steps(every, dataset=source.name, **named_steps(training))
         steps = (every,) if training["joint"] else steps
         tasks = domain_tasks(source.labels, protocol, source.domains, steps)
         ClassIndex.build(source.split("train"), source.labels)  # looks at every file
@@ -138,12 +129,12 @@ class TaskSequence:
         }
 
 
-def named_increments(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The name of the task sequence or its increments; the data set's default where neither is given."""
+def named_steps(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings say of the steps; the data set's default task where they name neither task nor increments."""
     given = {key: training[key] for key in ("task", "initial_increment", "increment")}
     if all(value is None for value in given.values()):
         given["task"] = training["default_task"]
-    return given
+    return {**given, **{key: training[key] for key in ("class_order", "shuffle_classes", "seed", "joint")}}
 
 
 def _select(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,25 +13,35 @@ from protocol.literature import ALIASES, USUAL_TASKS, Steps, named_steps
 
 
 def class_steps(
-    classes: tuple[int, ...],
+    classes: Iterable[int],
     *,
     dataset: str,
-    task: str | int | None,
-    initial_increment: int | None,
-    increment: int | None,
-    shuffle_classes: bool,
-    seed: int,
-    class_order: Sequence[int] | None,
-    joint: bool,
+    task: str | int | None = None,
+    initial_increment: int | None = None,
+    increment: int | None = None,
+    shuffle_classes: bool = False,
+    seed: int = 0,
+    class_order: Sequence[int] | None = None,
+    joint: bool = False,
 ) -> Steps:
-    """Class ids per step in the order of their channels; the arguments are those of `protocol.tasks.build_tasks`.
+    """Class ids of every step, in the order of their channels.
 
     Args:
         classes: class ids in the data set's canonical order.
+        dataset: name of the data set; "voc" and "ade20k" know names with a class order of their own (19-1b, 100-50b).
+        task: "A-B" (A classes, then B in each step until all are used), "A-B-C" (every step's size), "offline" (one
+            step), "15-5s" (the five one by one) or a name with a suffix for the class order; None = the increments.
+        initial_increment: classes of the first step.
+        increment: classes of every later step.
+        shuffle_classes: shuffle the class order as BACS does: the data set's order, shuffled by Python's generator.
+        seed: of the shuffle.
+        class_order: class ids in the order to learn them.
+        joint: all steps are learned at once, so that their sizes need not be given.
 
     Raises:
         TaskError: no such sequence exists for these classes.
     """
+    classes = tuple(classes)
     name = None if task is None else _full_name(dataset, str(task))  # a command line turns task=50 into a number
     if name is not None and (initial_increment is not None or increment is not None):
         raise TaskError(

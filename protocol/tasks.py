@@ -6,7 +6,6 @@ class in the network's output: 0 is background, then the classes in the order in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from protocol.arrays import Pixels
 from protocol.labels import IGNORE, LabelSpace
+from protocol.literature import Steps
 from protocol.rules import Protocol
-from protocol.steps import class_steps
 
 
 @dataclass(frozen=True)
@@ -123,48 +122,15 @@ class Task:
         return table
 
 
-def build_tasks(
-    labels: LabelSpace,
-    protocol: Protocol,
-    *,
-    dataset: str,
-    task: str | int | None = None,
-    initial_increment: int | None = None,
-    increment: int | None = None,
-    shuffle_classes: bool = False,
-    seed: int = 0,
-    class_order: Sequence[int] | None = None,
-    joint: bool = False,
-) -> tuple[Task, ...]:
-    """The sequence of tasks, by a name of the literature or by the sizes of its steps.
+def build_tasks(labels: LabelSpace, protocol: Protocol, steps: Steps, joint: bool = False) -> tuple[Task, ...]:
+    """The sequence of tasks.
 
     Args:
         labels: the data set's classes.
         protocol: how pixels and images are treated.
-        dataset: name of the data set; "voc" and "ade20k" know names with a class order of their own (19-1b, 100-50b).
-        task: "A-B" (A classes, then B in each step until all are used), "A-B-C" (every step's size), "offline" (one
-            step), "15-5s" (the five one by one) or a name with a suffix for the class order; None = the increments.
-        initial_increment: classes of the first step.
-        increment: classes of every later step.
-        shuffle_classes: shuffle the class order as BACS does: the data set's order, shuffled by Python's generator.
-        seed: of the shuffle.
-        class_order: class ids in the order to learn them.
+        steps: class ids of each step in the order to learn them, see `protocol.steps.class_steps`.
         joint: one task that learns the classes of all steps at once, with the same channels.
-
-    Raises:
-        TaskError: no such sequence exists for these classes.
     """
-    steps = class_steps(
-        tuple(labels.classes),
-        dataset=dataset,
-        task=task,
-        initial_increment=initial_increment,
-        increment=increment,
-        shuffle_classes=shuffle_classes,
-        seed=seed,
-        class_order=class_order,
-        joint=joint,
-    )
     merged = (tuple(c for step in steps for c in step),) if joint else steps
     return tuple(
         Task(

@@ -42,6 +42,7 @@ from networks.pixels import Pixels
 from networks.unet import UNet
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
+from protocol.steps import class_steps
 from protocol.tasks import build_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def milliseconds(seconds: float) -> str:
 def voc_tasks():
     """The tasks of VOC 15-1."""
     labels = LabelSpace({i: f"class {i}" for i in range(1, 21)})
-    return build_tasks(labels, Protocol("overlap"), dataset="voc", task="15-1")
+    return build_tasks(labels, Protocol("overlap"), class_steps(labels.classes, dataset="voc", task="15-1"))
 
 
 def bench_remap(repeats: int) -> list[Row]:

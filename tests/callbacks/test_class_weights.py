@@ -14,10 +14,10 @@ from loss.mib import MiB
 from protocol.errors import ConfigError
 from protocol.labels import IGNORE, LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
 from tests.conftest import TINY
 from tests.datamodules.trees import cityscapes_tree
 from tests.loss.steps import make_step
+from tests.sequences import build_tasks
 
 
 def setup(loss, weights, names):

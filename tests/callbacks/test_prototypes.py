@@ -12,8 +12,9 @@ from loss.sdr import scramble
 from networks.maps import nearest_pixels
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import Task, build_tasks
+from protocol.tasks import Task
 from tests.conftest import TINY
+from tests.sequences import build_tasks
 from tests.vectors import cases, variants
 
 SPACE = LabelSpace({c: f"c{c}" for c in range(1, 6)})

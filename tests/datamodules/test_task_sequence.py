@@ -7,12 +7,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from continual.launch.naming import register_resolvers
-from datamodules.task_sequence import TaskSequence, named_increments
+from datamodules.task_sequence import TaskSequence, named_steps
 from protocol.errors import TaskError
 from tests.conftest import ROOT
 from tests.datamodules.trees import pairs_tree
 
-NONE = {"task": None, "initial_increment": None, "increment": None, "default_task": "4-2"}
+ORDER = {"class_order": None, "shuffle_classes": False, "seed": 1, "joint": False}
+NONE = {"task": None, "initial_increment": None, "increment": None, **ORDER}
 
 
 SMALL = "dataset.counts={train: 60, val: 30, test: 30}"
@@ -31,10 +32,10 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_data_sets_default_task_stands_in():
-    assert named_increments(NONE)["task"] == "4-2"
-    assert named_increments({**NONE, "task": "6-2"})["task"] == "6-2"
+    assert named_steps({**NONE, "default_task": "4-2"})["task"] == "4-2"
+    assert named_steps({**NONE, "default_task": "4-2", "task": "6-2"})["task"] == "6-2"
     given = {**NONE, "initial_increment": 2, "increment": 3}
-    assert named_increments(given) == {"task": None, "initial_increment": 2, "increment": 3}
+    assert named_steps({**given, "default_task": "4-2"}) == given
 
 
 @pytest.mark.parametrize("mode", ["sequential", "disjoint", "overlap"])

@@ -12,8 +12,8 @@ from loss.base import Replayed
 from networks.base import NetworkOutput
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
 from tests.loss.steps import make_step
+from tests.sequences import build_tasks
 from tests.vectors import variants
 
 

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from loss.base import Step
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
+from tests.sequences import build_tasks
 from tests.test_configurations import choices, composed
 
 NETWORKS = {

@@ -18,8 +18,8 @@ from protocol.labels import LabelSpace
 from protocol.literature import VOC_15_1_ORDERS
 from protocol.rules import Protocol
 from protocol.selection import greedy_partition, select_test, select_train, select_train_partitioned, select_val
-from protocol.tasks import build_tasks
 from tests.mask_files import real_voc_splits
+from tests.sequences import build_tasks
 from tests.vectors import cases, variants
 
 VOC = LabelSpace({c: f"class {c}" for c in range(1, 21)})

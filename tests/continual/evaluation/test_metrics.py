@@ -23,7 +23,8 @@ from continual.evaluation.metrics import (
 )
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import Task, build_tasks
+from protocol.tasks import Task
+from tests.sequences import build_tasks
 from tests.vectors import cases
 
 LABELS = LabelSpace({i: f"c{i}" for i in range(1, 6)})

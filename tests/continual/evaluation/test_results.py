@@ -11,7 +11,7 @@ from protocol.errors import RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.run_folder import RunFolder
-from protocol.tasks import build_tasks
+from tests.sequences import build_tasks
 
 NAMES = ["background", "one", "two", "three", "four"]
 

@@ -13,7 +13,7 @@ from continual.learning.optimisation import Optimisation
 from networks.pixels import Pixels
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
+from tests.sequences import build_tasks
 
 
 def make_learner(network, loss, optimizer, scheduler, **settings):

@@ -17,7 +17,7 @@ from networks.unet import UNet
 from protocol.errors import ConfigError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
+from tests.sequences import build_tasks
 
 LABELS = LabelSpace({i: f"c{i}" for i in range(1, 5)})
 TASKS = build_tasks(LABELS, Protocol("overlap"), dataset="toy", task="2-1")

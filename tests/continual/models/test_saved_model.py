@@ -21,8 +21,8 @@ from networks.erfnet import ERFNet
 from protocol.errors import ConfigError, RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
-from protocol.tasks import build_tasks
 from tests.networks.seeded import fill
+from tests.sequences import build_tasks
 from tests.vectors import variants
 
 ORDER = [7, 8, 21, 22, 23, 11, 12, 13, 17, 19, 20, 24, 25, 26, 27, 28, 31, 32, 33]

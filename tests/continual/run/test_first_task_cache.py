@@ -27,8 +27,8 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.run_folder import RunFolder
 from protocol.settings import flatten, numbers_of
-from protocol.tasks import build_tasks
 from tests.conftest import TINY
+from tests.sequences import build_tasks
 from tests.test_configurations import choices, composed
 
 
