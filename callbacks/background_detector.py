@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callbacks.prototypes import Prototypes
-from protocol.errors import ConfigError
+from continual.learning.callback import ContinualCallback
 
 NAME = "background_detector"
 
@@ -80,9 +79,12 @@ class Detector(nn.Module):
         return F.interpolate(torch.cat(scores, dim=1).float(), size=size, mode="bilinear", align_corners=True)
 
 
-class BackgroundDetector(pl.Callback):
+class BackgroundDetector(ContinualCallback):
     """Makes the detector a part of the learner, publishes it, and measures it."""
 
+    publishes = (NAME, "detector_weight")
+    needs = ("task_prototypes",)
+    remedy = "keep callbacks.prototypes with callbacks.prototypes.groups=task, which callbacks=bacs adds"
     needs_whole_weights = True
 
     def __init__(
@@ -90,6 +92,8 @@ class BackgroundDetector(pl.Callback):
     ) -> None:
         """Args: `active`: whether there is one; the others as in `Detector`."""
         self.active = active
+        if not active:
+            self.publishes = self.needs = ()
         self.settings = {"channels": channels, "dropout": dropout, "seen_alpha": seen_alpha}
         self.detector: Detector | None = None
         self.saved: dict[str, Tensor] = {}
@@ -99,11 +103,6 @@ class BackgroundDetector(pl.Callback):
         """Before the optimizer is made: a head for the task."""
         if not self.active:
             return
-        prototypes = next((c for c in trainer.callbacks if isinstance(c, Prototypes)), None)
-        if prototypes is None or prototypes.groups != "task":
-            raise ConfigError(
-                "the background detector measures distances to prototypes of tasks: callbacks.prototypes.groups=task"
-            )
         if self.detector is None:
             channels = _encoder_channels(pl_module.network)
             self.detector = Detector(channels, **self.settings, seed=pl_module.seed).to(pl_module.device)
@@ -135,7 +134,7 @@ class BackgroundDetector(pl.Callback):
         labels = batch["label"]
         with trainer.precision_plugin.forward_context():
             embedding = self.detector.embed(outputs.stages[-1])
-            scores = self.detector(embedding, pl_module.memory["prototypes"].vectors, labels.shape[-2:])
+            scores = self.detector(embedding, pl_module.memory["task_prototypes"].vectors, labels.shape[-2:])
         cell = (labels > 0).long() * 2 + (scores.amax(dim=1) > 0)
         self.confusion += torch.bincount(cell[labels != 255], minlength=4).view(2, 2)
 

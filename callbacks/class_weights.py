@@ -15,7 +15,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from continual.learning.callback import ContinualCallback
+from continual.learning.learner import ContinualLearner
 from datamodules.class_index import ClassIndex
+from datamodules.datamodule import ContinualDataModule
 from protocol.errors import ConfigError
 from protocol.labels import IGNORE
 from protocol.tasks import Task
@@ -40,8 +43,10 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-class ClassWeights(pl.Callback):
-    """Publishes `memory["class_weights"]`, a tensor over channels, for losses with `reads_class_weights`."""
+class ClassWeights(ContinualCallback):
+    """Publishes the weights, a tensor over channels."""
+
+    publishes = ("class_weights",)
 
     def __init__(self, weights: str | float) -> None:
         """Args:
@@ -52,23 +57,19 @@ class ClassWeights(pl.Callback):
         """
         if weights not in PUBLISHED and not (isinstance(weights, int | float) and weights > 1):
             raise ConfigError(
-                f"callbacks.class_weights.weights={weights} is neither {' nor '.join(PUBLISHED)} nor a number above 1"
+                f"weights={weights} is neither {' nor '.join(PUBLISHED)} nor a number above 1"
             )
         self.weights = weights
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """See whether somebody reads the weights.
-
-        Raises:
-            ConfigError: nobody does.
-        """
-        if not pl_module.loss.reads_class_weights:
+    def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:
+        """The loss must use the weights, and every class must have one."""
+        if "class_weights" not in learner.loss.can_use:
             raise ConfigError(
-                f"callbacks=class_weights: {type(pl_module.loss).__name__} weighs no classes; choose loss=crossentropy "
-                "or cil"
+                f"callbacks.{self.name}: {type(learner.loss).__name__} weighs no classes; choose loss=crossentropy or "
+                "cil"
             )
         if self.weights in PUBLISHED:
-            self._published(trainer.datamodule.source.labels.classes.values())
+            self._published(data.source.labels.classes.values())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish the task's."""
@@ -91,7 +92,7 @@ class ClassWeights(pl.Callback):
         unknown = [name for name in names if name not in table]
         if unknown:
             raise ConfigError(
-                f"callbacks.class_weights.weights={self.weights} are published for Cityscapes, not for {unknown[0]}; "
+                f"weights={self.weights} are published for Cityscapes, not for {unknown[0]}; "
                 "give a number above 1 to have them computed"
             )
         return [table[name] for name in names]

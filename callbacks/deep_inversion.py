@@ -12,37 +12,58 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 
-from callbacks.replay_buffer import TEACHER, ReplayBuffer, Writer
+from callbacks.replay.reading import Unlabelled
+from callbacks.replay.selection import Selection
+from callbacks.replay.slots import Slot, Slots
+from callbacks.replay.storage import Storage, Writer
+from callbacks.replay_buffer import FOLDER, ReplayBuffer
 from continual.dreams.dreamer import Dreamer, check_classes, digest
 from continual.dreams.recipe import Recipe, phases
 from continual.dreams.record import RECORD, SHEET
 from continual.dreams.synthesis import Network
 from continual.dreams.terms import FeatureStatistics
+from continual.learning.learner import ContinualLearner
 from continual.models.saved_model import SavedModel
 from datamodules.base import DataError
+from datamodules.datamodule import ContinualDataModule
 from datamodules.files import read_image
 from datamodules.geometry import Window
 from datamodules.loose_images import find_images
 from datamodules.transforms import cut, resize_image
-from protocol.errors import ConfigError
+from protocol.checks import check_counts
+from protocol.errors import ConfigError, full_keys
 from protocol.labels import IGNORE
-from protocol.random_streams import DRAW, seed_sequence
+from protocol.random_streams import seed_sequence
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
-DREAMS = "dreams"  # folder in a task's
+DREAMS = "dreams"  # in a task's folder
 
 
 class DeepInversion(ReplayBuffer):
-    """The replay buffer, filled by dreams."""
+    """A replay buffer that is filled by dreams.
 
-    first_task_idle = True
+    Args:
+        images: folder with images; None: they are dreamed between the tasks.
+        per_class: images of each class so far.
+        size: height and width; None: those of training images.
+        synthesis_batch: images that are dreamed together.
+        iterations: updates at full resolution.
+        shrunk_iterations: updates before, of which the network sees images of half the size.
+        clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
+        student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
+        recipe: other values of `continual.dreams.recipe.Recipe`.
+        batch_size, lesson, weight, flip, storage: see `ReplayBuffer`; images per step.
+    """
 
     def __init__(
         self,
@@ -61,94 +82,72 @@ class DeepInversion(ReplayBuffer):
         flip: bool = True,
         storage: str = "ram",
     ) -> None:
-        """Args:
-        images: folder with images; None: they are dreamed between the tasks.
-        per_class: images of each class so far.
-        size: height and width; None: those of training images.
-        synthesis_batch: images that are dreamed together.
-        iterations: updates at full resolution.
-        shrunk_iterations: updates before, of which the network sees images of half the size.
-        clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
-        student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
-        recipe: other values of `continual.dreams.recipe.Recipe`.
-        batch_size, lesson, weight, flip, storage: see `ReplayBuffer`; images per step.
-
-        Raises:
-            ConfigError: a value is out of its range, or the folder has no images.
-        """
         super().__init__(
-            batch_size=batch_size, labels=TEACHER, lesson=lesson, weight=weight, flip=flip, storage=storage,
-            loss_share=0.0,
-        )  # fmt: skip
-        counts = {"per_class": per_class, "synthesis_batch": synthesis_batch, "iterations": iterations}
-        optional = {"size": size, "shrunk_iterations": shrunk_iterations}
-        for key, value in {**counts, **{key: value for key, value in optional.items() if value}}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"callbacks.replay.{key}={value} must be a whole number of at least 1")
-        try:
-            self.recipe = Recipe(phases(iterations, shrunk_iterations, clip), **(recipe or {}))
-        except (ConfigError, TypeError) as error:
-            raise ConfigError(f"callbacks.replay.recipe: {error}") from error
-        self.per_class, self.size, self.synthesis_batch = per_class, size, synthesis_batch
-        if (self.recipe.competition > 0) != (student is not None):
+            batch_size=batch_size, labels="teacher", lesson=lesson, weight=weight, flip=flip, storage=storage
+        )
+        check_counts(per_class=per_class, synthesis_batch=synthesis_batch, iterations=iterations)
+        check_counts(**{key: n for key, n in {"size": size, "shrunk_iterations": shrunk_iterations}.items() if n})
+        how = read_recipe(recipe or {}, iterations, shrunk_iterations, clip)
+        self.keep = Dreams(
+            images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch
+        )
+        self.read = [OfEachClass(flip)]
+
+
+class Dreams(Selection):
+    """Fills a buffer with dreams of all classes so far, or with images of a folder; nothing of earlier tasks stays."""
+
+    def __init__(
+        self,
+        paths: list[Path] | None,
+        recipe: Recipe,
+        student: str | None,
+        *,
+        size: int | None,
+        per_class: int,
+        batch_size: int,
+    ) -> None:
+        """Args: `paths`: images; None: they are dreamed. The others as in `DeepInversion`."""
+        if (recipe.competition > 0) != (student is not None):
             raise ConfigError(
-                "callbacks.replay.recipe.competition needs callbacks.replay.student, the network to compete with, and "
-                "the other way round"
+                f"recipe.competition={recipe.competition} and student={student}: set both or none, the student is the "
+                "network to compete with"
             )
+        self.paths, self.recipe = paths, recipe
+        self.size, self.per_class, self.batch_size = size, per_class, batch_size
         self.student = None if student is None else SavedModel.load(Path(student).expanduser())
-        self.paths = None if images is None else self._list(Path(images).expanduser())
 
-    @staticmethod
-    def _list(folder: Path) -> list[Path]:
-        """Its images, each of which can be read."""
-        try:
-            paths = [p for p in find_images([str(folder)]) if p.name != SHEET]
-        except DataError as error:
-            raise ConfigError(
-                f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them in between"
-            ) from error
-        for path in paths:
-            read_image(path)
-        return paths
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """See whether the network can dream, before it is trained.
-
-        Raises:
-            ConfigError: it has no batch normalisation.
-        """
-        super().setup(trainer, pl_module, stage)
+    def check(self, learner: ContinualLearner, data: ContinualDataModule) -> None:
+        """A network that dreams must have batch normalisation."""
         if self.paths is None:
-            FeatureStatistics(pl_module.network)
+            FeatureStatistics(learner.network)
 
-    def _prepare(self, task: Task, folder: Path) -> None:
+    def prepare(self, trainer: pl.Trainer, learner: ContinualLearner, folder: Path) -> None:
         """Dream of all classes so far; the processes share the work."""
-        learner = self.learner
-        learner.to(self.trainer.strategy.root_device)
         if self.paths is not None:
             return
+        task, network = learner.task, learner.network
         mean, std = ((values / 255).flatten().tolist() for values in (learner.pixels.mean, learner.pixels.std))
-        was_training, learning = learner.network.training, [p for p in learner.network.parameters() if p.requires_grad]
-        learner.network.eval().requires_grad_(False)
+        learning = [p for p in network.parameters() if p.requires_grad]
+        network.requires_grad_(False)
         dreamer = Dreamer(
-            learner.network, task.class_names, mean, std, self.recipe, self._image_size(), self.per_class,
-            self.synthesis_batch, learner.seed + task.index, *self._competitor(task),
+            network, task.class_names, mean, std, self.recipe, self._image_size(trainer.datamodule), self.per_class,
+            self.batch_size, learner.seed + task.index, *self._competitor(learner),
         )  # fmt: skip
         dreamer.dream(
-            range(1, task.n_seen), folder.with_name(DREAMS), self.trainer.global_rank, self.trainer.world_size,
-            self.trainer.strategy.barrier,
+            range(1, task.n_seen), dreams_beside(folder), trainer.global_rank, trainer.world_size,
+            trainer.strategy.barrier,
         )  # fmt: skip
         for parameter in learning:
             parameter.requires_grad_(True)
-        learner.network.train(was_training)
 
-    def _image_size(self) -> tuple[int, int]:
+    def _image_size(self, data: ContinualDataModule) -> tuple[int, int]:
         if self.size:
             return self.size, self.size
-        height, width = self.trainer.datamodule.training_samples(1)[0]["label"].shape[-2:]
+        height, width = data.training_samples(1)[0]["label"].shape[-2:]
         return height, width
 
-    def _competitor(self, task: Task) -> tuple[Network | None, str | None]:
+    def _competitor(self, learner: ContinualLearner) -> tuple[Network | None, str | None]:
         """The student and its name.
 
         Raises:
@@ -156,51 +155,89 @@ class DeepInversion(ReplayBuffer):
         """
         if self.student is None:
             return None, None
-        check_classes(self.student, task.class_names, "callbacks.replay.student")
-        network = self.student.network.to(self.learner.device)
+        check_classes(self.student, learner.task.class_names, "student")
+        network = self.student.network.to(learner.device)
         return lambda x: network(x).logits, digest(network)
 
-    def _fill(self, task: Task, folder: Path) -> None:
-        """With the dreams, or the folder's images; nothing of earlier tasks stays."""
-        paths, classes, size = self.paths, None, self._image_size()
-        if paths is None:
-            dreams = folder.with_name(DREAMS)
-            record = json.loads((dreams / RECORD).read_text())["images"]
-            paths, classes = [dreams / image["file"] for image in record], [image["class"] for image in record]
-            sure = 100 * np.mean([image["confidence"] for image in record])
-            log.info(
-                f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {sure:.0f} %: {dreams}"
-            )
-        writer = Writer(folder, None)
-        for slot, path in enumerate(paths):
+    def fill(
+        self, trainer: pl.Trainer, learner: ContinualLearner, slots: Slots, storage: Storage, folder: Path
+    ) -> None:
+        """Store all images at one size."""
+        task, size = learner.task, self._image_size(trainer.datamodule)
+        paths, classes = (self.paths, []) if self.paths is not None else read_dreams(dreams_beside(folder), task)
+        writer = Writer(folder)
+        for place, path in enumerate(paths):
             image = fit(read_image(path), size)
             label = np.full(size, IGNORE, np.uint8)
-            writer.put(slot, {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "label": label})
+            writer.put(place, {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "label": label})
         writer.finish(len(paths), task.n_seen)
-        self._describe(task, len(paths), classes)
+        shown = [[c] for c in classes] or [[]] * len(paths)
+        slots.replace([Slot(task.index, i, task.n_seen, shown=shown[i]) for i in range(len(paths))])
+        slots.offered, slots.task = slots.offered + len(paths), task.index
 
-    def _which(self, draw: int, stream: int = DRAW) -> np.ndarray:
-        """Slots of a draw: of dreams the classes in turns, in a random order, and a random image of each."""
+
+class OfEachClass(Unlabelled):
+    """Dreams: each draw has the classes in turns, in a random order, and a random image of each."""
+
+    def slots_of_draw(self, draw: int) -> np.ndarray:
+        """Slots of a draw; of images of a folder, which have no classes, as of any buffer."""
         by_class: dict[int, list[int]] = {}
-        for slot, shown in enumerate(self.slots.shown):
+        for slot, shown in enumerate(self.held.slots.shown):
             by_class.setdefault(shown[0] if shown else 0, []).append(slot)
         if len(by_class) == 1:
-            return super()._which(draw, stream)
+            return super().slots_of_draw(draw)
         learner = self.learner
         random = np.random.default_rng(
-            seed_sequence(stream, learner.seed, learner.task.index, draw, self.trainer.global_rank)
+            seed_sequence(self.stream, learner.seed, learner.task.index, draw, self.trainer.global_rank)
         )
-        turns = -(-self.batch_size // len(by_class))
-        classes = np.concatenate([random.permutation(sorted(by_class)) for _ in range(turns)])[: self.batch_size]
+        turns = -(-self.size // len(by_class))
+        classes = np.concatenate([random.permutation(sorted(by_class)) for _ in range(turns)])[: self.size]
         return np.array([random.choice(by_class[c]) for c in classes.tolist()])
 
-    def _describe(self, task: Task, count: int, classes: list[int] | None) -> None:
-        """What is known of the slots."""
-        slots = self.slots
-        slots.tasks, slots.indices = np.full(count, task.index), np.arange(count)
-        slots.channels, slots.importance = np.full(count, task.n_seen), np.zeros(count)
-        slots.shown = [[c] for c in classes] if classes else [[] for _ in range(count)]
-        slots.offered, slots.task = slots.offered + count, task.index
+
+def dreams_beside(folder: Path) -> Path:
+    """Folder of the dreams that a buffer's folder stores; each buffer of a run has its own."""
+    return folder.with_name(DREAMS if folder.name == FOLDER else f"{DREAMS}_{folder.name}")
+
+
+def read_dreams(folder: Path, task: Task) -> tuple[list[Path], list[int]]:
+    """Files and classes of a folder of dreams."""
+    record = json.loads((folder / RECORD).read_text())["images"]
+    sure = 100 * np.mean([image["confidence"] for image in record])
+    log.info(f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {sure:.0f} %: {folder}")
+    return [folder / image["file"] for image in record], [image["class"] for image in record]
+
+
+def read_recipe(values: Mapping[str, Any], iterations: int, shrunk_iterations: int, clip: bool) -> Recipe:
+    """A recipe with other values than the usual ones.
+
+    Raises:
+        ConfigError: a value is out of its range, or there is no such key.
+    """
+    known = [field.name for field in fields(Recipe) if field.name != "phases"]
+    for key in values.keys() - set(known):
+        raise ConfigError(f"recipe.{key} is no key of a recipe, which has {', '.join(known)}")
+    with full_keys("recipe", Recipe):
+        return Recipe(phases(iterations, shrunk_iterations, clip), **values)
+
+
+def images_in(folder: str | None) -> list[Path] | None:
+    """Images of a folder, each of which can be read; None without a folder.
+
+    Raises:
+        ConfigError: there is no image.
+    """
+    if folder is None:
+        return None
+    try:
+        paths = [p for p in find_images([str(Path(folder).expanduser())]) if p.name != SHEET]
+    except DataError as error:
+        raise ConfigError(
+            f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them in between"
+        ) from error
+    for path in paths:
+        read_image(path)
+    return paths
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -25,12 +25,14 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from continual.learning.callback import ContinualCallback
 from protocol.errors import RunError
 from protocol.tasks import Task
 
@@ -45,7 +47,7 @@ def normalise(values: Tensor) -> Tensor:
     return (values - low) / (high - low + 1e-8)
 
 
-class ImportancePenalty(pl.Callback, ABC):
+class ImportancePenalty(ContinualCallback, ABC):
     """Holds important weights near their values after the previous task.
 
     Attributes:
@@ -56,7 +58,7 @@ class ImportancePenalty(pl.Callback, ABC):
     needs_whole_weights = True
     later_settings = ("weight", "normalize")  # that the first task does not read
 
-    name: str  # of the logged term
+    term: str  # name under which the penalty is logged
     curvature: float  # greatest second derivative of the penalty over its weight
 
     def __init__(self, weight: float, normalize: bool = True) -> None:
@@ -71,7 +73,7 @@ class ImportancePenalty(pl.Callback, ABC):
         self.steps = 0
         self._strength: Weights = {}
 
-    def begin_task(self, task: Task) -> None:
+    def begin_task(self, task: Task, folder: Path) -> None:
         """Start measuring anew.
 
         Raises:
@@ -79,8 +81,8 @@ class ImportancePenalty(pl.Callback, ABC):
         """
         if task.index and not self.past:
             raise RunError(
-                f"task {task.index - 1} was trained without {self.name}'s statistics, so that task {task.index} would "
-                f"run without its penalty; train task {task.index - 1} with loss={self.name}"
+                f"task {task.index - 1} was trained without {self.term}'s statistics, so that task {task.index} would "
+                f"run without its penalty; train task {task.index - 1} with loss={self.term}"
             )
         self.running, self.steps = None, 0
 
@@ -105,7 +107,7 @@ class ImportancePenalty(pl.Callback, ABC):
         limit = bound / (self.curvature * self.weight) if self.weight else float("inf")
         if rate > limit and not learner.task.index:
             log.warning(
-                f"{self.name}: with callbacks.importance.weight={self.weight:g} the penalty diverges at learning rates "
+                f"{self.term}: with {self.key('weight')}={self.weight:g} the penalty diverges at learning rates "
                 f"above {limit:.2g}, and later tasks start at {rate:g}; set training.lr_next or the weight lower"
             )
 
@@ -119,7 +121,7 @@ class ImportancePenalty(pl.Callback, ABC):
         self.steps += 1
         penalty = self.add_penalty(weights)
         if penalty is not None:
-            pl_module.log(f"train/{self.name}", penalty)
+            pl_module.log(f"train/{self.term}", penalty)
 
     def add_penalty(self, weights: Weights) -> Tensor | None:
         """Add the penalty's gradient to the weights'; gives the penalty, None in the first task."""
@@ -176,7 +178,7 @@ def _to(statistics: dict[str, Weights], device: torch.device) -> dict[str, Weigh
 class EWC(ImportancePenalty):
     """F <- alpha g^2 + (1 - alpha) F at each step; F begins with ones, or as the previous task left it."""
 
-    name = "ewc"
+    term = "ewc"
     curvature = 2.0
 
     def __init__(self, weight: float = 500.0, alpha: float = 0.9, normalize: bool = True) -> None:
@@ -215,7 +217,7 @@ class PI(ImportancePenalty):
     add nothing.
     """
 
-    name = "pi"
+    term = "pi"
     curvature = 2.0
 
     def __init__(self, weight: float = 500.0, damping: float = 1e-20, normalize: bool = True) -> None:
@@ -258,7 +260,7 @@ class RW(EWC):
     S = max(s, 0) after a weight's first task, (max(s, 0) + S) / 2 after each other. F is that before its update.
     """
 
-    name = "rw"
+    term = "rw"
     curvature = 4.0
 
     def __init__(self, weight: float = 100.0, alpha: float = 0.9, iterations: int = 10, normalize: bool = True) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import pytorch_lightning as pl
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 
@@ -33,3 +34,14 @@ def batches(
     ):
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield trainer.strategy.batch_to_device(batch, learner.device)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it a network is in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

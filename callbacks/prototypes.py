@@ -3,11 +3,13 @@
     P_g <- (sum of the features of the batch's cells of group g + m_g P_g) / (m_g + number of these cells)
 
 with m_g the number of cells so far: a cumulative mean without decay. A loss updates them with the features of a step
-before it uses them, through `memory["prototypes"]`. Processes add up their sums, so that all hold the same.
+before it uses them: `memory["prototypes"]`, those of classes, or `memory["task_prototypes"]`. Processes add up their
+sums, so that all hold the same.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,13 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from continual.learning.callback import ContinualCallback
 from networks.maps import class_sums
+from protocol.checks import check_choice
 from protocol.tasks import Task
 
-GROUPS = ("class", "task")
+PUBLISHED = {"class": "prototypes", "task": "task_prototypes"}  # by groups
 
 
-class Prototypes(pl.Callback):
+class Prototypes(ContinualCallback):
     """Keeps the prototypes over tasks.
 
     Attributes:
@@ -36,16 +40,16 @@ class Prototypes(pl.Callback):
         """Args: `groups`: "class": one per class, background included where its label means background; "task": one per
         task, of all its classes.
         """
-        if groups not in GROUPS:
-            raise ValueError(f"callbacks.prototypes.groups={groups} is none of {', '.join(GROUPS)}")
+        check_choice("groups", groups, PUBLISHED)
         self.groups = groups
+        self.publishes = (PUBLISHED[groups],)
         self.vectors: Tensor | None = None
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.group_of = torch.zeros(0, dtype=torch.int64)
         self.learned: list[int] = []
         self.anchor: Tensor | None = None
 
-    def begin_task(self, task: Task) -> None:
+    def begin_task(self, task: Task, folder: Path) -> None:
         """Make room for the new groups."""
         self.learned = [*self.learned[: task.index], task.n_new]
         self.number = task.n_seen if self.groups == "class" else task.index + 1
@@ -90,7 +94,7 @@ class Prototypes(pl.Callback):
     def _publish(self, learner: pl.LightningModule) -> None:
         self.counts, self.group_of = self.counts.to(learner.device), self.group_of.to(learner.device)
         self.vectors = None if self.vectors is None else self.vectors.to(learner.device)
-        learner.memory["prototypes"] = self
+        learner.memory[PUBLISHED[self.groups]] = self
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:

@@ -8,6 +8,7 @@ go into histograms per predicted class, and the threshold of a class is the medi
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from callbacks.passes import batches
+from continual.learning.callback import ContinualCallback
 from loss.plop import UNCERTAINTIES, uncertainty
+from protocol.checks import check_choice
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -23,9 +26,10 @@ log = logging.getLogger(__name__)
 AUTHORS = {"entropy": (0.001, 100), "probability": (0.9, 20)}  # base and bins
 
 
-class PseudoLabelThresholds(pl.Callback):
-    """Publishes `memory["pseudo_label_thresholds"]`, a tensor over classes."""
+class PseudoLabelThresholds(ContinualCallback):
+    """Publishes the thresholds, a tensor over classes."""
 
+    publishes = ("pseudo_label_thresholds",)
     first_task_idle = True  # there is no teacher
 
     def __init__(
@@ -43,9 +47,9 @@ class PseudoLabelThresholds(pl.Callback):
         normalized: as in `loss.plop.PLOP`.
         exact_median: false = the authors' median, which adds up bins' indices.
         """
-        if kind not in (None, *UNCERTAINTIES):
-            raise ValueError(f"callbacks.thresholds.kind={kind} is none of {', '.join(UNCERTAINTIES)}, null")
+        check_choice("kind", kind, (*UNCERTAINTIES, None))
         self.kind = kind
+        self.publishes = type(self).publishes if kind else ()
         base_of_kind, bins_of_kind = AUTHORS[kind or "entropy"]
         self.base = base_of_kind if base is None else base
         self.bins = bins_of_kind if bins is None else bins
@@ -53,7 +57,7 @@ class PseudoLabelThresholds(pl.Callback):
         self.exact_median = exact_median
         self.thresholds: Tensor | None = None
 
-    def begin_task(self, task: Task) -> None:
+    def begin_task(self, task: Task, folder: Path) -> None:
         """The last task's are of no use."""
         self.thresholds = None
 

@@ -44,6 +44,11 @@ class BACS(DER):
     """DER++ with a cross entropy that knows where background hides learned classes."""
 
     needs_teacher = True
+    reads = ("background_detector", "detector_weight", "task_prototypes")
+    remedy = (
+        "keep callbacks.background_detector and callbacks.prototypes with callbacks.prototypes.groups=task, which "
+        "callbacks=bacs adds, or set training.bg_detector=false"
+    )
     later_settings = (
         "logits_weight",
         "labels_weight",
@@ -87,6 +92,7 @@ class BACS(DER):
         self.seen_threshold = seen_threshold
         self.old_as_one = old_as_one
         self.detector = detector
+        self.reads = type(self).reads if detector else ()
 
     def check_task(self, task: Task) -> None:
         """A task without new classes (another domain) has nothing that its cross entropy would learn."""
@@ -110,16 +116,11 @@ class BACS(DER):
             )
             where = where & (seen > self.distill_threshold)
         distance = row_distillation(step.student.embedding, step.teacher.embedding, where)
-        return {**terms, "distill": self.distill_weight * distance, **self.replayed(step)}
+        return {**terms, "distill": self.distill_weight * distance, **self._dark_terms(step)}
 
     def _detect(self, step: Step) -> tuple[Tensor, Tensor]:
         """The detector's loss, and m, B x H x W without gradient; prototypes learn from batch and replay."""
-        if not {"background_detector", "prototypes"} <= set(step.memory):
-            raise ConfigError(
-                "BACS needs callbacks.background_detector and callbacks.prototypes; without them set "
-                "training.bg_detector=false"
-            )
-        detector, prototypes = step.memory["background_detector"], step.memory["prototypes"]
+        detector, prototypes = step.memory["background_detector"], step.memory["task_prototypes"]
         labels = step.batch["label"]
         embedding = detector.embed(step.student.stages[-1])
         prototypes.update(embedding.detach(), nearest_pixels(labels, embedding.shape[-2:]))

@@ -10,11 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loss.functional import IGNORE_INDEX, LabelLoss, cross_entropy, lesson
+from loss.functional import IGNORE_INDEX, LabelLoss, cross_entropy, replay_distillation
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Layout
 from networks.maps import at_least_float32
+from protocol.checks import check_choice
 from protocol.tasks import Task
+
+
+@dataclass(frozen=True)
+class ReplayTerm:
+    """The term that any loss gives for replayed images, see `ContinualLoss.replayed`.
+
+    Attributes:
+        weight: of the term.
+        background: whether the images' background counts, although it means something else by now.
+        target: what images without labels learn from the previous network, see `REPLAY_TARGETS`; None: they have
+            labels.
+    """
+
+    weight: float = 1.0
+    background: bool = False
+    target: str | None = None
 
 
 @dataclass
@@ -26,11 +43,13 @@ class Replayed:
             their time and "channels" B, how many of them there were.
         student: output of the network being trained.
         teacher: output of the previous network, where the images have no labels.
+        term: what term they get; None: the loss has one of its own for them.
     """
 
     batch: Mapping[str, Tensor]
     student: NetworkOutput
     teacher: NetworkOutput | None = None
+    term: ReplayTerm | None = None
 
 
 @dataclass
@@ -44,7 +63,7 @@ class Step:
         student: output of the network being trained.
         teacher: output of the previous task's frozen network; None in task 0 and where the loss does not need it.
         memory: what callbacks publish for the loss (prototypes, thresholds, weights), by name.
-        replay: images of earlier tasks: "labels", "logits", "taught".
+        replay: images of earlier tasks: "labels" and "logits" are for the loss, others have a `term`.
     """
 
     task: Task
@@ -60,7 +79,10 @@ class ContinualLoss(nn.Module, ABC):
 
     Attributes:
         needs_teacher: whether the learner must run the previous network on each batch.
-        reads_class_weights: whether it knows memory["class_weights"], see callbacks/class_weights.py.
+        reads: what callbacks must publish for it: names in `Step.memory`.
+        remedy: what the user can do where one of them is missing; ends the sentence of the error.
+        can_use: what it uses where a callback publishes it, and does without elsewhere: names in `Step.memory`, and
+            "replay.labels" and "replay.logits" for entries of `Step.replay` that it has terms for.
         learns_old_labels: whether labels of old classes, which replay may put into a batch, teach it anything.
         needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
@@ -75,7 +97,9 @@ class ContinualLoss(nn.Module, ABC):
 
     needs_teacher: bool = False
     needs_background: bool = False
-    reads_class_weights: bool = False
+    reads: tuple[str, ...] = ()
+    remedy: str = "add a callback that does"
+    can_use: tuple[str, ...] = ()
     learns_old_labels: bool = True
     label_loss: LabelLoss = staticmethod(cross_entropy)
     layout: Layout = Layout()
@@ -85,8 +109,7 @@ class ContinualLoss(nn.Module, ABC):
 
     def __init__(self, classifier_init: str = "random") -> None:
         super().__init__()
-        if classifier_init not in INITS:
-            raise ValueError(f"classifier_init={classifier_init} is none of {', '.join(INITS)}")
+        check_choice("classifier_init", classifier_init, INITS)
         if classifier_init == "unknown" and not self.layout.unknown:
             raise ValueError("classifier_init=unknown copies the layer of unknown objects, which this loss has not")
         self.classifier_init = classifier_init
@@ -107,35 +130,25 @@ class ContinualLoss(nn.Module, ABC):
         """What auxiliary classifiers learn, e.g. BiSeNet's: `label_loss` of the batch's labels."""
         return self.label_loss(logits, step.batch["label"])
 
-    @property
-    def reads_replay(self) -> tuple[str, ...]:
-        """Entries of the replay buffer that it has terms for; without any they get the one of `replayed`."""
-        return ()
-
     def replayed(self, step: Step) -> dict[str, Tensor]:
-        """{"replay"}: `label_loss` of the replayed images' old classes, mean over their pixels.
+        """{"replay"}: the terms of replayed images for which the loss has none of its own; {} where there are none."""
+        terms = [entry.term.weight * self._replayed(entry, step.task) for entry in step.replay.values() if entry.term]
+        return {"replay": sum(terms[1:], terms[0])} if terms else {}
+
+    def _replayed(self, entry: Replayed, task: Task) -> Tensor:
+        """`label_loss` of the images' old classes, mean over their pixels; or the distance to the previous network.
 
         Their labels are of another task than the batch's, so they do not go through the method's own rules: MiB, for
-        one, takes every old label for background. Images without labels: see `loss.functional.lesson`.
+        one, takes every old label for background.
         """
-        settings = step.memory["replay"]
-        if "taught" in step.replay:
-            entry = step.replay["taught"]
-            assert entry.teacher is not None  # these are the images without labels
-            if settings["lesson"] == "pseudo":
-                term = self.label_loss(entry.student.logits, self.predict(entry.teacher))
-            else:
-                term = lesson(entry.student.logits, entry.teacher.logits, settings["lesson"])
-            return {"replay": settings["weight"] * term}
-        if "labels" not in step.replay:
-            return {}
-        entry = step.replay["labels"]
+        logits = entry.student.logits
+        if entry.term.target == "pseudo":
+            return self.label_loss(logits, self.predict(entry.teacher))
+        if entry.term.target is not None:
+            return replay_distillation(logits, entry.teacher.logits, entry.term.target)
         labels = entry.batch["label"]
-        is_old = (labels < step.task.n_old) & (labels >= (0 if settings["background"] else 1))
-        return {
-            "replay": settings["weight"]
-            * self.label_loss(entry.student.logits, torch.where(is_old, labels, IGNORE_INDEX))
-        }
+        is_old = (labels < task.n_old) & (labels >= (0 if entry.term.background else 1))
+        return self.label_loss(logits, torch.where(is_old, labels, IGNORE_INDEX))
 
     def predict(self, output: NetworkOutput) -> Tensor:
         """Class of each pixel, B x H x W int64: that of the greatest logit."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.maps import at_least_float32
+from protocol.checks import check_choice
 
 NORMS = ("pixels", "weights")
 
@@ -68,7 +69,7 @@ class CIL(ContinualLoss):
 
     needs_teacher = True
     plain_first_task = True
-    reads_class_weights = True
+    can_use = ("class_weights",)
     learns_old_labels = False
 
     def __init__(
@@ -85,12 +86,11 @@ class CIL(ContinualLoss):
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
-        if norm not in NORMS:
-            raise ValueError(f"loss.norm={norm} is none of {', '.join(NORMS)}")
+        check_choice("norm", norm, NORMS)
         if temperature <= 0:
-            raise ValueError(f"loss.temperature={temperature} must be above 0")
+            raise ValueError(f"temperature={temperature} must be above 0")
         if kd_weight < 0 or gradient_scaling < 0:
-            raise ValueError(f"loss.kd_weight={kd_weight} and gradient_scaling={gradient_scaling} must be at least 0")
+            raise ValueError(f"kd_weight={kd_weight} and gradient_scaling={gradient_scaling} must be at least 0")
         self.kd_weight = kd_weight
         self.distillation = partial(teacher_loss, temperature=temperature, gradient_scaling=gradient_scaling, norm=norm)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy
+from protocol.checks import check_choice
 
 AVERAGES = ("valid", "all")
 
@@ -18,7 +19,7 @@ AVERAGES = ("valid", "all")
 class CrossEntropy(ContinualLoss):
     """Cross entropy with the task's labels; old classes, labelled as background, are forgotten."""
 
-    reads_class_weights = True
+    can_use = ("class_weights",)
     plain_first_task = True
 
     def __init__(self, average: str = "valid", classifier_init: str = "random") -> None:
@@ -27,8 +28,7 @@ class CrossEntropy(ContinualLoss):
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
-        if average not in AVERAGES:
-            raise ValueError(f"loss.average={average} is none of {', '.join(AVERAGES)}")
+        check_choice("average", average, AVERAGES)
         self.average = average
 
     def forward(self, step: Step) -> dict[str, Tensor]:

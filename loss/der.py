@@ -41,19 +41,15 @@ class DER(ContinualLoss):
         self.logits_weight = logits_weight
         self.labels_weight = labels_weight
         self.background = background
-
-    @property
-    def reads_replay(self) -> tuple[str, ...]:
-        """What has a weight."""
-        weights = {"labels": self.labels_weight, "logits": self.logits_weight}
-        return tuple(name for name, weight in weights.items() if weight)
+        weights = {"replay.labels": labels_weight, "replay.logits": logits_weight}
+        self.can_use = tuple(name for name, weight in weights.items() if weight)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, for what is replayed, {"dark_logits", "dark_labels"}."""
         terms = {"ce": cross_entropy(step.student.logits, step.batch["label"])}
-        return {**terms, **self.replayed(step)}
+        return {**terms, **self._dark_terms(step)}
 
-    def replayed(self, step: Step) -> dict[str, Tensor]:
+    def _dark_terms(self, step: Step) -> dict[str, Tensor]:
         """The terms of replayed images."""
         terms = {}
         if "logits" in step.replay:

@@ -196,22 +196,23 @@ def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(at_least_float32(features), at_least_float32(teacher_features))
 
 
-LESSONS = ("mse", "kl", "unbiased", "pseudo")  # the last one is the method's loss of labels, see loss/base.py
+# What images without labels learn from the previous network; "pseudo" is the method's loss of labels, see loss/base.py.
+REPLAY_TARGETS = ("mse", "kl", "unbiased", "pseudo")
 
 
-def lesson(logits: Tensor, teacher_logits: Tensor, kind: str) -> Tensor:
+def replay_distillation(logits: Tensor, teacher_logits: Tensor, target: str) -> Tensor:
     """What a network learns from its predecessor on images without labels; a scalar.
 
     Args:
         logits: B x C x H x W.
         teacher_logits: B x K x H x W, K <= C.
-        kind: "mse": mean squared difference of the K channels (the replay of DeepInversion's images); "kl":
+        target: "mse": mean squared difference of the K channels (the replay of DeepInversion's images); "kl":
             `distillation`; "unbiased": `unbiased_distillation`.
     """
-    if kind == "mse":
+    if target == "mse":
         n_old = teacher_logits.shape[1]
         return F.mse_loss(at_least_float32(logits)[:, :n_old], at_least_float32(teacher_logits))
-    if kind == "unbiased" and logits.shape[1] > teacher_logits.shape[1]:
+    if target == "unbiased" and logits.shape[1] > teacher_logits.shape[1]:
         return unbiased_distillation(logits, teacher_logits)
     return distillation(logits, teacher_logits)
 

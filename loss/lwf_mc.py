@@ -63,7 +63,7 @@ class LwFMC(ContinualLoss):
         """With `disjoint` labels say something about new classes alone."""
         if self.disjoint and task.index and not task.n_new:
             raise ConfigError(
-                f"task {task.index} has no new classes, and loss.disjoint=true learns no others from labels: "
+                f"task {task.index} has no new classes, and disjoint=true learns no others from labels: "
                 "choose another loss"
             )
 

@@ -72,7 +72,7 @@ class MiB(ContinualLoss):
         """A task without new classes has no background that may be one."""
         if task.index and not task.n_new and self.distillation is unbiased_distillation:
             raise ConfigError(
-                f"unbiased distillation needs new classes, and task {task.index} has none: set loss.unbiased_kd=false"
+                f"unbiased distillation needs new classes, and task {task.index} has none: set unbiased_kd=false"
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.base import NetworkOutput
 from networks.maps import at_least_float32
+from protocol.checks import check_choice
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
@@ -46,6 +47,8 @@ class PLOP(ContinualLoss):
     """Cross entropy with pseudo-labels of the old classes, and distillation of pooled features."""
 
     needs_teacher = True
+    reads = ("pseudo_label_thresholds",)
+    remedy = "keep callbacks.thresholds, which callbacks=plop adds, or set pseudo_labels=null"
     plain_first_task = True
     needs_background = True
 
@@ -72,13 +75,13 @@ class PLOP(ContinualLoss):
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
-        if pseudo_labels not in (None, *UNCERTAINTIES):
-            raise ValueError(f"loss.pseudo_labels={pseudo_labels} is none of {', '.join(UNCERTAINTIES)}, null")
+        check_choice("pseudo_labels", pseudo_labels, (*UNCERTAINTIES, None))
         self.pod_weight = pod_weight
         self.pod_last_weight = pod_last_weight
         self.scales = tuple(scales)
         self.pod_schedule = pod_schedule
         self.pseudo_labels = pseudo_labels
+        self.reads = type(self).reads if pseudo_labels else ()
         self.normalized = normalized
         self.adaptive = adaptive
 
@@ -90,7 +93,7 @@ class PLOP(ContinualLoss):
                 ("pseudo_labels", self.pseudo_labels, "null"),
             ):
                 if value:
-                    raise ConfigError(f"task {task.index} has no new classes: set loss.{key}={other}")
+                    raise ConfigError(f"task {task.index} has no new classes: set {key}={other}")
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"pod"}."""

@@ -38,6 +38,8 @@ class SDR(ContinualLoss):
     """MiB's terms, and features that keep to their class's prototype, apart from other classes, and sparse."""
 
     needs_teacher = True
+    reads = ("prototypes",)
+    remedy = "keep callbacks.prototypes with callbacks.prototypes.groups=class, which callbacks=sdr adds"
     later_settings = (
         "kd_weight",
         "match_weight",

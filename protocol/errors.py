@@ -1,4 +1,16 @@
-"""Errors that a user can fix; `main.py` shows their message without a traceback."""
+"""Errors that a user can fix; `main.py` shows their message without a traceback.
+
+What is made from a group of the configuration does not know the group's place in it, and names its settings by their
+keys alone: `weight=0 must be ...`. Whoever knows the place makes full keys of them: `callbacks.replay.weight=0 ...`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -15,3 +27,25 @@ class RunError(UserError):
 
 class TaskError(UserError):
     """A task sequence that cannot be built; the message names the key and the remedy."""
+
+
+@contextmanager
+def full_keys(group: str, made: Callable[..., Any]) -> Iterator[None]:
+    """Within it errors that name settings of a group by their keys alone get the full keys.
+
+    Args: `group`: its place in the configuration, `callbacks.replay`; `made`: what the group makes, whose arguments
+        have these keys.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(with_full_keys(str(error), group, made)) from error
+
+
+def with_full_keys(message: str, group: str, made: Callable[..., Any]) -> str:
+    """A message with the full key for each `key=` or `key.part` in it that is not a part of another key or path.
+
+    Args: as in `full_keys`.
+    """
+    keys = "|".join(map(re.escape, inspect.signature(made).parameters))
+    return re.sub(rf"(?<![\w./-])({keys})(?==|\.\w)", rf"{group}.\1", message) if keys else message

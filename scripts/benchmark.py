@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from callbacks.replay.slots import Slot
 from callbacks.replay_buffer import ReplayBuffer
 from continual.evaluation.metrics import SegmentationMetrics
 from continual.learning import schedules
@@ -224,22 +225,21 @@ def bare_step(learner: ContinualLearner, optimizer: torch.optim.Optimizer, batch
 def bench_replay(repeats: int, draws: int = 5) -> list[Row]:
     """Draw eight images with labels and eight with logits from a buffer of 300, against a training step on 8 images."""
     learner = mib_learner()
-    buffer = ReplayBuffer(batch_size=8, logits=True)
-    buffer.learner = learner
-    buffer.trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=0), global_rank=0, world_size=1)
+    buffer = ReplayBuffer(batch_size=8, logits=True, use="loss")
+    trainer = SimpleNamespace(datamodule=None, global_rank=0, world_size=1)
     random = np.random.default_rng(0)
-    for i in range(300):
-        buffer.slots.offer(random, 300, "reservoir", 0, task=learner.task, index=i, importance=0, shown={1})
-    buffer.arrays = {
+    buffer.slots.replace([Slot(learner.task.index, i, learner.task.n_seen, shown=[1]) for i in range(300)])
+    buffer.storage.arrays = {
         "image": random.integers(0, 256, (300, 3, 96, 96), np.uint8),
         "label": random.integers(0, 17, (300, 96, 96), np.uint8),
         "logits": random.random((300, 17, 6, 6)).astype(np.float16),
     }
+    buffer.on_train_start(trainer, learner)
     batch, optimizer = training_batch(), torch.optim.SGD(learner.parameters(), lr=1e-3)
 
     def draw() -> None:
         for _ in range(draws):
-            buffer.on_train_batch_start(buffer.trainer, learner, {}, 0)
+            buffer.on_train_batch_start(trainer, learner, {}, 0)
 
     def steps() -> None:
         for _ in range(draws):

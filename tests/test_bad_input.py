@@ -72,10 +72,10 @@ def test_frozen_part_that_the_network_has_not(cli, tmp_path):
         (["loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=2"], "less than training.batch_size=2"),
         (["training.decay_next=none"], "training.decay_next=none is neither all nor new"),
         (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a network with a classifier"),
-        (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append does not go with this loss"),
+        (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append gives the loss no logits"),
+        (["loss=der", "callbacks.replay.selection=any"], "error: callbacks.replay.selection=any is none of reservoir"),
+        (["loss=plop", "~callbacks.thresholds"], "PLOP reads pseudo_label_thresholds, which no callback"),
         (["loss=der", "callbacks.replay.capacity_bytes=1000"], "capacity_bytes=1000 holds no image"),
-        (["loss=bacs", "~callbacks.background_detector"], "BACS needs callbacks.background_detector"),
-        (["loss=bacs", "callbacks.prototypes.groups=class"], "callbacks.prototypes.groups=task"),
     ],
 )
 def test_settings_that_do_not_go_together(cli, tmp_path, overrides, message):

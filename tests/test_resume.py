@@ -93,17 +93,21 @@ def test_a_finished_task_is_not_trained_again(uninterrupted, runs, tmp_path):
     assert model.stat().st_mtime_ns == before
 
 
-def test_a_penalty_on_weights_survives_a_kill_in_the_second_task(runs, tmp_path):
-    method = ("loss=rw",)
+def test_two_penalties_on_weights_survive_a_kill_in_the_second_task(runs, tmp_path):
+    """Of one class: each has a state of its own."""
+    method = ("loss=rw", "+callbacks.second={_target_: callbacks.importance.RW, weight: 50, alpha: 0.5, iterations: 5}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     runs.kill_when(killed, Path("run/task_01/last.ckpt"), *method)
     assert runs.finish(killed, *method) == runs.finish(whole, *method)
     states = [torch.load(f / "run/task_01/model.ckpt", weights_only=True) for f in (whole, killed)]
-    for kind in ("fisher", "score", "anchor"):
-        ours, theirs = (state["callbacks"]["RW"]["past"][kind] for state in states)
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for callback in ("importance", "second"):
+        for kind in ("fisher", "score", "anchor"):
+            ours, theirs = (state["callbacks"][callback]["past"][kind] for state in states)
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    one, two = (states[0]["callbacks"][callback]["past"]["score"] for callback in ("importance", "second"))
+    assert not any(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(runs, tmp_path):

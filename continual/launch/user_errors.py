@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from continual.launch.command_line import log
-from protocol.errors import UserError
+from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
 
@@ -61,17 +63,27 @@ def one_line_exit() -> Iterator[None]:
 def user_message(error: BaseException | None) -> str | None:
     """What the user can mend behind an exception; None where it is a defect of the program.
 
-    `instantiate` wraps what a constructor raises, so the chain of causes is searched; a value that a constructor
-    refuses is named by the group that holds it.
+    `instantiate` wraps what a constructor raises, so the chain of causes is searched.
     """
-    refused = error if isinstance(error, InstantiationException) else None
+    wrapped = error if isinstance(error, InstantiationException) else None
     while error is not None:
-        if isinstance(error, UserError | FloatingPointError):
-            return str(error)
         if isinstance(error, OmegaConfBaseException):
             return str(error).splitlines()[0]
-        if refused is not None and isinstance(error, ValueError | TypeError):
-            group = str(refused).rpartition("full_key: ")[2]
-            return f"{group}: {error}"
+        if wrapped is not None and isinstance(error, ValueError | TypeError):
+            return _refused(error, str(wrapped))
+        if isinstance(error, UserError | FloatingPointError):
+            return str(error)
         error = error.__cause__
     return None
+
+
+def _refused(error: Exception, wrapped: str) -> str:
+    """What a constructor says of its arguments, named by their full keys; else by the group that holds them.
+
+    Args: `wrapped`: the message of `instantiate`, which says what was called and where the configuration has it.
+    """
+    target, group = (re.search(pattern, wrapped) for pattern in ("call to target '(.+?)'", r"full_key: (\S+)$"))
+    if target is None or group is None:
+        return str(error)
+    message = with_full_keys(str(error), group[1], get_object(target[1]))
+    return message if isinstance(error, UserError) or message != str(error) else f"{group[1]}: {error}"

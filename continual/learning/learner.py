@@ -14,7 +14,7 @@ from continual.learning.finite import FiniteTerms
 from continual.learning.optimisation import Optimisation
 from continual.learning.sharding import ShardedStrategy
 from continual.learning.teacher import Beginning, Teacher
-from continual.models.checkpoint import ABOUT
+from continual.models.checkpoint import ABOUT, FORMAT
 from loss.base import ContinualLoss, Replayed, Step
 from loss.functional import cross_entropy
 from networks.base import NetworkOutput, SegmentationNetwork
@@ -111,7 +111,7 @@ class ContinualLearner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The checkpoint says what it holds."""
-        checkpoint[ABOUT] = self.about
+        checkpoint |= {"format": FORMAT, ABOUT: self.about}
 
     def on_fit_start(self) -> None:
         """The teacher is no submodule, so Lightning does not move it."""
@@ -133,13 +133,12 @@ class ContinualLearner(pl.LightningModule):
         """Sum of the method's weighted terms; each is logged under its name."""
         teacher = self.teacher(batch["image"]) if self.loss.needs_teacher else None
         student = self.network(batch["image"])
-        replay = {name: self._replayed(name, entry) for name, entry in batch.get("replay", {}).items()}
+        replay = {name: self._replayed(entry) for name, entry in batch.get("replay", {}).items()}
         step = Step(self.task, batch, student, teacher, self.memory, replay)
         terms = self.loss(step)
         for place, logits in enumerate(student.extras.get("auxiliary", ()), start=1):
             terms[f"auxiliary{place}"] = self.network.auxiliary_weight * self.loss.classification(logits, step)
-        if replay and not self.loss.reads_replay:
-            terms |= self.loss.replayed(step)
+        terms |= self.loss.replayed(step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         self._finite.watch(terms)
         if self.trainer.fit_loop.total_batch_idx % FINITE_CHECK_INTERVAL == FINITE_CHECK_INTERVAL - 1:
@@ -148,13 +147,14 @@ class ContinualLearner(pl.LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
-    def _replayed(self, name: str, entry: dict[str, Tensor]) -> Replayed:
-        """Outputs for replayed images; images that are not of the data leave the running statistics as they are."""
-        if name != "taught":
-            return Replayed(entry, self.network(entry["image"]))
+    def _replayed(self, entry: dict[str, Any]) -> Replayed:
+        """Outputs for replayed images; those without labels leave the running statistics as they are."""
+        term = entry.get("term")
+        if term is None or term.target is None:
+            return Replayed(entry, self.network(entry["image"]), term=term)
         with kept_statistics(self.network):
             student = self.network(entry["image"])
-        return Replayed(entry, student, self.teacher(entry["image"]))
+        return Replayed(entry, student, self.teacher(entry["image"]), term)
 
     def on_train_epoch_end(self) -> None:
         """A loss that is no number must not go unnoticed into the next epoch."""

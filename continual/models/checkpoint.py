@@ -10,6 +10,7 @@ import torch
 from protocol.errors import RunError
 from protocol.files import replacing
 
+FORMAT = 2  # of the checkpoints of a run; 1 kept the states of callbacks by class instead of by name
 ABOUT = "about"  # the key under which every checkpoint of the project describes itself
 NETWORK = "network"  # of the tensors of a finished task's network; Lightning's checkpoints have them all together
 
@@ -37,6 +38,19 @@ def load_checkpoint(path: Path, mend: str = "give a model.ckpt or last.ckpt of a
     if not isinstance(content, dict):
         raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")
     return content
+
+
+def check_format(content: dict[str, Any], path: Path, remedy: str) -> None:
+    """Refuse a checkpoint that another version of the project wrote; `remedy`: what helps then.
+
+    Raises:
+        RunError: it has another format.
+    """
+    found = content.get("format", 1)
+    if found != FORMAT:
+        raise RunError(
+            f"checkpoint {path} has format {found} of another version of the project, not {FORMAT}; {remedy}"
+        )
 
 
 def network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -18,15 +18,16 @@ from continual.evaluation.closed_world import ClosedWorldScores, class_groups
 from continual.evaluation.results import HEADINGS, Results, summary_line
 from continual.loggers.build import build_loggers
 from continual.models.about import describe
-from continual.models.checkpoint import NETWORK, load_checkpoint
+from continual.models.checkpoint import NETWORK
 from continual.run import parts
+from continual.run.callbacks import Callbacks
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connect
 from continual.run.provenance import describe_environment
 from continual.run.settings import check_settings
 from continual.run.state import RunState
-from continual.run.task_files import TaskFiles, how_to_train_again, restore
+from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
 from datamodules.task_sequence import TaskSequence
 from protocol.files import write_atomically
@@ -65,10 +66,10 @@ class Experiment:
         self._prepare_torch()
         self.data = parts.build_data(config, self.split, self.training)
         self.learner = parts.build_learner(config, self.tasks, self.training, self.settings["dataset"])
-        self.named_callbacks = parts.build_callbacks(config)
-        self.callbacks = list(self.named_callbacks.values())
-        self.learner.needs_teacher = any(getattr(c, "needs_teacher", False) for c in self.callbacks)
-        parts.check_sharding(self.named_callbacks, self.training)
+        self.callbacks = Callbacks(config.callbacks)
+        self.callbacks.check(self.learner, self.data)
+        self.learner.needs_teacher = self.callbacks.need_teacher
+        parts.check_sharding(self.callbacks, self.training)
         self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint)
         self.trainers = Trainers(self.training, folder, self.callbacks, gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
@@ -130,15 +131,14 @@ class Experiment:
         )
         images = self.split.images[task.index]
         self.data.begin_task(task, images.train, images.val, images.test)
+        self.callbacks.begin_task(task, self.folder.task(task.index).path)
         if task.index < self.state.next_task:
-            self.files.load(task)
-            self._each_callback("end_task", task)
+            self._load_trained(task)
             return
-        self._each_callback("begin_task", task)
         self._move_loggers(task, self.state.steps)
         trainer = self.trainers.build(task)
         is_trained = self.folder.task(task.index).model.exists()
-        trained = self.files.load(task) if is_trained else self._train(trainer, task)
+        trained = self._load_trained(task) if is_trained else self._train(trainer, task)
         self._move_loggers(task, self.state.steps + trained["steps"] - trainer.global_step)
         started = time.monotonic()
         entry = self._test(trainer, task)
@@ -150,11 +150,11 @@ class Experiment:
         for logger in self.loggers:
             logger.begin_task(task, steps)
 
-    def _each_callback(self, hook: str, task: Task) -> None:
-        """Tell the callbacks that care about task borders."""
-        for callback in self.callbacks:
-            if hasattr(callback, hook):
-                getattr(callback, hook)(task)
+    def _load_trained(self, task: Task) -> dict[str, Any]:
+        """Go on from a task that was trained before the run was interrupted; gives the content of its file."""
+        content = self.files.load(task)
+        self.callbacks.end_task(task)
+        return content
 
     def _train(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
         """Train a task, or take the first one over from a run that began alike; gives the content of its file."""
@@ -162,7 +162,7 @@ class Experiment:
         if task.index or cached is None:
             return self._fit(trainer, task)
         facts = first_task_facts(
-            self.settings, self.split, self.learner, self.named_callbacks, trainer, self.data.saliency
+            self.settings, self.split, self.learner, self.callbacks.named, trainer, self.data.saliency
         )
         cache = FirstTaskCache(Path(cached).expanduser(), facts)
         with cache.claimed(trainer.strategy):
@@ -179,7 +179,7 @@ class Experiment:
         trainer = self.trainers.build(task, trains=False)
         trainer.fit(self.learner, datamodule=self.data)  # sets everything up, and trains nothing
         self.learner.network.load_state_dict(kept[NETWORK])
-        restore([callback for callback in self.callbacks if takes_part(callback)], kept)
+        self.callbacks.restore(kept["callbacks"], [n for n, c in self.callbacks.named.items() if takes_part(c)])
         return self._finish(trainer, task, kept["steps"], started)
 
     def _fit(self, trainer: pl.Trainer, task: Task, cache: FirstTaskCache | None = None) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Experiment:
         started = time.monotonic()
         files = self.folder.task(task.index)
         if files.last.exists():
-            load_checkpoint(files.last, how_to_train_again(files.last))  # a damaged file is a clear error here
+            load_own(files.last)  # a file that cannot be used is a clear error here
             log.info(f"task {task.index}: continuing from {files.last}")
         last = str(files.last) if files.last.exists() else None
         trainer.fit(self.learner, datamodule=self.data, ckpt_path=last)
@@ -201,7 +201,7 @@ class Experiment:
         self, trainer: pl.Trainer, task: Task, steps: int, started: float, cache: FirstTaskCache | None = None
     ) -> dict[str, Any]:
         """Let the callbacks end a trained task and write its file, for other runs too; gives the file's content."""
-        self._each_callback("end_task", task)
+        self.callbacks.end_task(task)
         content = self.files.content(steps, time.monotonic() - started)
         if trainer.is_global_zero:
             self.files.write(task, content, cache)

@@ -81,7 +81,7 @@ def first_task_facts(
         saliency: see datamodules/saliency.py.
     """
     loss, network = learner.loss, learner.network
-    is_plain = said_by_itself(loss, "plain_first_task", TERMS)
+    is_plain = valid_claim(loss, "plain_first_task", TERMS)
     active = {name: c for name, c in callbacks.items() if takes_part(c)}
     numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
     numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c, HOOKS) for name, c in active.items()}
@@ -102,25 +102,27 @@ def first_task_facts(
 
 def takes_part(callback: Callback) -> bool:
     """Whether a callback has a part in a first task's training, or a state of it."""
-    return not said_by_itself(callback, "first_task_idle", HOOKS)
+    return not valid_claim(callback, "first_task_idle", HOOKS)
 
 
-def said_by_itself(thing: Any, attribute: str, overrides: Sequence[str]) -> Any:
-    """What a class says of itself that a base class cannot know of it; None where it says nothing.
+def valid_claim(thing: Any, claim: str, methods: Sequence[str]) -> Any:
+    """What a loss or callback claims of its first task; None where that cannot be relied on.
 
-    Args: `overrides`: methods, of which a subclass with one of its own does something else.
+    A claim is about what methods do. A subclass with other methods inherits the claim, which need not hold for it: it
+    counts where the subclass makes it anew.
+
+    Args: `claim`: name of the class attribute; `methods`: names of the methods that it is about.
     """
-    for cls in type(thing).__mro__:
-        if attribute in vars(cls):
-            return getattr(thing, attribute)
-        if set(overrides) & vars(cls).keys():
-            return None
-    return None
+    kind = type(thing)
+    claimed_by = next((cls for cls in kind.__mro__ if claim in vars(cls)), None)
+    if claimed_by is None or any(getattr(kind, m, None) is not getattr(claimed_by, m, None) for m in methods):
+        return None
+    return getattr(thing, claim)
 
 
-def _read_now(settings: Mapping[str, Any], thing: Any, overrides: Sequence[str]) -> dict[str, Any]:
+def _read_now(settings: Mapping[str, Any], thing: Any, methods: Sequence[str]) -> dict[str, Any]:
     """The settings of a loss or callback that a first task reads."""
-    later = said_by_itself(thing, "later_settings", overrides) or ()
+    later = valid_claim(thing, "later_settings", methods) or ()
     return {key: value for key, value in settings.items() if key not in later}
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
 
 from continual.learning.learner import ContinualLearner
 from continual.learning.optimisation import Optimisation
+from continual.run.callbacks import Callbacks
 from datamodules.datamodule import ContinualDataModule
 from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss
 from networks.pixels import Pixels
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, full_keys
 from protocol.tasks import Task
 
 
@@ -34,11 +34,6 @@ def build_data(config: DictConfig, split: TaskSequence, training: Mapping[str, A
         subset=training["subset"],
         saliency=instantiate(config.dataset.saliency, _convert_="all") or None,
     )
-
-
-def build_callbacks(config: DictConfig) -> dict[str, Callback]:
-    """The callbacks that live as long as the run, by their names in the configuration."""
-    return {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items()}
 
 
 def build_learner(
@@ -84,14 +79,14 @@ def build_learner(
     return learner
 
 
-def check_sharding(callbacks: Mapping[str, Callback], training: Mapping[str, Any]) -> None:
+def check_sharding(callbacks: Callbacks, training: Mapping[str, Any]) -> None:
     """Refuse callbacks that need whole weights and gradients where these lie in parts on the devices.
 
     Raises:
         ConfigError: there is one.
     """
-    for name, callback in callbacks.items():
-        if training["strategy"] == "fsdp" and getattr(callback, "needs_whole_weights", False):
+    for name, callback in callbacks.continual.items():
+        if training["strategy"] == "fsdp" and callback.needs_whole_weights:
             raise ConfigError(
                 f"training.strategy=fsdp splits weights and gradients, and callbacks.{name} needs whole ones: set "
                 "training.strategy=ddp"
@@ -131,7 +126,8 @@ def check_tasks(
     for task, images in zip(split.tasks, split.images, strict=True):
         data.check_task(task, images.train, world_size)
         data.check_saliency(images.train)
-        loss.check_task(task)
+        with full_keys("loss", type(loss)):
+            loss.check_task(task)
         if training["steps_per_class"] and not task.new:
             raise ConfigError(
                 f"task {task.index} has no new classes, so that training.steps_per_class gives it no steps: set "

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import Callback
-
 from continual.learning.learner import ContinualLearner
-from continual.models.checkpoint import ABOUT, NETWORK, load_checkpoint, network_state, save_atomically
+from continual.models.checkpoint import (
+    ABOUT,
+    FORMAT,
+    NETWORK,
+    check_format,
+    load_checkpoint,
+    network_state,
+    save_atomically,
+)
+from continual.run.callbacks import Callbacks
 from continual.run.first_task_cache import FirstTaskCache
 from protocol.errors import RunError
 from protocol.run_folder import RunFolder
@@ -30,7 +36,7 @@ class TaskFiles:
 
     folder: RunFolder
     learner: ContinualLearner
-    callbacks: Sequence[Callback]
+    callbacks: Callbacks
     fingerprint: str
 
     def content(self, steps: int, seconds: float) -> dict[str, Any]:
@@ -38,14 +44,14 @@ class TaskFiles:
 
         Args: `steps`: optimizer steps that it took; `seconds`: time that it took.
         """
-        states = {type(c).__name__: c.state_dict() for c in self.callbacks if c.state_dict()}
         return {
+            "format": FORMAT,
             "steps": steps,
             "seconds": seconds,
             "fingerprint": self.fingerprint,
             ABOUT: self.learner.about,
             NETWORK: self.learner.network.state_dict(),
-            "callbacks": states,
+            "callbacks": self.callbacks.states(),
         }
 
     def write(self, task: Task, content: dict[str, Any], cache: FirstTaskCache | None = None) -> None:
@@ -68,14 +74,14 @@ class TaskFiles:
             RunError: the file is missing, damaged or of another run.
         """
         path = path or self.folder.task(task.index).model
-        content = load_checkpoint(path, how_to_train_again(path))
+        content = load_own(path)
         if content.get("fingerprint") != self.fingerprint or content[ABOUT]["task"] != task.index:
             raise RunError(
                 f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
                 "give training.ckpt_dir or training.name another value"
             )
         self.learner.network.load_state_dict(content[NETWORK])
-        restore(self.callbacks, content)
+        self.callbacks.restore(content["callbacks"])
         return content
 
     def load_best(self, task: Task) -> None:
@@ -83,13 +89,13 @@ class TaskFiles:
         self.learner.network.load_state_dict(network_state(load_checkpoint(self.folder.task(task.index).best)))
 
 
-def restore(callbacks: Sequence[Callback], content: Mapping[str, Any]) -> None:
-    """Give callbacks their states in the content of a finished task's file."""
-    for callback in callbacks:
-        if type(callback).__name__ in content["callbacks"]:
-            callback.load_state_dict(content["callbacks"][type(callback).__name__])
+def load_own(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of the run.
 
-
-def how_to_train_again(path: Path) -> str:
-    """The remedy where a run's own checkpoint cannot be used."""
-    return f"delete the folder {path.parent} to train that task again"
+    Raises:
+        RunError: it is missing or damaged, or another version of the project wrote it.
+    """
+    remedy = f"delete the folder {path.parent} to train that task again"
+    content = load_checkpoint(path, remedy)
+    check_format(content, path, remedy)
+    return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Trainers:
 
     training: Mapping[str, Any]
     folder: RunFolder
-    callbacks: Sequence[Callback]
+    callbacks: Iterable[Callback]
     loggers: Sequence[Any] = field(default_factory=list)
     gpu: int | None = None
 

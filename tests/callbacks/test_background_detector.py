@@ -80,7 +80,7 @@ def test_a_whole_run_measures_it_and_can_be_tested_again(cli, tmp_path):
     assert "val/detector/accuracy" in {row["name"] for row in rows}
     terms = {row["name"] for row in rows if row["name"].startswith("train/")}
     assert {f"train/{n}" for n in ("ce", "detector", "distill", "dark_labels", "dark_logits")} <= terms
-    heads = torch.load(tmp_path / "run/task_02/model.ckpt", weights_only=True)["callbacks"]["BackgroundDetector"]
+    heads = torch.load(tmp_path / "run/task_02/model.ckpt", weights_only=True)["callbacks"]["background_detector"]
     assert {name.split(".")[1] for name in heads["detector"] if name.startswith("heads")} == {"0", "1", "2"}
     cli("run", script="scripts/evaluate.py")
 
@@ -90,5 +90,5 @@ def test_without_it_and_on_two_processes(cli, tmp_path):
     cli(*RUN, "loss=bacs", "hydra.run.dir=off", "training.bg_detector=false", "callbacks.replay.labels=stored")
     two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
     cli(*RUN, "loss=bacs", *two, "hydra.run.dir=two", "training.mixed_precision=bf16")
-    prototypes = torch.load(tmp_path / "two/task_02/model.ckpt", weights_only=True)["callbacks"]["Prototypes"]
+    prototypes = torch.load(tmp_path / "two/task_02/model.ckpt", weights_only=True)["callbacks"]["prototypes"]
     assert (prototypes["counts"] > 0).all()

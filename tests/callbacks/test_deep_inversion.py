@@ -11,16 +11,18 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from callbacks.deep_inversion import DeepInversion, fit
+from callbacks.deep_inversion import DeepInversion, OfEachClass, fit
+from callbacks.replay.reading import Held
+from callbacks.replay.slots import Slot, Slots
 from callbacks.replay_buffer import ReplayBuffer
 from continual.dreams.dreamer import Dreamer
 from continual.dreams.recipe import Phase, Recipe
 from continual.learning.sync_norm import CPUSyncNorm
-from loss.base import Replayed, Step
+from loss.base import Replayed, ReplayTerm, Step
 from loss.crossentropy import CrossEntropy
 from loss.der import DER
 from loss.dkd import DKD
-from loss.functional import distillation, lesson, unbiased_distillation
+from loss.functional import distillation, replay_distillation, unbiased_distillation
 from loss.mib import MiB
 from networks.deeplabv3 import DeepLabV3
 from networks.norm import kept_statistics
@@ -38,29 +40,28 @@ DREAM = ("callbacks=deep_inversion", "callbacks.replay.iterations=4", "callbacks
          "callbacks.replay.batch_size=4", "callbacks.replay.synthesis_batch=5")  # fmt: skip
 
 
-def test_golden_lesson(golden):
+def test_golden_replay_distillation(golden):
     for case in cases(golden("mib_di_replay")):
         logits, old = (torch.from_numpy(case[name]) for name in ("logits", "old_logits"))
-        value = lesson(logits.requires_grad_(), old, "mse")
+        value = replay_distillation(logits.requires_grad_(), old, "mse")
         assert value.item() == pytest.approx(float(case["loss"]), rel=1e-9)
         np.testing.assert_allclose(torch.autograd.grad(value, logits)[0], case["grad"], rtol=1e-9)
 
 
-def test_the_other_lessons():
+def test_the_other_targets_of_replay():
     logits, old = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 4, 4)
-    assert torch.equal(lesson(logits, old, "kl"), distillation(logits, old))
-    assert torch.equal(lesson(logits, old, "unbiased"), unbiased_distillation(logits, old))
-    assert torch.equal(lesson(old, old, "unbiased"), distillation(old, old))  # a task without new classes
+    assert torch.equal(replay_distillation(logits, old, "kl"), distillation(logits, old))
+    assert torch.equal(replay_distillation(logits, old, "unbiased"), unbiased_distillation(logits, old))
+    assert torch.equal(replay_distillation(old, old, "unbiased"), distillation(old, old))  # a task without new classes
 
 
 def test_pseudo_labels_are_the_methods():
     """Its predictions of the teacher's output, in its loss of labels."""
     task = SimpleNamespace(n_old=3)
     logits, old = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 4, 4)
-    entry = Replayed({}, output(logits), output(old))
-    memory = {"replay": {"weight": 2.0, "lesson": "pseudo"}}
+    entry = Replayed({}, output(logits), output(old), ReplayTerm(2.0, target="pseudo"))
     for loss, labels in ((MiB(), old.argmax(1)), (DKD(), DKD().predict(output(old)))):
-        term = loss.replayed(Step(task, {}, output(logits), memory=memory, replay={"taught": entry}))["replay"]
+        term = loss.replayed(Step(task, {}, output(logits), replay={"replay": entry}))["replay"]
         assert torch.equal(term, 2 * loss.label_loss(logits, labels))
 
 
@@ -89,64 +90,61 @@ def test_dreams_leave_the_running_statistics_as_they_are(kind, synchronised):
 class Bring(pl.Callback):
     """Adds images without labels to each batch, and keeps the values of their term."""
 
-    def __init__(self):
-        self.terms = []
+    def __init__(self, weight):
+        self.term, self.terms = ReplayTerm(weight, target="mse"), []
 
     def on_train_batch_start(self, trainer, learner, batch, index):
         image = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(index))
-        batch["replay"] = {"taught": {"image": image, "task": torch.zeros(3)}}
+        batch["replay"] = {"bring": {"image": image, "task": torch.zeros(3), "term": self.term}}
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, index):
         self.terms.append(float(trainer.callback_metrics["train/replay"]))
 
 
 def test_any_method_learns_from_them_what_its_teacher_says():
-    """Fine-tuning, which needs no teacher itself, is held near it by a strong lesson."""
+    """Fine-tuning, which needs no teacher itself, is held near it by a strong term."""
     distances = []
     for weight in (1e-6, 5.0):
         learner = make_learner(CrossEntropy())
         learner.needs_teacher = True
-        learner.memory["replay"] = {"weight": weight, "background": False, "lesson": "mse"}
         for task in TASKS[:2]:
             learner.begin_task(task)
-        bring = Bring()
+        bring = Bring(weight)
         train(learner, callbacks=[bring], max_epochs=5)
         assert len(bring.terms) == 20
         assert all(term > 0 for term in bring.terms[1:])
         x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(7))
         with torch.no_grad():
             old, new = (network.eval()(x).logits for network in (learner.teacher.network, learner.network))
-        distances.append(lesson(new, old, "mse").item())
+        distances.append(replay_distillation(new, old, "mse").item())
     assert distances[1] < distances[0] / 2
 
 
-def setup(buffer, loss, network=None):
-    network = network or UNet(width=4, num_layers=3, bilinear=True)
-    learner = SimpleNamespace(loss=loss, memory={}, network=network)
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=8, saliency=None))
-    buffer.setup(trainer, learner, "fit")
-    return learner.memory["replay"]
+def check(buffer, loss, network=None):
+    learner = SimpleNamespace(loss=loss, network=network or UNet(width=4, num_layers=3, bilinear=True))
+    buffer.check(learner, SimpleNamespace(batch_size=8, saliency=None), ())
 
 
 def test_what_cannot_be_replayed_is_refused(tmp_path):
-    assert setup(DeepInversion(lesson="kl"), MiB())["lesson"] == "kl"
+    check(DeepInversion(lesson="kl"), MiB())
+    assert DeepInversion(lesson="kl").give.term.target == "kl"
     assert DeepInversion().needs_teacher
     assert not ReplayBuffer().needs_teacher
-    with pytest.raises(ConfigError, match="gives images alone, and DER reads labels and logits"):
-        setup(DeepInversion(), DER())
+    with pytest.raises(ConfigError, match="DER has terms of its own for replayed labels and logits"):
+        check(DeepInversion(), DER())
     with pytest.raises(ConfigError, match="Sequential has no batch normalisation"):
-        setup(DeepInversion(), MiB(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
+        check(DeepInversion(), MiB(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
     for settings, words in (
         ({"images": str(tmp_path)}, r"deepinversion_images=.* gives no image .*scripts/invert\.py makes some"),
-        ({"per_class": 0}, r"callbacks\.replay\.per_class=0 must be a whole number"),
-        ({"size": -8}, r"callbacks\.replay\.size=-8 must be a whole number"),
-        ({"per_class": True}, r"callbacks\.replay\.per_class=True must be a whole number"),
-        ({"batch_size": 1}, r"callbacks\.replay\.batch_size=1: .* at least 2"),
-        ({"recipe": {"pooling": "sum"}}, r"callbacks\.replay\.recipe: pooling=sum is none of"),
-        ({"recipe": {"foo": 1}}, r"callbacks\.replay\.recipe: .*unexpected keyword argument 'foo'"),
-        ({"recipe": {"l2": -1}}, r"callbacks\.replay\.recipe: l2=-1 must be at least 0"),
-        ({"lesson": "l1"}, r"callbacks\.replay\.lesson=l1 is none of mse, kl, unbiased, pseudo"),
-        ({"recipe": {"competition": 0.2}}, r"competition needs callbacks\.replay\.student"),
+        ({"per_class": 0}, r"per_class=0 must be a whole number"),
+        ({"size": -8}, r"size=-8 must be a whole number"),
+        ({"per_class": True}, r"per_class=True must be a whole number"),
+        ({"batch_size": 1}, r"batch_size=1: .* at least 2"),
+        ({"recipe": {"pooling": "sum"}}, r"recipe\.pooling=sum is none of"),
+        ({"recipe": {"foo": 1}}, r"recipe\.foo is no key of a recipe, which has lr, pooling"),
+        ({"recipe": {"l2": -1}}, r"recipe\.l2=-1 must be at least 0"),
+        ({"lesson": "l1"}, r"lesson=l1 is none of mse, kl, unbiased, pseudo"),
+        ({"recipe": {"competition": 0.2}}, r"recipe\.competition=0\.2 and student=None: set both or none"),
     ):
         with pytest.raises(ConfigError, match=words):
             DeepInversion(**settings)
@@ -216,13 +214,14 @@ def test_folders_of_any_images_are_cut_to_one_size():
 
 
 def test_a_step_has_an_image_of_each_class():
-    buffer = DeepInversion(batch_size=6)
-    buffer.slots.shown = [[c] for c in (1, 2, 3, 4) for _ in range(3)]
-    buffer.learner = SimpleNamespace(seed=0, task=SimpleNamespace(index=1))
-    buffer.trainer = SimpleNamespace(global_rank=0)
+    slots = Slots()
+    slots.replace([Slot(0, i, 5, shown=[1 + i // 3]) for i in range(12)])
+    learner = SimpleNamespace(seed=0, task=SimpleNamespace(index=1))
+    reader = OfEachClass()
+    reader.begin(Held(slots, {}, []), SimpleNamespace(global_rank=0), learner, size=6, first_draw=0)
     seen = set()
     for draw in range(40):
-        slots = buffer._which(draw)
+        slots = reader.slots_of_draw(draw)
         assert {1 + slot // 3 for slot in slots.tolist()} == {1, 2, 3, 4}
         seen |= set(slots.tolist())
     assert seen == set(range(12))

@@ -49,7 +49,7 @@ def check_tasks(callback, data, method):
         penalties = data[f"s{task}_penalty"].tolist()
         weights, grads = part(data, f"s{task}_params_"), part(data, f"s{task}_grads_")
         learner = learner_of([(name, values.shape[1:]) for name, values in weights.items()], task)
-        callback.begin_task(SimpleNamespace(index=task))
+        callback.begin_task(SimpleNamespace(index=task), None)
         set_weights(learner, weights, 0)
         callback.on_fit_start(None, learner)
         for t, penalty in enumerate(penalties):
@@ -86,8 +86,8 @@ def test_golden_normalisation(golden):
 
 def test_a_previous_task_without_statistics_is_an_error():
     with pytest.raises(RunError, match=r"task 0 was trained without ewc's statistics.*loss=ewc"):
-        EWC().begin_task(TASKS[1])
-    EWC().begin_task(TASKS[0])
+        EWC().begin_task(TASKS[1], None)
+    EWC().begin_task(TASKS[0], None)
 
 
 def walk(callback, learner, steps, seed):
@@ -110,7 +110,7 @@ def test_an_interrupted_task_goes_on_exactly(method, tmp_path):
         learner, callback = learner_of(names), METHODS[method](weight=0.1)
         for index in range(2):
             learner.task.index = index
-            callback.begin_task(TASKS[index])
+            callback.begin_task(TASKS[index], None)
             callback.on_fit_start(None, learner)
             walk(callback, learner, 13, seed=index)
             if interrupted:
@@ -132,7 +132,7 @@ def test_an_interrupted_task_goes_on_exactly(method, tmp_path):
 def test_weights_without_gradient_are_left_alone():
     learner, callback = learner_of([("a", (2,)), ("b", (2,))]), EWC()
     for index in range(2):
-        callback.begin_task(TASKS[index])
+        callback.begin_task(TASKS[index], None)
         callback.on_fit_start(None, learner)
         learner.network["a"].grad = torch.ones(2, dtype=torch.float64)
         callback.on_before_optimizer_step(None, learner, None)
@@ -175,7 +175,7 @@ def test_the_bound_is_where_nesterov_sgd_diverges():
 def test_damping_keeps_a_weight_that_hardly_moved_from_outweighing_the_others():
     def largest(damping):
         learner, callback = learner_of([("a", (2,))]), PI(damping=damping)
-        callback.begin_task(TASKS[0])
+        callback.begin_task(TASKS[0], None)
         callback.on_fit_start(None, learner)
         for _ in range(5):
             learner.network["a"].grad = torch.tensor([1.0, 1.0], dtype=torch.float64)

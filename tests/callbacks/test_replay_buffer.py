@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.replay_buffer import (
-    ReplayBuffer,
-    Slots,
-    Writer,
+from callbacks.replay.delivery import join
+from callbacks.replay.selection import (
+    Balanced,
+    Reservoir,
     balance,
     eviction_probabilities,
     foreground_loss,
-    put,
     take_turns,
 )
+from callbacks.replay.slots import Slot, Slots
+from callbacks.replay.storage import Capacity, Writer
+from callbacks.replay_buffer import ReplayBuffer
 from datamodules.base import DataError
 from loss.bacs import BACS
-from loss.base import Replayed
+from loss.base import Replayed, ReplayTerm
 from loss.cil import CIL
 from loss.crossentropy import CrossEntropy
 from loss.der import DER
@@ -75,11 +77,12 @@ def test_golden_insertions(golden):
     """Slots of images, one after the other, in a buffer that is smaller."""
     data = golden("bacs_buffer")
     slots, random = Slots(), Legacy(int(data["trace_numpy_seed"]))
+    selection = Balanced(Capacity(6), loss_share=0.3)
+    size = int(data["size"])
+    selection = Balanced(Capacity(size), loss_share=BACS_LOSS_SHARE)
     for i, expected in enumerate(data["trace_slots"].tolist()):
-        got = slots.offer(
-            random, int(data["size"]), "balanced", BACS_LOSS_SHARE, task=TASK, index=i,
-            importance=float(data["trace_loss"][i]), shown=set(shown_in(data["trace_labels"][i])),
-        )  # fmt: skip
+        slot = Slot(0, i, TASK.n_seen, float(data["trace_loss"][i]), shown_in(data["trace_labels"][i]))
+        got = selection.offer(slots, size, random, slot)
         assert got == (None if expected < 0 else expected), i
     np.testing.assert_allclose(slots.importance, data["trace_final_importance"], rtol=1e-6)
     np.testing.assert_array_equal(balance(slots.shown), data["trace_final_balance"])
@@ -90,7 +93,7 @@ def test_a_reservoir_keeps_each_image_with_the_same_probability():
     for seed in range(2000):
         slots, random = Slots(), np.random.default_rng(seed)
         for i in range(40):
-            slots.offer(random, 8, "reservoir", 0, task=TASK, index=i, importance=0, shown={1})
+            Reservoir(Capacity(8)).offer(slots, 8, random, Slot(0, i, 3, shown=[1]))
         kept[slots.indices] += 1
     assert slots.filled == 8
     np.testing.assert_allclose(kept / 2000, 0.2, atol=0.04)
@@ -99,7 +102,7 @@ def test_a_reservoir_keeps_each_image_with_the_same_probability():
 def test_a_balanced_buffer_keeps_rare_classes():
     slots, random = Slots(), np.random.default_rng(0)
     for i in range(300):
-        slots.offer(random, 20, "balanced", 0, task=TASK, index=i, importance=0, shown={1} if i % 10 else {2})
+        Balanced(Capacity(20)).offer(slots, 20, random, Slot(0, i, 3, shown=[1] if i % 10 else [2]))
     assert 5 <= sum(classes == [2] for classes in slots.shown) <= 15
 
 
@@ -140,16 +143,14 @@ def test_logits_grow_and_old_slots_are_copied(tmp_path):
 def test_merged_images_follow_the_batch():
     batch = {"image": torch.zeros(2, 3, 4, 4), "label": torch.zeros(2, 4, 4).long(), "index": torch.tensor([5, 6])}
     entry = {"image": torch.ones(1, 3, 4, 4), "label": torch.ones(1, 4, 4).long(), "task": torch.tensor([0])}
-    put(batch, entry)
+    join(batch, entry)
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
     assert batch["index"].tolist() == [5, 6, -1]
     batch["salient"] = batch["label"] == 0
-    put(batch, entry, instead=True)
-    assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
-    put(batch, entry, instead=True)
-    put(batch, {name: torch.cat([values] * 3) for name, values in entry.items()}, instead=True)
-    assert batch["index"].tolist() == [-1] * 3
-    assert not batch["salient"].any()
+    join(batch, {name: 2 * values for name, values in entry.items()}, instead=True)
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert batch["index"].tolist() == [5, -1, -1]
+    assert batch["salient"][:, 0, 0].tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("method", ["ssul", "dkd"])
@@ -195,14 +196,14 @@ def test_classes_without_an_image_left_end_the_search():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"capacity": 0}, r"callbacks\.replay\.capacity=0 must be a whole number"),
-        ({"selection": "x"}, r"callbacks\.replay\.selection=x is none of reservoir, balanced"),
+        ({"capacity": 0}, r"capacity=0 must be a whole number"),
+        ({"selection": "x"}, r"selection=x is none of reservoir, balanced, classes"),
         ({"loss_share": 2}, r"loss_share=2 must be between 0 and 1"),
-        ({"labels": None}, r"callbacks\.replay\.labels=null needs callbacks\.replay\.logits=true and use=loss"),
+        ({"labels": None}, r"labels=null needs logits=true and use=loss"),
         ({"storage": "tape"}, r"storage=tape is none of ram, disk"),
         ({"use": "x"}, r"use=x is none of term, append, replace, loss"),
-        ({"capacity_bytes": "abc"}, r"callbacks\.replay\.capacity_bytes=abc must be a whole number"),
-        ({"weight": 0}, r"callbacks\.replay\.weight=0 must be a number above 0"),
+        ({"capacity_bytes": "abc"}, r"capacity_bytes=abc must be a whole number"),
+        ({"weight": 0}, r"weight=0 must be a number above 0"),
     ],
 )
 def test_bad_settings_name_their_key(settings, words):
@@ -210,30 +211,30 @@ def test_bad_settings_name_their_key(settings, words):
         ReplayBuffer(**settings)
 
 
-def started(loss, salient=None, **settings):
-    """Setup of a buffer beside a loss."""
-    learner = SimpleNamespace(loss=loss, memory={})
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=8, saliency=salient))
-    ReplayBuffer(**{"batch_size": 4, **settings}).setup(trainer, learner, "fit")
-    return learner.memory["replay"]
+def checked(loss, salient=None, **settings):
+    """A buffer that was checked beside a loss."""
+    buffer = ReplayBuffer(**{"batch_size": 4, **settings})
+    buffer.check(SimpleNamespace(loss=loss), SimpleNamespace(batch_size=8, saliency=salient), buffer.publishes)
+    return buffer
 
 
 def test_what_is_replayed_must_be_what_the_loss_reads():
-    assert started(MiB(), weight=0.5) == {"weight": 0.5, "background": False, "lesson": "mse"}
-    started(LwFMC(disjoint=True), use="append")
-    started(SSUL(), use="replace", batch_size=None)
-    started(DER(), use="loss", logits=True)
-    started(DER(labels_weight=0), use="loss", labels=None, logits=True)
-    started(BACS(logits_weight=0), use="loss", labels="fresh")
+    checked(MiB(), weight=0.5)
+    checked(LwFMC(disjoint=True), use="append")
+    checked(SSUL(), use="replace", batch_size=None)
+    checked(DER(), use="loss", logits=True)
+    checked(DER(labels_weight=0), use="loss", labels=None, logits=True)
+    checked(BACS(logits_weight=0), use="loss", labels="fresh")
     for loss, settings, words in (
-        (CIL(), {"use": "append"}, "CIL does not look at labels of old classes; set .*use=term"),
-        (SSUL(), {"use": "append", "salient": print}, r"with dataset\.saliency needs images that are read again"),
-        (SSUL(), {"use": "replace", "batch_size": 8}, r"batch_size=8 must be at least 1 and less than .*batch_size=8"),
-        (DER(), {}, r"use=term does not go with this loss: DER has terms of its own for it; set .*use=loss"),
-        (DER(), {"use": "append"}, r"use=append does not go with this loss"),
-        (MiB(), {"logits": True}, r"MiB does not read logits; set callbacks\.replay\.logits=false"),
+        (CIL(), {"use": "append"}, "CIL does not look at labels of old classes: set use=term"),
+        (SSUL(), {"use": "append", "salient": print}, r"with dataset\.saliency must be read again: set labels=fresh"),
+        (SSUL(), {"use": "replace", "batch_size": 8}, r"batch_size=8 must be at least 1 .* less than training"),
+        (DER(), {}, "DER has terms of its own for replayed labels and logits, .* set use=loss, labels=stored, logits"),
+        (DER(), {"use": "append"}, r"DER has terms of its own"),
+        (DER(), {"labels": "teacher"}, r"DER has terms of its own"),
+        (MiB(), {"logits": True}, r"use=term gives the loss no logits: set logits=false, or use=loss"),
         (MiB(), {"use": "loss"}, r"would replay labels that MiB does not read: .*use=term"),
-        (DER(), {"use": "loss"}, r"DER reads replayed logits and .*logits=true or loss\.logits_weight=0"),
+        (DER(), {"use": "loss"}, r"for replayed logits, .*set use=loss, logits=true, or loss\.logits_weight=0"),
         (
             DER(logits_weight=0),
             {"use": "loss", "logits": True},
@@ -241,33 +242,33 @@ def test_what_is_replayed_must_be_what_the_loss_reads():
         ),
     ):
         with pytest.raises(ConfigError, match=words):
-            started(loss, **settings)
+            checked(loss, **settings)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MiB(), LwFMC(disjoint=True), PLOP(pseudo_labels=None), SSUL(), DKD()])
 def test_old_labels_teach_any_loss(loss):
     """And new classes and background of their time do not."""
     step = make_step(torch.randn(2, 5, 4, 4), torch.randint(0, 5, (2, 4, 4)), torch.randn(2, 3, 4, 4))
-    step.memory = {"replay": {"weight": 0.5, "background": False}}
     values = {}
     for name, label in (("one", 1), ("two", 2), ("background", 0), ("new", 4)):
         batch = {"label": torch.full((2, 4, 4), label)}
-        step.replay = {"labels": Replayed(batch, step.student)}
+        step.replay = {"any": Replayed(batch, step.student, term=ReplayTerm(0.5))}
         (values[name],) = loss.replayed(step).values()
     assert values["one"] != values["two"]
     assert values["background"] == values["new"] == 0
-    step.memory["replay"]["background"] = True
-    step.replay["labels"].batch["label"].fill_(0)
+    batch = {"label": torch.zeros_like(batch["label"])}
+    step.replay = {"any": Replayed(batch, step.student, term=ReplayTerm(0.5, background=True))}
     assert loss.replayed(step)["replay"] > 0
+    step.replay["another"] = step.replay["any"]
+    assert loss.replayed(step)["replay"] == 2 * loss.label_loss(step.student.logits, batch["label"]) * 0.5
 
 
-def test_bytes_hold_the_logits_of_all_classes_to_come(tmp_path):
+def test_bytes_hold_the_logits_of_all_classes_to_come():
     """Two classes and background now, three later."""
     crops = {"image": np.zeros((1, 3, 8, 8), np.uint8), "logits": np.zeros((1, 3, 4, 4), np.float16)}
-    buffer = ReplayBuffer(capacity_bytes=3 * (192 + 128), logits=True, use="loss")
-    assert buffer._size(crops, TASK) == 3
+    assert Capacity(300, 3 * (192 + 128)).room(crops, TASK) == 3
     with pytest.raises(ConfigError, match=r"capacity_bytes=319 holds no image of 320 bytes"):
-        ReplayBuffer(capacity_bytes=319, logits=True, use="loss")._size(crops, TASK)
+        Capacity(300, 319).room(crops, TASK)
 
 
 def test_crops_of_different_size_are_refused(tmp_path):
@@ -291,7 +292,13 @@ def last_model(folder):
         ("loss=der",),
         ("loss=der", "callbacks.replay.labels=fresh", "callbacks.replay.storage=disk", "training.num_workers=2"),
         ("loss=icarl", "callbacks.replay.selection=reservoir"),
-        ("loss=mib", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
+        (
+            "loss=mib",
+            "callbacks=replay",
+            "callbacks.replay.capacity_bytes=100000",
+            "+callbacks.second={_target_: callbacks.replay_buffer.ReplayBuffer, capacity: 6, use: append}",
+            "+callbacks.third={_target_: callbacks.replay_buffer.ReplayBuffer, batch_size: 3, labels: fresh}",
+        ),
         ("loss=bacs", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
         (
             "loss=ssul",
@@ -324,7 +331,11 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
     cli(*RUN, *method, "hydra.run.dir=parts")
     whole, again = last_model(tmp_path / "whole"), last_model(parts)
     assert all(torch.equal(again["network"][k], v) for k, v in whole["network"].items())
-    assert again["callbacks"]["ReplayBuffer"] == whole["callbacks"]["ReplayBuffer"]
+    for name in whole["callbacks"].keys() & {"replay", "second", "third"}:
+        assert again["callbacks"][name] == whole["callbacks"][name]
+    if "second" in str(method):
+        held = {name: len(state["slots"]["indices"]) for name, state in whole["callbacks"].items()}
+        assert len(np.load(parts / "task_01/second/image.npy")) == held["second"] == 6 < held["third"]
     if "callbacks.replay.selection=classes" in method:
         assert not (parts / "task_01/replay").exists()
         return
@@ -333,16 +344,16 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
         size += np.load(tmp_path / f"whole/task_01/replay/{name}.npy").nbytes
         arrays = [np.load(tmp_path / f"{n}/task_01/replay/{name}.npy") for n in ("whole", "parts")]
         assert np.array_equal(*arrays)
-    assert len(arrays[0]) == len(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
+    assert len(arrays[0]) == len(whole["callbacks"]["replay"]["slots"]["tasks"])
     assert size <= 100000 or "capacity_bytes" not in str(method)
-    assert {0, 1} == set(whole["callbacks"]["ReplayBuffer"]["slots"]["tasks"])
+    assert {0, 1} == set(whole["callbacks"]["replay"]["slots"]["tasks"])
 
 
 @pytest.mark.slow
 def test_two_processes_have_one_buffer(cli, tmp_path):
     two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
     cli(*RUN, "loss=der", *two, "hydra.run.dir=run")
-    assert last_model(tmp_path / "run")["callbacks"]["ReplayBuffer"]["draws"] > 0
+    assert last_model(tmp_path / "run")["callbacks"]["replay"]["draws"] > 0
     assert len(np.load(tmp_path / "run/task_01/replay/logits.npy")) == 10
 
 
@@ -353,7 +364,7 @@ def test_two_processes_choose_among_all_images(cli, tmp_path):
     for name, more in (("one", ()), ("two", ("training.devices=2", "training.strategy=ddp", "training.batch_size=4"))):
         cli(*RUN, *memory, *more, f"hydra.run.dir={name}")
         content = torch.load(tmp_path / name / "task_00/model.ckpt", weights_only=True)
-        kept[name] = content["callbacks"]["ReplayBuffer"]["slots"]["indices"]
+        kept[name] = content["callbacks"]["replay"]["slots"]["indices"]
     assert sorted(kept["one"]) == sorted(kept["two"])
 
 

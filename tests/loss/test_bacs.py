@@ -70,7 +70,7 @@ def prototypes_of(data, n_seen):
     tasks = build_tasks(labels, Protocol("overlap"), dataset="any", initial_increment=first, **later)
     callback = Prototypes("task")
     for task in tasks:
-        callback.begin_task(task)
+        callback.begin_task(task, None)
     callback.vectors = tensor(data["prototypes_before"])
     callback.counts = tensor(np.atleast_1d(data["counts_before"])).double()
     return callback
@@ -93,7 +93,7 @@ def later_step(data):
     detector = detector_of(data)
     prototypes = prototypes_of(data, int(data["nb_current"]))
     weight = epoch_weight(int(data["epoch"]), int(data["max_epochs"]))
-    step.memory = {"background_detector": detector, "prototypes": prototypes, "detector_weight": weight}
+    step.memory = {"background_detector": detector, "task_prototypes": prototypes, "detector_weight": weight}
     return step
 
 
@@ -140,7 +140,7 @@ def test_golden_step_of_a_later_task(golden, name, suffix):
         want = np.asarray(data[f"grad_{key}{suffix}"])
         atol = 1e-4 * max(float(np.abs(want).max()), 1e-6)
         torch.testing.assert_close(grad.flatten(), tensor(want).flatten(), rtol=1e-4, atol=atol, msg=key)
-    prototypes = step.memory["prototypes"]
+    prototypes = step.memory["task_prototypes"]
     np.testing.assert_allclose(prototypes.vectors.numpy(), data[f"prototypes_after{suffix}"], rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(prototypes.counts.numpy(), data[f"counts_after{suffix}"])
     assert not step.student.stages[0].requires_grad or step.student.stages[0].grad is None
@@ -153,7 +153,7 @@ def test_golden_step_of_the_first_task(golden):
     weight = epoch_weight(int(data["epoch"]), int(data["max_epochs"]))
     prototypes = prototypes_of(data, int(data["initial_classes"]))
     step.memory = {
-        "background_detector": detector_of(data), "prototypes": prototypes, "detector_weight": weight
+        "background_detector": detector_of(data), "task_prototypes": prototypes, "detector_weight": weight
     }  # fmt: skip
     terms = BACS()(step)
     assert set(terms) == {"ce", "detector"}

@@ -101,9 +101,9 @@ def test_a_pixel_has_either_a_label_or_a_teacher(seed, share):
 
 
 def test_what_it_cannot_be_set_to():
-    with pytest.raises(ValueError, match=r"loss\.norm=mean is none of pixels, weights"):
+    with pytest.raises(ValueError, match=r"norm=mean is none of pixels, weights"):
         CIL(norm="mean")
-    with pytest.raises(ValueError, match=r"loss\.temperature=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"temperature=0 must be above 0"):
         CIL(temperature=0)
     with pytest.raises(ValueError, match=r"gradient_scaling=-1 must be at least 0"):
         CIL(gradient_scaling=-1)

@@ -31,5 +31,5 @@ def test_a_batch_without_labels_teaches_nothing():
 
 
 def test_an_unknown_average_is_refused():
-    with pytest.raises(ValueError, match=r"loss\.average=pixels is none of valid, all"):
+    with pytest.raises(ValueError, match=r"average=pixels is none of valid, all"):
         CrossEntropy("pixels")

@@ -198,5 +198,5 @@ def test_a_student_equal_to_its_teacher_has_no_distillation():
 
 
 def test_unknown_uncertainty_lists_the_choices():
-    with pytest.raises(ValueError, match=r"loss\.pseudo_labels=x is none of entropy, probability, null"):
+    with pytest.raises(ValueError, match=r"pseudo_labels=x is none of entropy, probability, null"):
         PLOP(pseudo_labels="x")

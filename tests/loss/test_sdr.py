@@ -132,7 +132,7 @@ def test_sparsity_of_dead_cells_and_of_pure_background_is_0():
 
 def prototypes_for(data, task, vectors, counts):
     callback = Prototypes("class")
-    callback.begin_task(task)
+    callback.begin_task(task, None)
     callback.vectors, callback.counts = tensor(data[vectors]).float(), tensor(data[counts]).double()
     return callback
 
@@ -193,7 +193,7 @@ def test_task_0_collects_prototypes_and_is_cross_entropy():
     space = LabelSpace({1: "one", 2: "two"})
     task = Task(0, 1, (1, 2), (), (), (1, 2), space, Protocol("disjoint"))
     prototypes = Prototypes("class")
-    prototypes.begin_task(task)
+    prototypes.begin_task(task, None)
     step = make_step(torch.randn(2, 3, 8, 8), labels)
     step.student = NetworkOutput(step.student.logits, None, None, [torch.rand(2, 4, 2, 2)])
     step.memory = {"prototypes": prototypes}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.replay_buffer import put
+from callbacks.replay.delivery import join
 from continual.evaluation.metrics import SegmentationMetrics, class_accuracy, class_iou, pixel_accuracy
 from loss.ssul import with_unknown
 from protocol.labels import IGNORE
@@ -107,7 +107,7 @@ def test_golden_mixture_of_batch_and_memory(golden):
         "label": data["mem_labels"][places],
         "task": torch.zeros(len(places)),
     }
-    put(batch, memory, instead=True)
+    join(batch, memory, instead=True)
     assert torch.equal(batch["image"], data["out_images"][order])
     assert torch.equal(batch["label"], data["out_labels"][order])
 

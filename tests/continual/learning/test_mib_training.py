@@ -99,7 +99,7 @@ def test_tasks_give_the_losses_and_weights_of_mibs_code(golden, method):
     for task in uneven_tasks([background_and_first - 1, *later]):
         learner.begin_task(task)
         for callback in callbacks:
-            callback.begin_task(task)
+            callback.begin_task(task, None)
         load_start(learner, state_of(expected, f"s{task.index}_init/"))
         key = f"s{task.index}"
         record = fit(learner, data[f"{key}_images"], data[f"{key}_labels"], callbacks)

@@ -17,7 +17,7 @@ from continual.run import first_task_cache as first_task
 from continual.run import first_task_key
 from continual.run.experiment import Experiment
 from continual.run.first_task_cache import FirstTaskCache
-from continual.run.first_task_key import LATER_KEYS, digest_of_tensors, first_task_facts, said_by_itself
+from continual.run.first_task_key import LATER_KEYS, digest_of_tensors, first_task_facts, valid_claim
 from continual.run.state import RunState
 from datamodules.saliency import SaliencyFiles
 from loss.crossentropy import CrossEntropy
@@ -43,7 +43,7 @@ def facts(folder, *overrides):
     experiment.learner.begin_task(experiment.tasks[0])
     trainer = experiment.trainers.build(experiment.tasks[0])
     given = first_task_facts(
-        experiment.settings, experiment.split, experiment.learner, experiment.named_callbacks, trainer,
+        experiment.settings, experiment.split, experiment.learner, experiment.callbacks.named, trainer,
         experiment.data.saliency,
     )  # fmt: skip
     return json.loads(json.dumps(given))
@@ -178,7 +178,7 @@ def test_losses_that_are_equal_in_the_first_task_are_those_that_the_documentatio
     kinds = {}
     for choice in choices("loss"):
         loss = instantiate(composed(f"loss={choice}").loss, _convert_="all")
-        if said_by_itself(loss, "plain_first_task", ("forward", "classification")):
+        if valid_claim(loss, "plain_first_task", ("forward", "classification")):
             kinds.setdefault(first_task_key._probe(loss, TASK), set()).add(choice)
     assert sorted(map(sorted, kinds.values())) == [
         ["cil", "crossentropy", "der", "mbs"],
@@ -215,12 +215,20 @@ def test_a_subclass_with_terms_of_its_own_says_so_itself():
         def on_train_batch_end(self, *_):
             pass
 
+    class Counter:
+        def on_train_start(self, *_):
+            pass
+
+    class Mixed(Counter, ReplayBuffer):
+        pass
+
     methods = ("forward", "classification")
-    assert said_by_itself(Weighted(), "plain_first_task", methods)
-    assert not said_by_itself(Mine(), "plain_first_task", methods)
-    assert said_by_itself(ReplayBuffer(), "first_task_idle", first_task_key.HOOKS)
-    assert not said_by_itself(Watching(), "first_task_idle", first_task_key.HOOKS)
-    assert not said_by_itself(pl.Callback(), "first_task_idle", first_task_key.HOOKS)
+    assert valid_claim(Weighted(), "plain_first_task", methods)
+    assert not valid_claim(Mine(), "plain_first_task", methods)
+    assert valid_claim(ReplayBuffer(), "first_task_idle", first_task_key.HOOKS)
+    assert not valid_claim(Watching(), "first_task_idle", first_task_key.HOOKS)
+    assert not valid_claim(Mixed(), "first_task_idle", first_task_key.HOOKS)
+    assert not valid_claim(pl.Callback(), "first_task_idle", first_task_key.HOOKS)
 
 
 def test_a_changed_saliency_map_changes_the_key(tmp_path):

@@ -1,0 +1,1 @@
+"""The parts of a replay buffer: which images stay, where they are stored, how they are read, what batches get."""
