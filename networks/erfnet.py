@@ -15,7 +15,7 @@ from networks.pretrained import load_exactly, read_state
 
 WHERE_FROM = (
     "ERFNet's authors publish erfnet_encoder_pretrained.pth.tar (Eromera/erfnet_pytorch on GitHub, trained_models); "
-    "network.pretrained=null trains from random weights"
+    "pretrained=null trains from random weights"
 )
 norm = partial(nn.BatchNorm2d, eps=1e-3)
 
@@ -160,4 +160,4 @@ def load_encoder(encoder: Encoder, pretrained: str) -> None:
             break
     own_output = "output_conv."
     part = {name: value for name, value in part.items() if not name.startswith(own_output)}
-    load_exactly(encoder, part, f"network.pretrained={pretrained}")
+    load_exactly(encoder, part, f"pretrained={pretrained}")

@@ -48,7 +48,7 @@ class Norm:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise ConfigError(f"network.norm={self.name} is unknown: choose one of {', '.join(NAMES)}")
+            raise ConfigError(f"norm={self.name} is unknown: choose one of {', '.join(NAMES)}")
 
     @property
     def slope(self) -> float:
@@ -248,9 +248,9 @@ def _compiled(name: str) -> type[nn.Module]:
         import inplace_abn  # optional, and must be compiled: imported only where a run asks for it
     except (ImportError, OSError) as error:  # OSError: built against another torch, a shared library is missing
         raise ConfigError(
-            f"network.norm={name} needs the compiled package inplace-abn (extra `iabn`), which cannot be imported "
+            f"norm={name} needs the compiled package inplace-abn (extra `iabn`), which cannot be imported "
             f"({error}): build it against the installed torch with `pip install --no-build-isolation --no-cache-dir "
-            '"inplace-abn>=1.1,<2"`, or choose network.norm=abn, the same function in plain torch'
+            '"inplace-abn>=1.1,<2"`, or choose norm=abn, the same function in plain torch'
         ) from error
     base = inplace_abn.InPlaceABNSync if name == "iabn_sync" else inplace_abn.InPlaceABN
 

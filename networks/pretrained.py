@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 TIMM = "timm/"
 WHERE_FROM = (
-    "`network.pretrained=imagenet` fetches torchvision's weights, timm/<name> those of the package timm; the weights "
+    "`pretrained=imagenet` fetches torchvision's weights, timm/<name> those of the package timm; the weights "
     "that MiB and PLOP start from (resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, "
-    "mapillary/inplace_abn on GitHub; network.pretrained=null trains from random weights"
+    "mapillary/inplace_abn on GitHub; pretrained=null trains from random weights"
 )
 # MiB's names -> torchvision's, as (pattern, replacement); the first that matches is used.
 MIB_NAMES = (
@@ -103,7 +103,7 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
             pretrained, *(("leaky ReLU", encoder.norm.name, "abn") if is_mib else ("ReLU", encoder.norm.name, "bn")),
         )  # fmt: skip
     state = convert_gamma(state, from_absolute=is_mib, to_absolute=encoder.norm.absolute, eps=encoder.norm.eps)
-    report = load_exactly(encoder, state, f"network.pretrained={pretrained}")
+    report = load_exactly(encoder, state, f"pretrained={pretrained}")
     log.info("network.pretrained=%s: %s", pretrained, report)
     return report
 
@@ -174,8 +174,8 @@ def _torchvision(backbone: str, name: str) -> State:
         return state
     except OSError as error:
         raise ConfigError(
-            f"network.pretrained={name} could not fetch {backbone} ({error}): fetch it once on a machine with a "
-            f"network and give its path, network.pretrained=/path/to/{backbone}.pth"
+            f"pretrained={name} could not fetch {backbone} ({error}): fetch it once on a machine with a "
+            f"network and give its path, pretrained=/path/to/{backbone}.pth"
         ) from error
 
 
@@ -193,7 +193,7 @@ def timm_weights(name: str, like: str = "resnet*") -> State:
         return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
     except Exception as error:  # the hub, the network and timm raise many kinds
         raise ConfigError(
-            f"network.pretrained={name} could not be fetched ({error}): see timm.list_pretrained('{like}') for "
+            f"pretrained={name} could not be fetched ({error}): see timm.list_pretrained('{like}') for "
             f"the names, or fetch it once on a machine with a network and give the path of its state dict"
         ) from error
 
@@ -207,14 +207,14 @@ def read_state(path: str, where_from: str = WHERE_FROM) -> State:
         ConfigError: there is no such file, or it holds no state dict.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"network.pretrained={path}: there is no such file. {where_from}")
+        raise ConfigError(f"pretrained={path}: there is no such file. {where_from}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is broken or holds more than tensors
-        raise ConfigError(f"network.pretrained={path} cannot be read as a state dict: {error}") from error
+        raise ConfigError(f"pretrained={path} cannot be read as a state dict: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"network.pretrained={path} holds no state dict, neither bare nor under the key `state_dict`")
+        raise ConfigError(f"pretrained={path} holds no state dict, neither bare nor under the key `state_dict`")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

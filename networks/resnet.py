@@ -133,9 +133,9 @@ class ResNet(TorchvisionResNet):
             ConfigError: unknown name or output stride.
         """
         if name not in BACKBONES:
-            raise ConfigError(f"network.backbone={name} is unknown: choose one of {', '.join(BACKBONES)}")
+            raise ConfigError(f"backbone={name} is unknown: choose one of {', '.join(BACKBONES)}")
         if output_stride not in DILATED:
-            raise ConfigError(f"network.output_stride={output_stride} is not possible: choose 8, 16 or 32")
+            raise ConfigError(f"output_stride={output_stride} is not possible: choose 8, 16 or 32")
         block, layers = BACKBONES[name]
         dilated = DILATED[output_stride]
         super().__init__(block, list(layers), norm_layer=norm, replace_stride_with_dilation=list(dilated))

@@ -157,16 +157,16 @@ def _to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> VisionTransformer:
     if not timm.is_model(backbone):
-        raise ConfigError(f"network.backbone={backbone} is no model of timm: see timm.list_models('vit_*')")
+        raise ConfigError(f"backbone={backbone} is no model of timm: see timm.list_models('vit_*')")
     try:
         encoder = timm.create_model(
             backbone, img_size=crop_size, norm_layer=make_norm, num_classes=0, global_pool="", **options
         )
     except (TypeError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"network.backbone={backbone} with network.backbone_options={options}: {error}") from error
+        raise ConfigError(f"backbone={backbone} with backbone_options={options}: {error}") from error
     if not isinstance(encoder, VisionTransformer) or not _is_plain(encoder):
         raise ConfigError(
-            f"network.backbone={backbone} is no plain vision transformer with learned positions: "
+            f"backbone={backbone} is no plain vision transformer with learned positions: "
             "choose e.g. vit_tiny_patch16_224, vit_small_patch16_384 or vit_base_patch16_384"
         )
     encoder.patch_embed.strict_img_size = False
@@ -182,4 +182,4 @@ def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:
     name = f"timm/{backbone}" if pretrained == "imagenet" else pretrained
     state = timm_weights(name, "vit_*") if name.startswith("timm/") else read_state(name)
     state = {key: value for key, value in checkpoint_filter_fn(state, encoder).items() if not key.startswith("head")}
-    log.info("network.pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"network.pretrained={pretrained}"))
+    log.info("network.pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"pretrained={pretrained}"))

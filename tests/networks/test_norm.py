@@ -129,7 +129,7 @@ def test_momentum_is_the_weight_of_the_batch():
 
 
 def test_unknown_name_lists_the_choices():
-    with pytest.raises(ConfigError, match=r"network\.norm=syncbn.*bn_leaky"):
+    with pytest.raises(ConfigError, match=r"norm=syncbn.*bn_leaky"):
         Norm("syncbn")
 
 
@@ -148,7 +148,7 @@ def test_missing_or_broken_package_names_extra_build_and_twin(monkeypatch, error
 
     norm._compiled.cache_clear()
     monkeypatch.setattr(builtins, "__import__", fail)
-    words = r"network\.norm=iabn .*extra `iabn`.*--no-build-isolation.*network\.norm=abn"
+    words = "norm=iabn .*extra `iabn`.*--no-build-isolation.*choose norm=abn"
     with pytest.raises(ConfigError, match=words):
         Norm("iabn")(3)
 

@@ -133,7 +133,7 @@ def test_no_network_is_one_clear_sentence(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
-    with pytest.raises(ConfigError, match=r"network\.pretrained=IMAGENET1K_V1 could not fetch resnet18 .*/path/to/res"):
+    with pytest.raises(ConfigError, match=r"pretrained=IMAGENET1K_V1 could not fetch resnet18 .*/path/to/res"):
         DeepLabV3("resnet18", pretrained="imagenet")
 
 
@@ -201,12 +201,12 @@ def test_timm_weights_are_fetched_by_name(server, tmp_path):
 
 
 def test_unknown_timm_name_is_one_sentence():
-    with pytest.raises(ConfigError, match=r"network\.pretrained=timm/resnet18\.none .*list_pretrained"):
+    with pytest.raises(ConfigError, match=r"pretrained=timm/resnet18\.none .*list_pretrained"):
         DeepLabV3("resnet18", pretrained="timm/resnet18.none")
 
 
 def test_missing_file_names_key_and_source(tmp_path):
-    with pytest.raises(ConfigError, match=r"network\.pretrained=.*no such file.*imagenet.*mapillary/inplace_abn"):
+    with pytest.raises(ConfigError, match=r"pretrained=.*no such file.*imagenet.*mapillary/inplace_abn"):
         DeepLabV3("resnet18", pretrained=str(tmp_path / "none.pth"))
 
 

@@ -105,8 +105,8 @@ def test_number_of_parameters():
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (("resnet34", Norm()), r"network\.backbone=resnet34.*resnet101"),
-    (("resnet18", Norm(), 4), r"network\.output_stride=4.*8, 16 or 32"),
+    (("resnet34", Norm()), r"backbone=resnet34.*resnet101"),
+    (("resnet18", Norm(), 4), r"output_stride=4.*8, 16 or 32"),
 ])  # fmt: skip
 def test_errors(arguments, words):
     with pytest.raises(ConfigError, match=words):
