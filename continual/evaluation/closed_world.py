@@ -94,7 +94,7 @@ class ClosedWorldScores(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch, of whose network's output `outputs` are."""
+        """Count a batch; `outputs` is what the network gave for it."""
         output: NetworkOutput = outputs
         for name, group in self.groups.items():
             self.confusions[name] = self.confusions[name] + closed_confusion(output.logits, batch["label"], group)
