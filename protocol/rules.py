@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from protocol.errors import TaskError
-
-PROTOCOL_CHOICES = {
-    "mode": ("sequential", "disjoint", "overlap"),
-    "hidden": ("background", "ignore"),
-    "eval_future": ("ignore", "background"),
-    "val_old": ("label", "ignore", "background"),
-    "val_images": ("new", "mode"),
-}
 
 
 @dataclass(frozen=True)
@@ -30,15 +23,15 @@ class Protocol:
         val_images: "new": validation images with a class of the task (MiB); "mode": those that the mode selects (BACS).
     """
 
-    mode: str = "overlap"
-    hidden: str = "background"
+    mode: Literal["sequential", "disjoint", "overlap"] = "overlap"
+    hidden: Literal["background", "ignore"] = "background"
     void_as_background: bool = False
-    eval_future: str = "ignore"
-    val_old: str = "label"
-    val_images: str = "new"
+    eval_future: Literal["ignore", "background"] = "ignore"
+    val_old: Literal["label", "ignore", "background"] = "label"
+    val_images: Literal["new", "mode"] = "new"
 
     def __post_init__(self) -> None:
         """Refuse unknown values with a TaskError."""
-        for key, choices in PROTOCOL_CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise TaskError(f"training.{key}={getattr(self, key)} is none of {', '.join(choices)}")
+        for key, kind in get_type_hints(Protocol).items():
+            if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
+                raise TaskError(f"training.{key}={getattr(self, key)} is none of {', '.join(get_args(kind))}")

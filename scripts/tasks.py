@@ -6,6 +6,7 @@ python scripts/tasks.py dataset=voc dataset.root=/data/VOC2012 training.task=15-
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import clone  # noqa: F401
@@ -14,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from continual.launch.naming import register_resolvers
-from continual.launch.user_errors import one_line_errors
+from continual.launch.command_line import prepared
+from continual.launch.user_errors import one_line_errors, one_line_exit
+from continual.run.schema import Parameter, Schema
 from datamodules.task_sequence import SPLITS, TaskSequence
 from protocol.files import write_atomically
 
-register_resolvers()
+sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tasks")
@@ -45,4 +47,5 @@ def table(split: TaskSequence) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_exit():
+        main()

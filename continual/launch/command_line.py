@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from continual.launch.bacs_keys import translate
+from continual.launch.composition import check_what_is_composed
 from continual.launch.naming import register_resolvers
+from continual.run.schema import Schema
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +42,12 @@ PLUGINS = {
 MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for the worst run
 
 
-def prepared(arguments: Sequence[str]) -> list[str]:
-    """The command line's arguments as Hydra gets them, whose configuration can be composed then.
+def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
+    """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
     Exits where a launcher or sweeper is not installed.
+
+    Args: `root`: of keys that a script reads beside the groups.
     """
     if MINIMISING in arguments:
         sys.exit(f"error: {MINIMISING} looks for the worst run: set hydra/sweeper=search, which is Optuna too")
@@ -52,6 +57,8 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
     arguments = translate(arguments)
     register_resolvers(arguments)
+    check_what_is_composed(root)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`
     return arguments
 
 
@@ -69,9 +76,3 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-
-
-
-

@@ -1,52 +1,163 @@
-"""Which values of settings work, see before anything is built."""
+"""The settings of a run, with their types: the groups `training` and `dataset` of the configuration.
+
+Their values and what they mean stand in conf/; here stands what can be given. Losses, networks, callbacks and all else
+that the configuration names by `_target_` say it by their signatures, see continual/run/schema.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
+
+from continual.run.schema import build
 from protocol.errors import ConfigError
+from protocol.rules import Protocol
 
 PRECISION = {None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed"}
-# Keys of `training` that count something, and those that may do without.
-COUNTS = ("batch_size", "eval_batch_size", "accumulate_gradients", "epochs", "val_every", "scheduler_frequency")
-OPTIONAL_COUNTS = ("next_epochs", "steps_per_class")
+
+Count = Annotated[int, Ge(1)]
+NotNegative = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+PositiveFraction = Annotated[float, Gt(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run leaves its files, and what it begins with."""
+
+    output: str
+    name: str | None
+    resume: bool
+    ckpt_dir: str | None
+    first_task_cache: str | None
+    seed: NotNegative
+    debug: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks(Protocol):
+    """The sequence of tasks, and how each treats images and pixels."""
+
+    task_images: Literal["random"] | list[list[str]] | None
+    joint: bool
+    task: str | None
+    initial_increment: Count | None
+    increment: Count | None
+    default_task: str | None
+    class_order: list[int] | None
+    shuffle_classes: bool
+    ade_partition: Literal["mib"] | None
+    bg_detector: bool  # BACS's switch: it stands here because its loss and its callback read the same value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Which images make a batch."""
+
+    batch_size: Count
+    eval_batch_size: Count
+    accumulate_gradients: Count
+    num_workers: Literal["auto"] | NotNegative
+    subset: PositiveFraction | None
+    val_on_train: Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """How long and how a task is trained, and what of the network."""
+
+    epochs: Count
+    next_epochs: Count | None
+    steps_per_class: Count | None
+    lr_next: Positive | None
+    lr_factors: dict[str, Positive] | None
+    lr_factors_next: dict[str, Positive] | None
+    decay_next: Literal["all", "new"]
+    restart: bool
+    single_head: bool
+    freeze: str | list[str]
+    scheduler_interval: Literal["step", "epoch"]
+    scheduler_frequency: Count
+    gradient_clip: Positive | None
+    gradient_clip_algorithm: Literal["norm", "value"]
+    val_every: Count
+    keep: Literal["last", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run trains on."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Literal["auto"] | int | str | list[int]
+    num_nodes: Count
+    strategy: str
+    sync_batchnorm: bool
+    mixed_precision: Literal["bf16", "fp16"] | bool | None
+    allow_tf32: bool
+    channels_last: bool
+    deterministic: bool | Literal["warn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a run shows while it trains."""
+
+    log_every: NotNegative
+    log_images: NotNegative
+    progress_bar_refresh_rate: NotNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Place, Tasks, Batches, Optimisation, Machine, Shown):
+    """The group `training`; code that reads a part of it asks for that part's class."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together with a ConfigError."""
+        super().__post_init__()
+        shortest = min(self.epochs, self.next_epochs or self.epochs)
+        if self.keep == "best" and self.val_every > shortest and not self.steps_per_class:
+            raise ConfigError(
+                f"training.keep=best needs a validation in every task: training.val_every={self.val_every} is more "
+                f"than its {shortest} epochs"
+            )
+
+    @classmethod
+    def from_config(cls, training: Mapping[str, Any]) -> TrainingSettings:
+        """The settings of a resolved group `training`.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value cannot be.
+        """
+        return build(cls, "training", training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """What the run itself reads of the group `dataset`; the rest is for the data set's own class and the transforms."""
+
+    name: str
+    mean: tuple[Fraction, Fraction, Fraction]
+    std: tuple[PositiveFraction, PositiveFraction, PositiveFraction]
+    crop_size: Count | None = None
+    domain_test: Literal["published", "clean"] | None = None
+
+    @classmethod
+    def from_config(cls, dataset: Mapping[str, Any]) -> DatasetSettings:
+        """The settings of a resolved group `dataset`.
+
+        Raises:
+            ConfigError: a key is missing, or a value cannot be.
+        """
+        own = {field.name for field in fields(cls)}
+        return build(cls, "dataset", {key: value for key, value in dataset.items() if key in own})
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse values of settings that cannot work.
-
-    Raises:
-        ConfigError: names the key and what is allowed.
-    """
-    training = settings["training"]
-    if training["mixed_precision"] not in PRECISION:
-        raise ConfigError(f"training.mixed_precision={training['mixed_precision']} is none of null, bf16, fp16")
-    if training["scheduler_interval"] not in ("step", "epoch"):
-        raise ConfigError(f"training.scheduler_interval={training['scheduler_interval']} is neither step nor epoch")
-    if training["num_workers"] != "auto" and not isinstance(training["num_workers"], int):
-        raise ConfigError(f"training.num_workers={training['num_workers']} is neither a number nor auto")
-    for key in ("mean", "std"):
-        values = settings["dataset"][key]
-        if (
-            len(values) != 3
-            or not all(isinstance(v, int | float) for v in values)
-            or (key == "std" and 0 in values)
-        ):
-            raise ConfigError(f"dataset.{key}={values} must be three numbers, one per RGB channel, in [0, 1]")
-    for key in (*COUNTS, *(key for key in OPTIONAL_COUNTS if training[key] is not None)):
-        if not isinstance(training[key], int) or training[key] < 1:
-            raise ConfigError(f"training.{key}={training[key]} must be a whole number of at least 1")
-    if not isinstance(training["seed"], int) or training["seed"] < 0:
-        raise ConfigError(f"training.seed={training['seed']} must be a whole number of at least 0")
-    if training["keep"] not in ("last", "best"):
-        raise ConfigError(f"training.keep={training['keep']} is neither last nor best")
-    shortest = min(training["epochs"], training["next_epochs"] or training["epochs"])
-    if training["keep"] == "best" and training["val_every"] > shortest and not training["steps_per_class"]:
-        raise ConfigError(
-            f"training.keep=best needs a validation in every task: training.val_every={training['val_every']} is "
-            f"more than its {shortest} epochs"
-        )
-    for key in ("lr_next", "gradient_clip"):
-        if training[key] is not None and not (isinstance(training[key], int | float) and training[key] > 0):
-            raise ConfigError(f"training.{key}={training[key]} must be a number above 0, or null")
+    """Raise ConfigError unless the groups `training` and `dataset` of a resolved configuration hold what can be."""
+    TrainingSettings.from_config(settings["training"])
+    DatasetSettings.from_config(settings["dataset"])
