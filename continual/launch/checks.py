@@ -152,17 +152,17 @@ class _Checker:
         origin = self._origin(key)
         converted = parameter.convert(origin, value)
         self.read[key] = self.read[origin] = parameter
-        if repr(converted) != repr(value) and "${" not in str(_at(self.raw, origin)):
+        if repr(converted) != repr(value) and "${" not in str(at(self.raw, origin)):
             OmegaConf.update(self.config, origin, converted, merge=False)
 
     def _origin(self, key: str) -> str:
         """The key where a value stands, if another one is nothing but a reference to it."""
         parts = key.split(".")
         for end in range(1, len(parts) + 1):
-            node = _at(self.raw, ".".join(parts[:end]))
+            node = at(self.raw, ".".join(parts[:end]))
             reference = REFERENCE.fullmatch(node) if isinstance(node, str) else None
             if reference:
-                return self._origin(".".join([_absolute(reference, parts[:end]), *parts[end:]]))
+                return self._origin(".".join([absolute(reference, parts[:end]), *parts[end:]]))
         return key
 
 
@@ -189,17 +189,17 @@ def _references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             yield from _references(value, (*place, str(key)))
     elif isinstance(node, str) and "${" in node:
-        yield from (_absolute(reference, place) for reference in REFERENCE.finditer(node))
+        yield from (absolute(reference, place) for reference in REFERENCE.finditer(node))
         yield from (word for arguments in IN_RESOLVER.findall(node) for word in re.findall(r"[\w.]+", arguments))
 
 
-def _absolute(reference: re.Match[str], place: tuple[str, ...] | list[str]) -> str:
+def absolute(reference: re.Match[str], place: tuple[str, ...] | list[str]) -> str:
     """The key that a reference means which stands at some place."""
     dots, name = reference.groups()
     return ".".join([*place[: len(place) - len(dots)], name]) if dots else name
 
 
-def _at(tree: Any, key: str) -> Any:
+def at(tree: Any, key: str) -> Any:
     """What stands at a key with dots; an interpolation where the way to it leads through one."""
     for part in key.split("."):
         if isinstance(tree, Mapping):

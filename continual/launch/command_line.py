@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 from continual.launch.bacs_keys import translate
 from continual.launch.composition import check_what_is_composed
 from continual.launch.naming import register_resolvers
+from continual.launch.user_errors import one_line_exit
 from continual.run.schema import Schema
-
-log = logging.getLogger(__name__)
 
 # Lightning's (and FSDP's) advice on things that this project decides itself.
 QUIET = (
@@ -45,7 +44,7 @@ MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for 
 def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
-    Exits where a launcher or sweeper is not installed.
+    Exits where a launcher or sweeper is not installed, and after the help on a group.
 
     Args: `root`: of keys that a script reads beside the groups.
     """
@@ -59,7 +58,20 @@ def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     register_resolvers(arguments)
     check_what_is_composed(root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`
+    if {"-h", "--help"} & set(arguments):
+        _print_help(arguments)
     return arguments
+
+
+def _print_help(arguments: Sequence[str]) -> None:
+    """Print the help on what stands beside --help, and exit; Hydra prints the help where nothing does."""
+    from continual.launch.keys import help_about
+
+    with one_line_exit():
+        text = help_about(arguments)
+    if text is not None:
+        print(text)
+        sys.exit()
 
 
 def run_experiment(config: DictConfig) -> float | None:

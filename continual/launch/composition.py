@@ -7,6 +7,7 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -50,13 +51,34 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: it is not possible, or what comes out is wrong.
         """
-        try:
-            config = super().load_configuration(config_name, overrides, run_mode, *args, **kwargs)
-        except HydraException as error:
-            raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
+        config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
         if run_mode == RunMode.RUN:  # what a sweep varies has no values until its jobs are composed
             check(config, self.root)
         return config
+
+    def compose(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode = RunMode.RUN, *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        """Compose alone.
+
+        Raises:
+            ConfigError: it is not possible.
+        """
+        try:
+            return super().load_configuration(config_name, overrides, run_mode, *args, **kwargs)
+        except HydraException as error:
+            raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
+
+    def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> DefaultsList:
+        """The files that a configuration is made of.
+
+        Raises:
+            ConfigError: one of them does not exist.
+        """
+        try:
+            return super().compute_defaults_list(config_name, overrides, run_mode)
+        except HydraException as error:
+            raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
 
     def _explain(self, error: HydraException, name: str | None, overrides: list[str], mode: RunMode) -> str:
         """An error of Hydra's in one sentence of ours."""
@@ -96,7 +118,7 @@ class CheckedLoader(ConfigLoaderImpl):
         """The message about a key that the configuration does not have."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         chosen = [o.input_line for o in parsed if o.input_line and self.get_group_options(o.key_or_group)]
-        config = super().load_configuration(config_name, chosen, mode)
+        config = self.compose(config_name, chosen, mode)
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
         names = [n for n in node if n not in (*OF_INSTANTIATE, "hydra")] if isinstance(node, DictConfig) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,10 +17,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from continual.launch.command_line import log
 from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:

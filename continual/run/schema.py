@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import NoneType, UnionType
@@ -120,25 +122,33 @@ class Schema:
 def schema_of(target: Callable[..., Any]) -> Schema:
     """The settings of a class or function, by its signature; whatever has none takes anything."""
     try:
-        signature = inspect.signature(target, eval_str=True)
-    except Exception:  # evaluating a foreign annotation can raise anything; the names are known all the same
-        try:
-            signature = inspect.signature(target)
-        except (ValueError, TypeError):
-            return Schema(takes_any=True)
-    parameters = {}
-    takes_any = False
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            takes_any = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            annotation = parameter.annotation
-            known = annotation is not parameter.empty and not isinstance(annotation, str)
-            required = parameter.default is parameter.empty
-            parameters[name] = Parameter(
-                annotation if known else Any, required, None if required else parameter.default
+        signature = inspect.signature(target)
+    except (ValueError, TypeError):
+        return Schema(takes_any=True)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    return Schema(
+        {
+            parameter.name: Parameter(
+                _evaluated(parameter.annotation, target),
+                is_required=parameter.default is parameter.empty,
+                default=None if parameter.default is parameter.empty else parameter.default,
             )
-    return Schema(parameters, takes_any)
+            for parameter in signature.parameters.values()
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        },
+        takes_any=inspect.Parameter.VAR_KEYWORD in kinds,
+    )
+
+
+def _evaluated(annotation: Any, target: Callable[..., Any]) -> Any:
+    """An annotation that may be written as text; Any where it is missing, or names what is imported nowhere."""
+    if not isinstance(annotation, str):
+        return Any if annotation is inspect.Parameter.empty else annotation
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    for names in (getattr(function, "__globals__", {}), vars(sys.modules[target.__module__])):
+        with suppress(Exception):  # foreign text may raise anything
+            return eval(annotation, dict(names))
+    return Any
 
 
 def build(cls: Callable[..., Settings], group: str, values: Mapping[str, Any]) -> Settings:

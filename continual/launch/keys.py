@@ -1,0 +1,231 @@
+"""All keys of the configuration with their defaults, what can be given and what they mean.
+
+`python main.py --help <group>` and docs/keys.md show them; `python -m continual.launch.keys` writes the latter. What a
+key means is said by the comments in conf/, what can be given by the signature of what reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from continual.launch.checks import OWN, REFERENCE, TARGET, absolute, located
+from continual.launch.composition import CheckedLoader, check_what_is_composed
+from continual.launch.yaml_files import YamlFile, merged
+from continual.run.schema import Parameter, Schema, schema_of, unknown
+from protocol.errors import ConfigError
+from protocol.files import write_atomically
+
+ROOT = Path(__file__).parents[2]
+CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
+CONFIG = "config"  # the file that all others are added to
+GROUPS = (
+    "dataset", "dataset/augmentation", "dataset/evaluation", "dataset/saliency", "network", "loss", "optimizer",
+    "scheduler", "training", "callbacks", "logger", "experiment",
+)  # fmt: skip
+PRESETS = "experiment"  # its choices set keys of the other groups
+INTRODUCTION = """\
+# All keys
+
+`python -m continual.launch.keys` writes this page from the files in `conf/` and the signatures of what they name.
+`python main.py --help <group>` shows the same, also `--help loss=mib` and `--help training.epochs`.
+
+* A choice of a group is set as `loss=mib`, a key as `training.epochs=30`. A mistyped one, one that nothing reads, and a
+  value that cannot be are errors before anything starts.
+* Where true or false is allowed, yes, no, on and off mean the same. 10 and 10.0 are the same number, and the same run.
+  NaN and infinity are no numbers.
+* `${...}` is the value of another key. `???` must be given.
+* A key that a class takes and that stands in no file is added with a plus: `+optimizer.maximize=true`.
+"""
+COLUMNS = ("key", "default", "allowed", "meaning")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key: its full name, its default, what can be given (empty where nothing says it) and what it means."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of a group.
+
+    Attributes:
+        name: as on the command line: "loss=mib".
+        about: what its file says of it.
+        keys: those that it has or sets.
+        brings: choices of other groups that it makes.
+    """
+
+    name: str
+    about: str
+    keys: Sequence[Key]
+    brings: Sequence[str]
+
+
+def help_about(arguments: Sequence[str]) -> str | None:
+    """The help on the groups, choices and keys that stand beside --help on a command line; None where none does.
+
+    Raises:
+        ConfigError: there is no such group, choice or key.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-name", "-cn", default=CONFIG)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    options, rest = parser.parse_known_args(arguments)
+    topics = [argument for argument in rest if not argument.startswith("-")]
+    if not topics:
+        return None
+    chosen = [topic for topic in topics if "=" in topic and "." not in topic]
+    own = [options.config_dir.resolve()] if options.config_dir else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        book = Book(options.config_name, chosen, own)
+        return "\n".join(book.about(topic.partition("=")[0]) for topic in topics)
+
+
+def page() -> str:
+    """The text of docs/keys.md."""
+    parts = [INTRODUCTION]
+    check_what_is_composed()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for group in GROUPS:
+            names = GlobalHydra.instance().config_loader().choices(group, CONFIG)
+            choices = [Book(CONFIG, [f"{group}={name}"]).choice(group) for name in names]
+            parts.append(f"## {group}\n")
+            parts += [_table(("preset", "what"), [(f"`{c.name}`", c.about) for c in choices])] if group == PRESETS else []
+            parts += map(_section, choices) if group != PRESETS else []
+    return "\n".join(parts)
+
+
+class Book:
+    """What is known of the keys of one configuration."""
+
+    def __init__(self, config_name: str, overrides: list[str], own_folders: Sequence[Path] = ()) -> None:
+        """Read its files.
+
+        Args:
+            config_name: of the primary file.
+            overrides: choices of groups.
+            own_folders: of the user's own configuration.
+        """
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, CheckedLoader)
+        self.loader, self.config_name = loader, config_name
+        search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own_folders)}]"] if own_folders else []
+        listed = loader.compute_defaults_list(config_name, [*search, *overrides], RunMode.RUN)
+        choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
+        self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+        self.defaults = [default for default in listed.defaults if not default.config_path.startswith("hydra/")]
+        self.files = {id(default): _read(default, (*own_folders, CONF)) for default in self.defaults}
+        everything = merged(file.content for file in self.files.values())
+        self.readers = dict(_readers(everything))
+
+    def about(self, topic: str) -> str:
+        """The help on a group, or on a key and those below it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        group = topic.partition(".")[0]
+        if group not in self.chosen:
+            raise ConfigError(unknown(group, self.chosen))
+        if group == topic:
+            return self._about_group(group)
+        keys = self._keys(self.defaults)
+        found = [key for key in keys if f"{key.name}.".startswith(f"{topic}.")]
+        if not found:
+            raise ConfigError(unknown(topic, [], [key.name for key in keys]))
+        return "\n".join(map(_lines, found))
+
+    def _about_group(self, group: str) -> str:
+        lines = [f"{group}=... is one of {', '.join(self.loader.choices(group, self.config_name))}", ""]
+        if self.chosen[group] is not None:
+            choice = self.choice(group)
+            lines += [f"{choice.name}: {choice.about}", *(f"  with {other}" for other in choice.brings), ""]
+            lines += map(_lines, choice.keys)
+        return "\n".join(lines)
+
+    def choice(self, group: str) -> Choice:
+        """The choice that is made of a group, with the files of the group that it builds on."""
+        parts: list[ResultDefault] = []
+        paths = {f"{group}/{self.chosen[group]}"}
+        for default in reversed(self.defaults):  # a file comes after those that it builds on
+            if default.config_path in paths or (default.parent in paths and self._group_of(default) == group):
+                paths.add(default.config_path)
+                parts.insert(0, default)
+        files = [self.files[id(default)] for default in parts]
+        brings = dict.fromkeys(other for file in files for other in file.brings if not other.startswith(f"{group}="))
+        return Choice(f"{group}={self.chosen[group]}", files[-1].about, self._keys(parts), list(brings))
+
+    def _group_of(self, default: ResultDefault) -> str:
+        return max((group for group in self.chosen if default.config_path.startswith(f"{group}/")), key=len, default="")
+
+    def _keys(self, defaults: Sequence[ResultDefault]) -> list[Key]:
+        """The keys in some files; the last file that names a key says its default, the last that explains it what it
+        means.
+        """
+        meanings = {e.key: e.comment for file in self.files.values() for e in file.entries if e.comment}
+        written = {e.key: e for default in defaults for e in self.files[id(default)].entries}
+        return [
+            Key(name, e.written, self.readers[name].allowed if name in self.readers else "", meanings.get(name, ""))
+            for name, e in written.items()
+            if not name.rpartition(".")[2].startswith("_") and (name in meanings or not REFERENCE.fullmatch(e.written))
+        ]
+
+
+def _read(default: ResultDefault, folders: Sequence[Path]) -> YamlFile:
+    folder = next(folder for folder in folders if (folder / f"{default.config_path}.yaml").exists())
+    return YamlFile.read(folder, default.config_path, default.package or "")
+
+
+def _readers(node: Any, key: str = "") -> Iterator[tuple[str, Parameter]]:
+    """What can be given to each key, from the signatures of what reads it."""
+    if not isinstance(node, Mapping):
+        return
+    target = node.get(TARGET, "???")
+    schema = OWN.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
+    for name, value in node.items():
+        full = f"{key}.{name}" if key else str(name)
+        if name in schema.parameters:
+            yield full, schema.parameters[name]
+            if reference := REFERENCE.fullmatch(str(value)):
+                yield absolute(reference, full.split(".")), schema.parameters[name]
+        yield from _readers(value, full)
+
+
+def _lines(key: Key) -> str:
+    """A key in the terminal."""
+    about = "; ".join(filter(None, (key.meaning, key.allowed and f"allowed: {key.allowed}")))
+    return "\n".join([f"{key.name}={key.default}", *textwrap.wrap(about, 112, initial_indent="    ", subsequent_indent="    ")])
+
+
+def _section(choice: Choice) -> str:
+    """A choice in docs/keys.md."""
+    brings = f"With {', '.join(f'`{other}`' for other in choice.brings)}.\n" if choice.brings else ""
+    rows = [(f"`{key.name}`", f"`{key.default}`", key.allowed, key.meaning) for key in choice.keys]
+    return "\n".join(filter(None, (f"### {choice.name}\n", f"{choice.about}\n", brings, _table(COLUMNS, rows) if rows else "")))
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    cells = [[re.sub(r"([|<>])", r"\\\1", cell) for cell in row] for row in rows]
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, page())
