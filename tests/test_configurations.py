@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from pydoc import locate
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from continual.launch.naming import register_resolvers
+from continual.launch.command_line import prepared
+from continual.run.schema import schema_of
+from continual.run.settings import TrainingSettings
+from protocol.rules import Protocol
 from tests.conftest import ROOT
 from tests.vectors import part, variants
 
@@ -23,29 +28,71 @@ def choices(group: str) -> list[str]:
     return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).glob(pattern))
 
 
-def composed(*overrides: str):
-    register_resolvers()
+def composed(*overrides: str, hydra: bool = False):
+    """A configuration as a command line composes and checks it; with Hydra's own part, if it is asked for."""
+    prepared(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(overrides), return_hydra_config=hydra)
 
 
 GROUPS = ("dataset", "network", "loss", "optimizer", "scheduler", "training", "callbacks", "logger", "experiment")
 
 
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
-def test_every_choice_composes_with_every_key_known(group, choice):
-    config = composed(f"{group}={choice}")
+# Choices whose values are not the defaults of their class on purpose, and where they differ.
+DIFFERENT = {
+    "network=deeplabv3_atrous": ["norm", "norm_momentum"],  # torchvision's ResNet
+    "network=unet_small": ["width", "num_layers"],  # for small images
+    "loss=finetune": ["average"],  # MiB's fine-tuning; the penalties build on it
+    "loss=ewc": ["average"],
+    "loss=pi": ["average"],
+    "loss=rw": ["average"],
+    "loss=icarl": ["disjoint"],  # LwF-MC is the class's default
+    "callbacks=bacs": ["prototypes.groups"],  # SDR's prototypes are the class's default
+    "callbacks=deep_inversion": ["replay.recipe"],  # written out, whose defaults are those of continual.dreams.recipe
+    "callbacks=dkd_memory": [f"replay.{k}" for k in ("batch_size", "capacity", "confidence", "labels", "selection", "use")],
+    "callbacks=ssul_memory": [f"replay.{k}" for k in ("batch_size", "capacity", "labels", "selection", "use")],
+}
+PARTNERS = {"callbacks=plop": ["loss=plop"]}  # a choice that reads keys of another
+
+
+@pytest.mark.parametrize("choice", [f"{group}={choice}" for group in GROUPS for choice in choices(group)])
+def test_every_choice_composes_with_the_defaults_of_its_class(choice):
+    """The constructor's defaults are what an import gives, the YAML's what the command line gives."""
+    config = composed(choice, *PARTNERS.get(choice, []))
     OmegaConf.to_container(config.training, resolve=True, throw_on_missing=True)
+    group = choice.partition("=")[0]
+    values = OmegaConf.to_container(config).get(group, {})
+    assert sorted(not_by_default(values)) == sorted(DIFFERENT.get(choice, []))
+
+
+def not_by_default(node, prefix=""):
+    """Keys whose value is not the default of the parameter that it goes to; foreign classes do not count."""
+    target = node.get("_target_", "???")
+    own = target != "???" and target.split(".")[0] not in ("torch", "albumentations")
+    parameters = schema_of(locate(target)).parameters if own else {}
+    for name, value in node.items():
+        parameter = parameters.get(name)
+        if parameter and not parameter.is_required and "${" not in str(value):
+            default = parameter.default
+            if repr(value) != repr(list(default) if isinstance(default, tuple) else default):
+                yield f"{prefix}{name}"
+        elif isinstance(value, dict):
+            yield from not_by_default(value, f"{prefix}{name}.")
+
+
+def test_the_settings_of_training_are_the_keys_of_its_file():
+    keys = yaml.safe_load((CONF / "training/default.yaml").read_text())
+    assert {field.name for field in fields(TrainingSettings)} == set(keys)
+    protocol = {field.name: field.default for field in fields(Protocol)}
+    assert {key: keys[key] for key in protocol} == protocol
 
 
 @pytest.mark.parametrize("choice", choices("hydra/launcher"))
 def test_every_launcher_composes(choice):
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config = compose("config", overrides=[f"hydra/launcher={choice}"], return_hydra_config=True)
-        except MissingConfigException as missing:
-            pytest.skip(f"its package is not installed: {missing}")
+    try:
+        config = composed(f"hydra/launcher={choice}", hydra=True)
+    except SystemExit as missing:
+        pytest.skip(str(missing))
     assert config.hydra.launcher._target_.startswith("hydra_plugins.")
 
 

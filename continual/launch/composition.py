@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import hydra._internal.hydra
@@ -98,21 +99,21 @@ class CheckedLoader(ConfigLoaderImpl):
         """The message about a choice that a group does not have, by the path of its file."""
         names = path.split("/")
         group = next(g for g in ("/".join(names[:i]) for i in range(1, len(names))) if self.get_group_options(g) == options)
-        choice, choices = path[len(group) + 1 :], self.choices(group, config_name)
+        chosen = self.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
+        choice = path[len(group) + 1 :]
+        choices = self.choices(group, [key.partition("@")[0] for key in chosen])
         return f"{group}={choice} must be {listed(choices)}{did_you_mean(choice, choices)}"
 
-    def choices(self, group: str, config_name: str | None) -> list[str]:
-        """The choices of a group, those in folders of theirs too; folders that are groups themselves are none."""
-        chosen = self.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
-        groups = {key.partition("@")[0] for key in chosen}
-        below = [f"{group}/{name}" for name in self.get_group_options(group, ObjectType.GROUP)]
-        nested = [
-            f"{folder.rpartition('/')[2]}/{choice}"
-            for folder in below
-            if folder not in groups
-            for choice in self.choices(folder, config_name)
-        ]
-        return [*self.get_group_options(group), *nested]
+    def choices(self, group: str, groups: Collection[str]) -> list[str]:
+        """The choices of a group, those in folders of theirs too.
+
+        Args:
+            group: its name.
+            groups: all groups; a folder that is one of them is not part of the one that it stands in.
+        """
+        folders = [f for f in self.get_group_options(group, ObjectType.GROUP) if f"{group}/{f}" not in groups]
+        below = [f"{folder}/{choice}" for folder in folders for choice in self.choices(f"{group}/{folder}", groups)]
+        return [*self.get_group_options(group), *below]
 
     def _no_key(self, key: str, config_name: str | None, overrides: list[str], mode: RunMode) -> str:
         """The message about a key that the configuration does not have."""

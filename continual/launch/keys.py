@@ -31,9 +31,9 @@ CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
 CONFIG = "config"  # the file that all others are added to
 GROUPS = (
     "dataset", "dataset/augmentation", "dataset/evaluation", "dataset/saliency", "network", "loss", "optimizer",
-    "scheduler", "training", "callbacks", "logger", "experiment",
+    "scheduler", "training", "callbacks", "logger",
 )  # fmt: skip
-PRESETS = "experiment"  # its choices set keys of the other groups
+PRESETS = "experiment"  # the group whose choices set keys of the others
 INTRODUCTION = """\
 # All keys
 
@@ -99,16 +99,14 @@ def help_about(arguments: Sequence[str]) -> str | None:
 
 def page() -> str:
     """The text of docs/keys.md."""
-    parts = [INTRODUCTION]
     check_what_is_composed()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for group in GROUPS:
-            names = GlobalHydra.instance().config_loader().choices(group, CONFIG)
-            choices = [Book(CONFIG, [f"{group}={name}"]).choice(group) for name in names]
-            parts.append(f"## {group}\n")
-            parts += [_table(("preset", "what"), [(f"`{c.name}`", c.about) for c in choices])] if group == PRESETS else []
-            parts += map(_section, choices) if group != PRESETS else []
-    return "\n".join(parts)
+        loader = GlobalHydra.instance().config_loader()
+        choices = {group: loader.choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
+        sections = [_sections(group, choices[group]) for group in GROUPS]
+    abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}", "").about for name in choices[PRESETS]]
+    presets = _table(("preset", "what"), [(f"`{PRESETS}={n}`", a) for n, a in zip(choices[PRESETS], abouts, strict=True)])
+    return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", presets])
 
 
 class Book:
@@ -124,7 +122,7 @@ class Book:
         """
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, CheckedLoader)
-        self.loader, self.config_name = loader, config_name
+        self.loader = loader
         search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own_folders)}]"] if own_folders else []
         listed = loader.compute_defaults_list(config_name, [*search, *overrides], RunMode.RUN)
         choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
@@ -152,7 +150,7 @@ class Book:
         return "\n".join(map(_lines, found))
 
     def _about_group(self, group: str) -> str:
-        lines = [f"{group}=... is one of {', '.join(self.loader.choices(group, self.config_name))}", ""]
+        lines = [f"{group}=... is one of {', '.join(self.loader.choices(group, self.chosen))}", ""]
         if self.chosen[group] is not None:
             choice = self.choice(group)
             lines += [f"{choice.name}: {choice.about}", *(f"  with {other}" for other in choice.brings), ""]
@@ -213,11 +211,17 @@ def _lines(key: Key) -> str:
     return "\n".join([f"{key.name}={key.default}", *textwrap.wrap(about, 112, initial_indent="    ", subsequent_indent="    ")])
 
 
+def _sections(group: str, names: Sequence[str]) -> str:
+    """A group in docs/keys.md."""
+    return "\n".join([f"## {group}\n", *(_section(Book(CONFIG, [f"{group}={name}"]).choice(group)) for name in names)])
+
+
 def _section(choice: Choice) -> str:
     """A choice in docs/keys.md."""
     brings = f"With {', '.join(f'`{other}`' for other in choice.brings)}.\n" if choice.brings else ""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.allowed, key.meaning) for key in choice.keys]
-    return "\n".join(filter(None, (f"### {choice.name}\n", f"{choice.about}\n", brings, _table(COLUMNS, rows) if rows else "")))
+    parts = (f"### {choice.name}\n", f"{choice.about}\n", brings, _table(COLUMNS, rows) if rows else "")
+    return "\n".join(filter(None, parts))
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,162 @@
+"""Mistakes on the command line are one sentence each when the configuration is composed, before anything starts."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from continual.launch.checks import resolvable
+from protocol.errors import ConfigError
+from tests.test_configurations import composed
+
+
+def error_of(*overrides):
+    with pytest.raises(ConfigError) as refused:
+        composed(*overrides)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.debug=yes_please", "training.debug=yes_please must be true or false (yes, no, on and off do as well)"),
+        ("training.sync_batchnorm=nope", "training.sync_batchnorm=nope must be true or false"),
+        ("training.log_every=x", "training.log_every=x must be a whole number of at least 0"),
+        ("training.batch_size=0", "training.batch_size=0 must be a whole number of at least 1"),
+        ("training.eval_batch_size=0", "training.eval_batch_size=0 must be a whole number of at least 1"),
+        ("training.steps_per_class=0", "training.steps_per_class=0 must be a whole number of at least 1 or null"),
+        ("training.seed=-1", "training.seed=-1 must be a whole number of at least 0"),
+        ("training.num_workers=many", "training.num_workers=many must be auto or a whole number of at least 0"),
+        ("training.lr_next=fast", "training.lr_next=fast must be a number above 0 or null"),
+        ("training.lr_next=nan", "training.lr_next=NaN must be a number above 0 or null"),
+        ("training.gradient_clip=-1", "training.gradient_clip=-1 must be a number above 0 or null"),
+        ("training.subset=1.5", "training.subset=1.5 must be a number above 0 and at most 1 or null"),
+        ("training.val_on_train=1", "training.val_on_train=1 must be a number of at least 0 and below 1"),
+        ("training.lr_factors_next={up: 0}", 'training.lr_factors_next={"up": 0} must be a mapping to numbers above 0'),
+        ("training.mode=overlapp", "sequential, disjoint or overlap: did you mean overlap?"),
+        ("training.mixed_precision=fp8", "training.mixed_precision=fp8 must be bf16, fp16, true, false or null"),
+        ("training.scheduler_interval=year", "training.scheduler_interval=year must be step or epoch"),
+        ("training.accelerator=gpuu", "did you mean gpu?"),
+        ("training.decay_next=none", "training.decay_next=none must be all or new"),
+        ("dataset.mean=[0.5]", "dataset.mean=[0.5] must be a list of 3 numbers of at least 0 and at most 1"),
+        ("dataset.std=[0.2,0,0.2]", "dataset.std=[0.2, 0, 0.2] must be a list of 3 numbers above 0 and at most 1"),
+        ("dataset.most_shapes=x", "dataset.most_shapes=x must be a whole number"),
+        ("dataset.augmentation.flip.p=x", "dataset.augmentation.flip.p=x must be a number"),
+        ("network.bilinear=2", "network.bilinear=2 must be true or false"),
+        ("optimizer.lr=abc", "optimizer.lr=abc must be a number"),
+        ("scheduler.power=steep", "scheduler.power=steep must be a number"),
+        ("loss.unbiased_kd=fasle", "loss.unbiased_kd=fasle must be true or false: did you mean false?"),
+        ("loss._target_=loss.mib.MIB", "loss._target_=loss.mib.MIB is no class or function"),
+        ("loss.kd_weight=${loss.weight}", "loss.kd_weight: Interpolation key 'loss.weight' not found"),
+        ("training.epoch=3", "training.epoch is no setting: did you mean training.epochs?"),
+        ("trainig.epochs=3", "trainig.epochs is no setting: did you mean training.epochs?"),
+        ("lr=0.1", "lr is no setting: did you mean optimizer.lr?"),
+        ("~training.epoch", "training.epoch is no setting: did you mean training.epochs?"),
+        ("++training.foo=1", "training.foo is no setting (python main.py --help training shows all)"),
+        ("+training.epoch=3", "training.epoch is no setting: did you mean training.epochs?"),
+        ("+loss.foo=1", "loss.foo is no setting (possible are kd_weight, alpha,"),
+        ("+foo=1", "foo is no setting (possible are network, callbacks, loss,"),
+        ("+foo.bar=1", "foo.bar is no setting"),
+        ("+output=x", "output is no setting"),
+        ("+dataset.foo=1", "dataset.foo is no setting"),
+        ("+callbacks.foo.bar=1", "callbacks.foo.bar is no setting"),
+        ("hydra.rn.dir=x", "hydra.rn.dir is no setting: did you mean hydra.run.dir?"),
+        ("optimizer.maximize=true", "optimizer.maximize is not set in this configuration: write +optimizer.maximize=..."),
+        ("loss=mibb", "loss=mibb must be bacs, cil, "),
+        ("loss=mibb", "did you mean mib?"),
+        ("experiment=mib/vocc", "did you mean mib/voc?"),
+        ("dataset=vox", "dataset=vox must be ade20k, camvid, cityscapes, cityscapes_domains, folder, shapes or voc"),
+        ("dataset/augmentation=flp", "did you mean flip?"),
+        ("dataset/augmentatio=flip", "did you mean dataset/augmentation?"),
+        ("los=mib", "los is no setting: did you mean loss?"),
+        ("+training.epochs=3", "training.epochs is there already: leave out the +"),
+        ("+loss=lwf", "loss is there already: leave out the +"),
+        ("training.lr_next=1,2", "training.lr_next=1,2 has several values: with -m they are a sweep, in [...] a list"),
+        ("training.task_images=[1", "training.task_images=[1 cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(override, message):
+    assert message in error_of(override)
+
+
+def test_settings_that_do_not_go_together():
+    assert "training.keep=best needs a validation" in error_of("training.keep=best", "training.val_every=20")
+
+
+def test_every_value_has_the_type_in_which_it_is_read():
+    config = composed(
+        "training.debug=no", "training.task=50", "training.lr_next=1", "loss.kd_weight=7", "optimizer.betas=[0,0.9]",
+        "dataset.size=64.0", "dataset.mean=[0,0,1]", "+optimizer.maximize=off", "training.eval_batch_size=4.0",
+    )  # fmt: skip
+    values = {key: OmegaConf.select(config, key) for key in ("training.debug", "training.task", "training.lr_next")}
+    assert values == {"training.debug": False, "training.task": "50", "training.lr_next": 1.0}
+    assert repr(config.loss.kd_weight) == "7.0"
+    assert repr([*config.optimizer.betas, *config.dataset.mean]) == "[0.0, 0.9, 0.0, 0.0, 1.0]"
+    assert repr(config.dataset.source.size) == repr(config.dataset.size) == "64", "typed by what refers to it"
+    assert config.optimizer.maximize is False
+    assert OmegaConf.to_container(config)["dataset"]["source"]["size"] == "${dataset.size}"
+
+
+def test_one_run_has_one_folder_however_its_numbers_are_written():
+    def folder(*overrides):
+        config = composed(*overrides, hydra=True)
+        with resolvable(config):
+            return OmegaConf.select(config, "hydra.run.dir")
+
+    spelled = ["loss.kd_weight=10", "loss.kd_weight=10.0", "loss.kd_weight=1e1", "loss.kd_weight='10'", "training.debug=no"]
+    assert {folder(override) for override in spelled} == {folder()}
+    assert folder("loss.kd_weight=11") != folder()
+
+
+class Mine:
+    """A method of somebody else's."""
+
+    def __init__(self, weight: float, mode: str = "a", **others: object) -> None:
+        pass
+
+
+def test_a_class_of_ones_own_is_checked_by_its_signature():
+    name = f"{__name__}.Mine"
+    sys.modules.setdefault(__name__, sys.modules[Mine.__module__])
+    own = ("~loss", f"+loss._target_={name}")
+    assert composed(*own, "+loss.weight=1", "+loss.anything=[x]").loss.weight == 1.0
+    assert error_of(*own) == "loss.weight must be given: a number"
+    assert error_of(*own, "+loss.weight=x") == "loss.weight=x must be a number"
+
+
+def test_a_configuration_of_ones_own(cli, tmp_path):
+    """What another key reads is a setting, of that key's type; what nothing reads is not."""
+    text = "defaults: [config, _self_]\nmy: {size: 32}\ndataset: {size: '${my.size}'}\n"
+    own = ("--config-dir", ".", "--config-name", "mine", "--cfg", "job")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert "size: 48\n" in cli(*own, "my.size=48.0").stdout
+    result = cli(*own, "my.size=x", check=False)
+    assert (result.returncode, result.stderr) == (1, "error: my.size=x must be a whole number of at least 1 or null\n")
+    (tmp_path / "mine.yaml").write_text(text.replace("my: {", "my: {sze: 3, "))
+    assert cli(*own, check=False).stderr == "error: my.sze is no setting: did you mean my.size? (possible are size)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "script", "message"),
+    [
+        (("-m", "training.epochs=1,x"), "main.py", "training.epochs=x must be a whole number of at least 1"),
+        (("-m", "loss=lwf,mibb"), "main.py", "did you mean mib?"),
+        (("-m", "training.epoch=1,2"), "main.py", "did you mean training.epochs?"),
+        (("--cfg", "job", "training.debug=maybe"), "main.py", "training.debug=maybe must be true or false"),
+        (("hydra.run.dir=here", "training.sed=1"), "main.py", "did you mean training.seed?"),
+        (("--help", "training.sed"), "main.py", "did you mean training.seed?"),
+        (("--config-name", "nowhere"), "main.py", "Cannot find primary config 'nowhere'"),
+        (("outpt=x",), "scripts/tasks.py", "did you mean output?"),
+        (("output=[x]",), "scripts/tasks.py", 'output=["x"] must be text or null'),
+    ],
+)
+def test_the_command_line_ends_with_the_sentence(cli, tmp_path, arguments, script, message):
+    result = cli(*arguments, script=script, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("*/shapes")), "no run's folder is left"

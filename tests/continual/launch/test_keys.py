@@ -1,0 +1,69 @@
+"""What is said of the keys: in the terminal and on docs/keys.md."""
+
+from __future__ import annotations
+
+import pytest
+
+from continual.launch.keys import GROUPS, PAGE, PRESETS, help_about, page
+from continual.launch.yaml_files import YamlFile
+from protocol.errors import ConfigError
+from tests.test_configurations import CONF, choices
+
+
+def test_the_page_is_that_of_the_code_and_names_every_choice():
+    text = page()
+    assert PAGE.read_text() == text, "docs/keys.md is old: run python -m continual.launch.keys"
+    folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("**/*.yaml")}
+    assert {folder for folder in folders if folder.split("/")[0] not in (".", "hydra", PRESETS)} == set(GROUPS)
+    for group in (*GROUPS, PRESETS):
+        assert all(f"{group}={choice}" in text for choice in choices(group))
+
+
+@pytest.mark.parametrize(
+    ("topics", "parts"),
+    [
+        (["training"], ["training=... is one of default, joint", "training.epochs=30\n    per task; allowed: a whole number of"]),
+        (["loss=ewc"], ["loss=ewc: EWC (", "with callbacks=ewc", "loss.average=all\n    what the mean divides by"]),
+        (["network=deeplabv3_atrous"], ["network.norm=bn\n    ReLU", "network.output_stride=16"]),
+        (["dataset=voc"], ["dataset.root=???\n    VOC2012, or", "with network=deeplabv3", "training.lr_next=0.001\n    learning"]),
+        (["optimizer.lr"], ["optimizer.lr=0.004\n    learning rate of the first task"]),
+        (["callbacks=replay", "scheduler=step"], ["callbacks.replay.capacity=300", "scheduler.every=5000"]),
+        (["dataset/augmentation=scale_crop"], ["dataset.augmentation.crop.pad_image=${dataset.mean}\n    colour"]),
+        (["experiment"], ["mib/voc_15-1_mib"]),
+    ],
+)
+def test_help_on_a_group_a_choice_or_a_key(topics, parts):
+    text = help_about(["--help", *topics])
+    assert all(part in text for part in parts), text
+
+
+def test_help_on_ones_own_choice(tmp_path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss/mine.yaml").write_text("# Mine\ndefaults: [mib]\nkd_weight: 3  # more\n")
+    text = help_about(["--help", "loss=mine", "--config-dir", str(tmp_path)])
+    assert "loss=mine: Mine" in text
+    assert "loss.kd_weight=3\n    more; allowed: a number\n" in text
+
+
+def test_help_that_is_hydras_own_or_impossible():
+    assert help_about(["--help", "--config-name", "config"]) is None
+    with pytest.raises(ConfigError, match=r"lss is no setting: did you mean loss\?"):
+        help_about(["--help", "lss"])
+    with pytest.raises(ConfigError, match=r"loss\.weight is no setting"):
+        help_about(["--help", "loss.weight"])
+
+
+def test_comments_of_a_file(tmp_path):
+    (tmp_path / "file.yaml").write_text(
+        "# @package _global_\n# Two\n# lines\n\n# --- a heading ---\ndefaults:\n  - override /network: unet\n  - /callbacks/x@callbacks\n"
+        "  - _self_\na:\n  b: 1  # one,\n       # continued\n  # of nothing\n  c: [1, 2]  # two\n  d:\n    - {x: '#'}\n"
+        "  e: '#'   # \"#\" is no comment\n# --- another ---\nf: null\n"
+    )
+    file = YamlFile.read(tmp_path, "file", "p.q")
+    assert file.about == "Two lines"
+    assert file.brings == ["network=unet", "callbacks=x"]
+    assert [(e.key, e.written, e.comment) for e in file.entries] == [
+        ("p.q.a.b", "1", "one, continued"), ("p.q.a.c", "[1, 2]", "two"), ("p.q.a.d", '[{"x": "#"}]', ""),
+        ("p.q.a.e", "'#'", '"#" is no comment'), ("p.q.f", "null", ""),
+    ]  # fmt: skip
+    assert file.content == {"p": {"q": {"a": {"b": 1, "c": [1, 2], "d": [{"x": "#"}], "e": "#"}, "f": None}}}

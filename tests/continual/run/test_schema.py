@@ -1,0 +1,100 @@
+"""What a signature says of settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pytest
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+
+from continual.run.schema import Parameter, did_you_mean, schema_of, unknown
+from protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nowhere import Absent
+
+
+def method(
+    weight: float | torch.Tensor, steps: int = 3, kind: Literal["a", "b"] | None = None, other: Absent = None, *args, **rest
+) -> None:
+    """Annotations are text here, one of which cannot be evaluated."""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "converted"),
+    [
+        (bool, "no", False), (bool, "Off", False), (bool, "yes", True), (bool, "on", True), (bool, True, True),
+        (float, 10, 10.0), (float, "1e-3", 0.001), (int, 3.0, 3), (str, 50, "50"), (str | None, None, None),
+        (float | torch.Tensor, 1, 1.0), (list[float], [1, 0.5], [1.0, 0.5]), (tuple[float, float], [1, 2], [1.0, 2.0]),
+        (str | float, "erfnet", "erfnet"), (str | float, 1, 1.0), (Literal["auto"] | int, "auto", "auto"),
+        (dict[str, float], {"a": 1}, {"a": 1.0}), (Any, [1, "x"], [1, "x"]), (torch.Tensor | None, None, None),
+    ],
+)  # fmt: skip
+def test_a_value_gets_the_type_in_which_it_is_read(annotation, value, converted):
+    assert repr(Parameter(annotation).convert("k", value)) == repr(converted)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (bool, "yes_please", "k=yes_please must be true or false (yes, no, on and off do as well)"),
+        (bool, "fasle", "k=fasle must be true or false: did you mean false?"),
+        (bool, 2, "k=2 must be true or false (yes, no, on and off do as well)"),
+        (int, True, "k=true must be a whole number"),
+        (int, 2.5, "k=2.5 must be a whole number"),
+        (float, False, "k=false must be a number"),
+        (float, float("nan"), "k=NaN must be a number"),
+        (float, float("inf"), "k=Infinity must be a number"),
+        (float | torch.Tensor, "abc", "k=abc must be a number"),
+        (str, ["a"], 'k=["a"] must be text'),
+        (Annotated[int, Ge(1)] | None, 0, "k=0 must be a whole number of at least 1 or null"),
+        (Annotated[float, Gt(0), Le(1)], 1.5, "k=1.5 must be a number above 0 and at most 1"),
+        (Annotated[float, Ge(0), Lt(1)], 1, "k=1 must be a number of at least 0 and below 1"),
+        (Literal["overlap", "disjoint"], "overlapp", "k=overlapp must be overlap or disjoint: did you mean overlap?"),
+        (tuple[float, float, float], [0.5], "k=[0.5] must be a list of 3 numbers"),
+        (list[list[str]] | None, 1, "k=1 must be a list of lists of text or null"),
+        (dict[str, Annotated[float, Gt(0)]], {"a": 0}, 'k={"a": 0} must be a mapping to numbers above 0'),
+        (Literal["bf16"] | bool | None, "fp8", "k=fp8 must be bf16, true, false or null (yes, no, on and off do as well)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_sentence(annotation, value, message):
+    with pytest.raises(ConfigError) as refused:
+        Parameter(annotation).convert("k", value)
+    assert str(refused.value) == message
+
+
+def test_a_signature_is_a_schema():
+    schema = schema_of(method)
+    assert list(schema.parameters) == ["weight", "steps", "kind", "other"]
+    assert schema.takes_any
+    assert [p.allowed for p in schema.parameters.values()] == ["a number", "a whole number", "a, b or null", "anything"]
+    assert [name for name, p in schema.parameters.items() if p.is_required] == ["weight"]
+    with pytest.raises(ConfigError, match="loss.weight must be given: a number"):
+        schema.check_complete("loss", ["steps"])
+
+
+def test_what_has_no_signature_takes_anything():
+    assert schema_of(type("Foreign", (), {"__signature__": "none"})).takes_any
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("training.epoch", "training.epoch is no setting: did you mean training.epochs? (possible are epochs, lr)"),
+        ("training.foo", "training.foo is no setting (possible are epochs, lr)"),
+        ("trainig.epochs", "trainig.epochs is no setting: did you mean training.epochs? (possible are epochs, lr)"),
+        ("weight", "weight is no setting: did you mean loss.weight? (possible are epochs, lr)"),
+    ],
+)
+def test_the_nearest_key_differs_in_one_part(key, message):
+    assert unknown(key, ["epochs", "lr"], ["training.epochs", "training.lr", "loss.weight"]) == message
+
+
+def test_of_many_names_none_is_listed():
+    assert unknown("a.x", [f"name{i}" for i in range(99)]).endswith("(python main.py --help a shows all)")
+
+
+def test_nothing_is_meant_where_nothing_is_near():
+    assert did_you_mean("mibb", ["mib", "plop"]) == ": did you mean mib?"
+    assert did_you_mean("xyz", ["mib", "plop"]) == ""
