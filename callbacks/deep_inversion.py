@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -75,7 +75,7 @@ class DeepInversion(ReplayBuffer):
         shrunk_iterations: int = 0,
         clip: bool = True,
         student: str | None = None,
-        recipe: dict[str, Any] | None = None,
+        recipe: Annotated[dict[str, Any], Recipe] | None = None,
         batch_size: int = 15,
         lesson: str = "mse",
         weight: float = 1.0,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import albumentations as A
 import cv2
@@ -36,6 +36,7 @@ from datamodules.geometry import (
 from protocol.labels import IGNORE
 
 Pair = tuple[np.ndarray, np.ndarray]
+Interpolation = Literal["cv2", "pil"]
 
 
 class Augmentation:
@@ -126,7 +127,7 @@ class RandomResizedCrop(A.DualTransform):
         size: int,
         scale: Range = (0.5, 2.0),
         ratio: Range = (3 / 4, 4 / 3),
-        interpolation: str = "cv2",
+        interpolation: Interpolation = "cv2",
     ) -> None:
         """The window is drawn by `sample_window`.
 
@@ -166,7 +167,7 @@ class ScaleCrop(A.DualTransform):
         resize_short: bool = True,
         pad_image: Sequence[float] = (0.0, 0.0, 0.0),
         pad_label: int = IGNORE,
-        interpolation: str = "cv2",
+        interpolation: Interpolation = "cv2",
     ) -> None:
         """Scale and place are drawn by `scale_crop_layout`.
 
@@ -216,7 +217,13 @@ class ShrinkCrop(A.DualTransform):
     """Image and mask resized to one size, shrunk by a random factor, then cut to a random window (CIL)."""
 
     def __init__(
-        self, height: int, width: int, shrink: Range, crop_height: int, crop_width: int, interpolation: str = "cv2"
+        self,
+        height: int,
+        width: int,
+        shrink: Range,
+        crop_height: int,
+        crop_width: int,
+        interpolation: Interpolation = "cv2",
     ) -> None:
         """The factor s is uniform; the shrunk image has `height` // s and `width` // s pixels.
 
@@ -288,7 +295,7 @@ def cut_padded(array: np.ndarray, top: int, left: int, size: int, fill: int | Se
     return cv2.copyMakeBorder(inner, above, below, before, behind, cv2.BORDER_CONSTANT, value=fill)
 
 
-def resize_image(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+def resize_image(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     """Image h x w x 3 uint8 at another size; see the top of this file."""
     if image.shape[:2] == (height, width):
         return image
@@ -304,7 +311,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _known(interpolation: str) -> str:
-    if interpolation not in ("cv2", "pil"):
+def _known(interpolation: Interpolation) -> Interpolation:
+    if interpolation not in get_args(Interpolation):
         raise DataError(f"interpolation={interpolation} in dataset.augmentation is neither cv2 nor pil")
     return interpolation

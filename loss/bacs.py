@@ -35,6 +35,7 @@ from torch.utils.checkpoint import checkpoint
 from loss.base import Step
 from loss.der import DER
 from loss.functional import IGNORE_INDEX, cross_entropy
+from networks.classifier import Init
 from networks.maps import at_least_float32, nearest_pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -73,7 +74,7 @@ class BACS(DER):
         seen_threshold: float = 0.5,
         old_as_one: bool = True,
         detector: bool = True,
-        classifier_init: str = "background",
+        classifier_init: Init = "background",
     ) -> None:
         """Args:
         logits_weight, labels_weight, background: see `loss.der.DER`.

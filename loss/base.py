@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loss.functional import IGNORE_INDEX, LabelLoss, cross_entropy, replay_distillation
 from networks.base import NetworkOutput
-from networks.classifier import INITS, Layout
+from networks.classifier import INITS, Init, Layout
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
 from protocol.tasks import Task
@@ -107,7 +107,7 @@ class ContinualLoss(nn.Module, ABC):
     later_settings: tuple[str, ...] = ()
     __call__: Callable[..., dict[str, Tensor]]
 
-    def __init__(self, classifier_init: str = "random") -> None:
+    def __init__(self, classifier_init: Init = "random") -> None:
         super().__init__()
         check_choice("classifier_init", classifier_init, INITS)
         if classifier_init == "unknown" and not self.layout.unknown:

@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy
+from networks.classifier import Init
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
 
-NORMS = ("pixels", "weights")
+Norm = Literal["pixels", "weights"]
+NORMS = get_args(Norm)
 
 
 def entropy_bits(probabilities: Tensor) -> Tensor:
@@ -44,7 +47,7 @@ def teacher_loss(
     *,
     temperature: float = 1.0,
     gradient_scaling: float = 1.0,
-    norm: str = "pixels",
+    norm: Norm = "pixels",
 ) -> Tensor:
     """Distillation on unlabelled pixels, weighted by the teacher's entropy; 0 where there is no such pixel.
 
@@ -77,8 +80,8 @@ class CIL(ContinualLoss):
         kd_weight: float = 1.0,
         temperature: float = 1.0,
         gradient_scaling: float = 1.0,
-        norm: str = "pixels",
-        classifier_init: str = "random",
+        norm: Norm = "pixels",
+        classifier_init: Init = "random",
     ) -> None:
         """Args:
         kd_weight: of the distillation.

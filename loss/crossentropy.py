@@ -7,13 +7,17 @@ does for FT and all its other methods. The two are equal where every pixel has a
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy
+from networks.classifier import Init
 from protocol.checks import check_choice
 
-AVERAGES = ("valid", "all")
+Average = Literal["valid", "all"]
+AVERAGES = get_args(Average)
 
 
 class CrossEntropy(ContinualLoss):
@@ -22,7 +26,7 @@ class CrossEntropy(ContinualLoss):
     can_use = ("class_weights",)
     plain_first_task = True
 
-    def __init__(self, average: str = "valid", classifier_init: str = "random") -> None:
+    def __init__(self, average: Average = "valid", classifier_init: Init = "random") -> None:
         """Args:
         average: "valid": mean over labelled pixels; "all": over all pixels.
         classifier_init: see `ContinualLoss`.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, dark_logits, replayed_cross_entropy
+from networks.classifier import Init
 
 
 class DER(ContinualLoss):
@@ -29,7 +30,7 @@ class DER(ContinualLoss):
         logits_weight: float = 0.8,
         labels_weight: float = 0.5,
         background: bool = False,
-        classifier_init: str = "background",
+        classifier_init: Init = "background",
     ) -> None:
         """Args:
         logits_weight: of the distance to stored logits (the paper's alpha).

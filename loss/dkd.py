@@ -25,7 +25,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import binary_cross_entropy
 from networks.base import NetworkOutput
-from networks.classifier import Layout
+from networks.classifier import Init, Layout
 from networks.maps import at_least_float32
 
 
@@ -49,7 +49,7 @@ class DKD(ContinualLoss):
         positive_weight_next: float = 1.0,
         kd_weight: float = 5.0,
         dkd_weight: float = 5.0,
-        classifier_init: str = "copy",
+        classifier_init: Init = "copy",
     ) -> None:
         """Args:
         positive_weight: of the pixels of a class, in the first task.

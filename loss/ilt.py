@@ -17,6 +17,7 @@ from torch import Tensor
 from loss.base import Step
 from loss.functional import feature_distillation
 from loss.lwf import LwF
+from networks.classifier import Init
 
 
 class ILT(LwF):
@@ -29,7 +30,7 @@ class ILT(LwF):
         kd_weight: float = 100.0,
         feature_weight: float = 100.0,
         alpha: float = 1.0,
-        classifier_init: str = "random",
+        classifier_init: Init = "random",
     ) -> None:
         """Args:
         kd_weight: of the distillation of logits.

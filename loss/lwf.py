@@ -18,6 +18,7 @@ from torch import Tensor
 
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, distillation
+from networks.classifier import Init
 
 
 class LwF(ContinualLoss):
@@ -26,7 +27,7 @@ class LwF(ContinualLoss):
     needs_teacher = True
     plain_first_task = True
 
-    def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: str = "random") -> None:
+    def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: Init = "random") -> None:
         """Args:
         kd_weight: of the distillation.
         alpha: factor on the teacher's logits.

@@ -27,6 +27,7 @@ from loss.functional import (
     binary_distillation,
     disjoint_binary_cross_entropy,
 )
+from networks.classifier import Init
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
@@ -44,7 +45,7 @@ class LwFMC(ContinualLoss):
         disjoint: bool = False,
         label_background: bool = False,
         only_labelled: bool = False,
-        classifier_init: str = "random",
+        classifier_init: Init = "random",
     ) -> None:
         """Args:
         kd_weight: of the distillation; unused with `disjoint`.

@@ -30,6 +30,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy, distillation
 from networks.base import NetworkOutput
+from networks.classifier import Init
 from networks.maps import at_least_float32, nearest_pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -52,7 +53,7 @@ class MBS(ContinualLoss):
         output_weight: float = 25.0,
         label_guided: bool = True,
         orthogonal_weight: float = 1.0,
-        classifier_init: str = "background",
+        classifier_init: Init = "background",
     ) -> None:
         """Args:
         confidence: probability from which the teacher's prediction becomes a label; above 1: no pseudo-labels.

@@ -33,6 +33,7 @@ from loss.functional import (
     unbiased_cross_entropy,
     unbiased_distillation,
 )
+from networks.classifier import Init
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
@@ -51,7 +52,7 @@ class MiB(ContinualLoss):
         unbiased_ce: bool = True,
         unbiased_kd: bool = True,
         feature_weight: float = 0.0,
-        classifier_init: str = "background",
+        classifier_init: Init = "background",
     ) -> None:
         """Args:
         kd_weight: of the distillation.

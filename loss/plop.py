@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,12 +36,14 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.base import NetworkOutput
+from networks.classifier import Init
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
-UNCERTAINTIES = ("entropy", "probability")
+Uncertainty = Literal["entropy", "probability"]
+UNCERTAINTIES = get_args(Uncertainty)
 
 
 class PLOP(ContinualLoss):
@@ -58,10 +61,10 @@ class PLOP(ContinualLoss):
         pod_last_weight: float = 0.0005,
         scales: Sequence[int] = (1, 2, 4),
         pod_schedule: bool = True,
-        pseudo_labels: str | None = "entropy",
+        pseudo_labels: Uncertainty | None = "entropy",
         normalized: bool = False,
         adaptive: bool = True,
-        classifier_init: str = "background",
+        classifier_init: Init = "background",
     ) -> None:
         """Args:
         pod_weight: of the distillation of the stages and the embedding.

@@ -29,6 +29,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import unbiased_cross_entropy, unbiased_distillation
 from networks.base import NetworkOutput
+from networks.classifier import Init
 from networks.maps import at_least_float32, class_sums, nearest_pixels
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -60,7 +61,7 @@ class SDR(ContinualLoss):
         sparsity_weight: float = 1e-3,
         literal_layout: bool = False,
         nested_attraction: bool = False,
-        classifier_init: str = "random",
+        classifier_init: Init = "random",
     ) -> None:
         """Args:
         kd_weight: of MiB's distillation.

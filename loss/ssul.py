@@ -23,7 +23,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import IGNORE_INDEX, binary_cross_entropy, cross_entropy
 from networks.base import NetworkOutput
-from networks.classifier import Layout
+from networks.classifier import Init, Layout
 from networks.maps import at_least_float32
 
 
@@ -39,7 +39,7 @@ class SSUL(ContinualLoss):
         unknown: bool = True,
         sigmoid: bool = True,
         confidence: float = 0.7,
-        classifier_init: str = "unknown",
+        classifier_init: Init = "unknown",
     ) -> None:
         """Args:
         unknown: with a channel for unknown objects.

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from networks.module_list import ModuleListOf
 from protocol.errors import ConfigError
 
-INITS = ("random", "zero", "mean", "background", "copy", "unknown")
+Init = Literal["random", "zero", "mean", "background", "copy", "unknown"]  # how a new task's classifier starts
+INITS = get_args(Init)
 EARLIER = ("mean", "background", "copy")  # those that need classes of an earlier task
 
 

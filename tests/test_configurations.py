@@ -38,6 +38,7 @@ def composed(*overrides: str, hydra: bool = False):
 GROUPS = ("dataset", "network", "loss", "optimizer", "scheduler", "training", "callbacks", "logger", "experiment")
 
 
+MEMORY = [f"replay.{key}" for key in ("batch_size", "capacity", "labels", "selection", "use")]
 # Choices whose values are not the defaults of their class on purpose, and where they differ.
 DIFFERENT = {
     "network=deeplabv3_atrous": ["norm", "norm_momentum"],  # torchvision's ResNet
@@ -49,8 +50,8 @@ DIFFERENT = {
     "loss=icarl": ["disjoint"],  # LwF-MC is the class's default
     "callbacks=bacs": ["prototypes.groups"],  # SDR's prototypes are the class's default
     "callbacks=deep_inversion": ["replay.recipe"],  # written out, whose defaults are those of continual.dreams.recipe
-    "callbacks=dkd_memory": [f"replay.{k}" for k in ("batch_size", "capacity", "confidence", "labels", "selection", "use")],
-    "callbacks=ssul_memory": [f"replay.{k}" for k in ("batch_size", "capacity", "labels", "selection", "use")],
+    "callbacks=dkd_memory": [*MEMORY, "replay.confidence"],
+    "callbacks=ssul_memory": MEMORY,
 }
 PARTNERS = {"callbacks=plop": ["loss=plop"]}  # a choice that reads keys of another
 

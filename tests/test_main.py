@@ -119,12 +119,13 @@ def check_wandb(folder, content):
 
 @pytest.mark.slow
 def test_the_same_command_leaves_a_finished_run_alone(cli, tmp_path):
-    arguments = (*TINY, "training.task=6-2", "training.debug=true")
-    cli(*arguments)
+    """However its numbers are written."""
+    arguments = (*TINY, "training.task=6-2")
+    cli(*arguments, "training.debug=true", "loss.kd_weight=10")
     folder = run_folder(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in folder.glob("task_*/model.ckpt")}
     results = json.loads((folder / "results.json").read_text())
-    cli(*arguments)
+    cli(*arguments, "training.debug=yes", "loss.kd_weight=10.0")
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("task_*/model.ckpt")}
     assert results == json.loads((folder / "results.json").read_text())
 
@@ -150,9 +151,3 @@ def test_joint_training_reports_the_groups_of_the_sequence(cli, tmp_path):
     assert len(iou) == 9
     assert entry["miou_initial"] == pytest.approx(mean(iou[1:7]) or 0)
     assert entry["miou_old"] is None
-
-
-def test_mistyped_key_is_an_error(cli):
-    result = cli("training.epoch=3", check=False)
-    assert result.returncode == 1
-    assert "training.epoch" in result.stderr

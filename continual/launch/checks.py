@@ -1,7 +1,7 @@
 """Whether a composed configuration fits what reads it, before anything is built.
 
-A key is read by the run itself (`training`, and some of `dataset`), by the class or function that a `_target_` names, or
-by another key (`${dataset.size}`), whose type it then has. A key that nothing reads is a mistake.
+A key is read by the run itself (`training`, and some of `dataset`), by the class or function that a `_target_` names,
+or by another key (`${dataset.size}`), whose type it then has. A key that nothing reads is a mistake.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def located(key: str, path: str) -> Callable[..., Any]:
     except pydoc.ErrorDuringImport as error:
         raise ConfigError(f"{key}={path} cannot be imported: {error.exc.__name__}: {error.value}") from error
     if not callable(found):
-        raise ConfigError(f"{key}={path} is no class or function: give its name with the modules before it")
+        raise ConfigError(f"{key}={path} is no class or function (CHANGES.md says which have moved)")
     return found
 
 
@@ -144,6 +144,11 @@ class _Checker:
 
     def _check_value(self, key: str, value: Any, parameter: Parameter) -> None:
         """Check a value, and write it in its type to where it comes from."""
+        if parameter.nested and isinstance(value, DictConfig):
+            for name, child in _children(key, value):
+                parameter.nested.check_name(key, name)
+                self._check_value(_join(key, name), child, parameter.nested.parameters[name])
+            return
         if OmegaConf.is_config(value):
             try:
                 value = OmegaConf.to_container(value, resolve=True)

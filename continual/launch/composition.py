@@ -98,7 +98,8 @@ class CheckedLoader(ConfigLoaderImpl):
     def _no_choice(self, path: str, options: list[str], config_name: str | None) -> str:
         """The message about a choice that a group does not have, by the path of its file."""
         names = path.split("/")
-        group = next(g for g in ("/".join(names[:i]) for i in range(1, len(names))) if self.get_group_options(g) == options)
+        groups = ("/".join(names[:end]) for end in range(1, len(names)))
+        group = next(group for group in groups if self.get_group_options(group) == options)
         chosen = self.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
         choice = path[len(group) + 1 :]
         choices = self.choices(group, [key.partition("@")[0] for key in chosen])

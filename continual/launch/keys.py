@@ -105,8 +105,8 @@ def page() -> str:
         choices = {group: loader.choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
         sections = [_sections(group, choices[group]) for group in GROUPS]
     abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}", "").about for name in choices[PRESETS]]
-    presets = _table(("preset", "what"), [(f"`{PRESETS}={n}`", a) for n, a in zip(choices[PRESETS], abouts, strict=True)])
-    return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", presets])
+    rows = [(f"`{PRESETS}={name}`", about) for name, about in zip(choices[PRESETS], abouts, strict=True)]
+    return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", _table(("preset", "what"), rows)])
 
 
 class Book:
@@ -129,8 +129,7 @@ class Book:
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
         self.defaults = [default for default in listed.defaults if not default.config_path.startswith("hydra/")]
         self.files = {id(default): _read(default, (*own_folders, CONF)) for default in self.defaults}
-        everything = merged(file.content for file in self.files.values())
-        self.readers = dict(_readers(everything))
+        self.readers = dict(_readers(merged(file.content for file in self.files.values())))
 
     def about(self, topic: str) -> str:
         """The help on a group, or on a key and those below it.
@@ -190,25 +189,27 @@ def _read(default: ResultDefault, folders: Sequence[Path]) -> YamlFile:
     return YamlFile.read(folder, default.config_path, default.package or "")
 
 
-def _readers(node: Any, key: str = "") -> Iterator[tuple[str, Parameter]]:
+def _readers(node: Any, key: str = "", schema: Schema | None = None) -> Iterator[tuple[str, Parameter]]:
     """What can be given to each key, from the signatures of what reads it."""
     if not isinstance(node, Mapping):
         return
     target = node.get(TARGET, "???")
-    schema = OWN.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
+    if schema is None:
+        schema = OWN.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
     for name, value in node.items():
         full = f"{key}.{name}" if key else str(name)
         if name in schema.parameters:
             yield full, schema.parameters[name]
             if reference := REFERENCE.fullmatch(str(value)):
                 yield absolute(reference, full.split(".")), schema.parameters[name]
-        yield from _readers(value, full)
+        parameter = schema.parameters.get(name)
+        yield from _readers(value, full, parameter.nested if parameter else None)
 
 
 def _lines(key: Key) -> str:
     """A key in the terminal."""
     about = "; ".join(filter(None, (key.meaning, key.allowed and f"allowed: {key.allowed}")))
-    return "\n".join([f"{key.name}={key.default}", *textwrap.wrap(about, 112, initial_indent="    ", subsequent_indent="    ")])
+    return "\n".join([f"{key.name}={key.default}", *(f"    {line}" for line in textwrap.wrap(about, 110))])
 
 
 def _sections(group: str, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import netrc
 import os
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,16 +18,17 @@ from protocol.arrays import Pixels
 
 LONGEST_TRACEBACK = 8000  # characters; of a longer one the end is kept
 MOST_CELLS = 10_000  # of a table that wandb draws
+Mode = Literal["auto", "online", "offline", "disabled"]
 
 
-def choose_wandb_mode(mode: str) -> str:
+def choose_wandb_mode(mode: Mode) -> str:
     """`auto` means online where the user is logged in and offline elsewhere; WANDB_MODE has the last word.
 
     Raises:
         ValueError: `mode` is none of auto, online, offline, disabled.
     """
-    if mode not in ("auto", "online", "offline", "disabled"):
-        raise ValueError(f"logger.wandb.mode={mode} is none of auto, online, offline, disabled")
+    if mode not in get_args(Mode):
+        raise ValueError(f"logger.wandb.mode={mode} is none of {', '.join(get_args(Mode))}")
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
     if mode != "auto":
@@ -68,7 +69,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         group: str | None,
         job_type: str | None,
         tags: list[str],
-        mode: str,
+        mode: Mode,
         init_timeout: int,
         columns: dict[str, Any] | None = None,
     ) -> None:

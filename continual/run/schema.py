@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import annotated_types
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
@@ -27,10 +27,11 @@ Settings = TypeVar("Settings")
 
 # A number may stand where text is expected (training.name=7), NaN and infinity nowhere.
 PYDANTIC = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True, allow_inf_nan=False)
-WORDS = {bool: ("true or false", "truth values"), int: ("a whole number", "whole numbers"), float: ("a number", "numbers"),
-         str: ("text", "text")}  # fmt: skip
-LIMITS = {annotated_types.Ge: "at least {0.ge}", annotated_types.Gt: "above {0.gt}",
-          annotated_types.Le: "at most {0.le}", annotated_types.Lt: "below {0.lt}"}  # fmt: skip
+WORDS = {
+    bool: ("true or false", "truth values"), int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"), str: ("text", "text"),
+}  # fmt: skip
+LIMITS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
 LISTS = (list, tuple, Sequence, Iterable, set)
 MOST_NAMES = 16  # that an error message lists
 ALIKE = 0.6  # of two words, from which one may be meant by the other
@@ -64,6 +65,15 @@ class Parameter:
                 return TypeAdapter(self.annotation)  # a class with a configuration of its own
             except PydanticUserError:
                 return None  # an annotation that says nothing to pydantic
+
+    @cached_property
+    def nested(self) -> Schema | None:
+        """Of a mapping what stands in it, where the annotation says whose settings these are:
+        `Annotated[dict[str, Any], Recipe]`.
+        """
+        kinds = get_args(self.annotation) if get_origin(self.annotation) in (Union, UnionType) else [self.annotation]
+        classes = [m for kind in kinds for m in getattr(kind, "__metadata__", ()) if inspect.isclass(m)]
+        return schema_of(classes[0]) if classes else None
 
     def convert(self, key: str, value: Any) -> Any:
         """A value in the parameter's type, 10 as 10.0 and "no" as False, in plain containers.
@@ -193,7 +203,7 @@ def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
 
     def likeness(other: str) -> float:
         others = other.split(".")
-        different = [(a, b) for a, b in zip(parts, others) if a != b]
+        different = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
         alike = len(parts) == len(others) and len(different) == 1
         return difflib.SequenceMatcher(None, *different[0]).ratio() if alike else 0.0
 
@@ -260,7 +270,8 @@ def _described(annotation: Any, many: bool = False) -> str:
 def _comes_from_yaml(kind: Any) -> bool:
     """Whether a value of a type can stand in a YAML file: a torch.Tensor cannot."""
     basis = get_origin(kind) or kind
-    return not inspect.isclass(basis) or kind is NoneType or basis.__module__ in ("builtins", "typing", "collections.abc")
+    known = ("builtins", "typing", "collections.abc")
+    return not inspect.isclass(basis) or kind is NoneType or basis.__module__ in known
 
 
 def _choices(annotation: Any) -> list[str]:
