@@ -53,7 +53,7 @@ def error_of(*overrides):
         ("loss.classifier_init=ones", "must be random, zero, mean, background, copy or unknown"),
         ("dataset/augmentation=scale_crop dataset.augmentation.crop.interpolation=pill", "did you mean pil?"),
         ("callbacks=deep_inversion callbacks.replay.recipe.lr=x", "callbacks.replay.recipe.lr=x must be a number"),
-        ("callbacks=deep_inversion +callbacks.replay.recipe.tv=1", "did you mean callbacks.replay.recipe.tv_l1?"),
+        ("callbacks=deep_inversion +callbacks.replay.recipe.tv_11=1", "did you mean callbacks.replay.recipe.tv_l1?"),
         ("loss._target_=loss.mib.MIB", "loss._target_=loss.mib.MIB is no class or function"),
         ("loss.kd_weight=${loss.weight}", "loss.kd_weight: Interpolation key 'loss.weight' not found"),
         ("training.epoch=3", "training.epoch is no setting: did you mean training.epochs?"),
@@ -136,7 +136,8 @@ def test_a_configuration_of_ones_own(tmp_path):
     """What another key reads is a setting, of that key's type; what nothing reads is not."""
 
     def compose_own(keys, *overrides):
-        (tmp_path / "mine.yaml").write_text(f"defaults: [config, _self_]\nmy: {keys}\ndataset: {{size: '${{my.size}}'}}\n")
+        text = f"defaults: [config, _self_]\nmy: {keys}\ndataset: {{size: '${{my.size}}'}}\n"
+        (tmp_path / "mine.yaml").write_text(text)
         with initialize_config_dir(str(tmp_path), version_base="1.3"):
             return compose("mine", overrides=[f"hydra.searchpath=[file://{CONF}]", *overrides])
 
