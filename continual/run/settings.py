@@ -67,7 +67,7 @@ class Batches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Learning:
     """How long and how a task is trained, and what of the network."""
 
     epochs: Count
@@ -113,7 +113,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Place, Tasks, Batches, Optimisation, Machine, Shown):
+class TrainingSettings(Place, Tasks, Batches, Learning, Machine, Shown):
     """The group `training`; code that reads a part of it asks for that part's class."""
 
     def __post_init__(self) -> None:
