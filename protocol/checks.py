@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 from protocol.errors import ConfigError
+
+ALIKE = 0.6  # of two words, from which one may be meant by the other
 
 
 def check_choice(key: str, value: object, choices: Collection[object]) -> None:
     """Raise ConfigError unless the value of a setting is one of its choices; None is written as `null`."""
     if value not in choices:
-        named = ", ".join("null" if choice is None else str(choice) for choice in choices)
-        raise ConfigError(f"{key}={'null' if value is None else value} is none of {named}")
+        names = ["null" if choice is None else str(choice) for choice in choices]
+        given = "null" if value is None else str(value)
+        raise ConfigError(f"{key}={given} is none of {', '.join(names)}{did_you_mean(given, names)}")
 
 
 def check_counts(**counts: object) -> None:
@@ -19,3 +23,15 @@ def check_counts(**counts: object) -> None:
     for key, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{key}={value} must be a whole number of at least 1")
+
+
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """The end of a message that names the nearest of some choices; empty where none is near."""
+    nearest = difflib.get_close_matches(given, list(choices), n=1, cutoff=ALIKE)
+    return f": did you mean {nearest[0]}?" if nearest else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them: "a, b or c"."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last

@@ -10,14 +10,17 @@ import pydoc
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from continual.run.schema import Parameter, Schema, schema_of, unknown
+from continual.models.configuration import plain
+from continual.run.schema import Parameter, Schema, schema_of
 from continual.run.settings import DatasetSettings, TrainingSettings
+from continual.run.words import unknown
 from protocol.errors import ConfigError
 
 OWN = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
@@ -53,7 +56,7 @@ def check(config: DictConfig, root: Schema | None = None) -> dict[str, Parameter
 def resolvable(config: DictConfig) -> Iterator[None]:
     """Within it `${hydra:...}` can be resolved in a configuration for which Hydra has not begun a job yet."""
     hydra = HydraConfig.instance()
-    before, hydra.cfg = hydra.cfg, config
+    before, hydra.cfg = hydra.cfg, cast("HydraConf", config)
     try:
         yield
     finally:
@@ -77,7 +80,7 @@ def located(key: str, path: str) -> Callable[..., Any]:
     try:
         found = pydoc.locate(path)
     except pydoc.ErrorDuringImport as error:
-        raise ConfigError(f"{key}={path} cannot be imported: {error.exc.__name__}: {error.value}") from error
+        raise ConfigError(f"{key}={path} cannot be imported: {error.value!r}") from error
     if not callable(found):
         raise ConfigError(f"{key}={path} is no class or function (CHANGES.md says which have moved)")
     return found
@@ -93,7 +96,7 @@ class _Checker:
     def __init__(self, config: DictConfig, root: Schema) -> None:
         self.config = config
         self.schemas = {"": root, **OWN}
-        self.raw = OmegaConf.to_container(config)
+        self.raw = plain(config)
         self.referred = set(_references(self.raw))
         self.read: dict[str, Parameter] = {}
 
@@ -114,7 +117,7 @@ class _Checker:
                 names = dict.fromkeys([*schema.parameters, *node])
                 raise ConfigError(unknown(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw)))
         if key == "training" and not any(OmegaConf.is_missing(node, name) for name in node):
-            TrainingSettings.from_config(OmegaConf.to_container(node, resolve=True))
+            TrainingSettings.from_config(plain(node, resolve=True))
 
     def check_part(self, key: str, node: DictConfig) -> None:
         """Check a mapping that is given to the class or function of its `_target_`."""

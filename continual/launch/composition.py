@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import DefaultsList
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -16,7 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from continual.launch.checks import OF_INSTANTIATE, TARGET, check, keys_of, located
-from continual.run.schema import Schema, did_you_mean, listed, schema_of, unknown
+from continual.models.configuration import plain
+from continual.run.schema import Schema, schema_of
+from continual.run.words import unknown
+from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
@@ -36,7 +40,12 @@ def check_what_is_composed(root: Schema | None = None) -> None:
     Args: `root`: of keys that a script reads beside the groups.
     """
     CheckedLoader.root = root
-    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader
+    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]  # it is imported there
+
+
+def loader() -> CheckedLoader:
+    """The one at work, within Hydra's `initialize`."""
+    return cast("CheckedLoader", GlobalHydra.instance().config_loader())
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -123,9 +132,9 @@ class CheckedLoader(ConfigLoaderImpl):
         config = self.compose(config_name, chosen, mode)
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
-        names = [n for n in node if n not in (*OF_INSTANTIATE, "hydra")] if isinstance(node, DictConfig) else []
+        names = [str(n) for n in node if n not in (*OF_INSTANTIATE, "hydra")] if isinstance(node, DictConfig) else []
         if names and TARGET in node and name in schema_of(located(f"{parent}.{TARGET}", node[TARGET])).parameters:
             return f"{key} is not set in this configuration: write +{key}=... to set it"
         groups = [key.partition("@")[0] for key in config.hydra.runtime.choices]
-        keys = keys_of(OmegaConf.to_container(config))
+        keys = keys_of(plain(config))
         return unknown(key, names, [*groups, *(k for k in keys if k.startswith("hydra.") == key.startswith("hydra."))])

@@ -9,20 +9,20 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.default_element import ResultDefault
-from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from continual.launch.checks import OWN, REFERENCE, TARGET, absolute, located
-from continual.launch.composition import CheckedLoader, check_what_is_composed
+from continual.launch.composition import check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
-from continual.run.schema import Parameter, Schema, schema_of, unknown
+from continual.run.schema import Parameter, Schema, schema_of
+from continual.run.words import unknown
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
 
@@ -101,10 +101,9 @@ def page() -> str:
     """The text of docs/keys.md."""
     check_what_is_composed()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        choices = {group: loader.choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
+        choices = {group: loader().choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
         sections = [_sections(group, choices[group]) for group in GROUPS]
-    abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}", "").about for name in choices[PRESETS]]
+    abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}").about for name in choices[PRESETS]]
     rows = [(f"`{PRESETS}={name}`", about) for name, about in zip(choices[PRESETS], abouts, strict=True)]
     return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", _table(("preset", "what"), rows)])
 
@@ -120,16 +119,12 @@ class Book:
             overrides: choices of groups.
             own_folders: of the user's own configuration.
         """
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, CheckedLoader)
-        self.loader = loader
         search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own_folders)}]"] if own_folders else []
-        listed = loader.compute_defaults_list(config_name, [*search, *overrides], RunMode.RUN)
+        listed = loader().compute_defaults_list(config_name, [*search, *overrides], RunMode.RUN)
         choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
-        self.defaults = [default for default in listed.defaults if not default.config_path.startswith("hydra/")]
-        self.files = {id(default): _read(default, (*own_folders, CONF)) for default in self.defaults}
-        self.readers = dict(_readers(merged(file.content for file in self.files.values())))
+        self.files = list(_files(listed.defaults, (*own_folders, CONF)))
+        self.readers = dict(_readers(merged(file.content for file in self.files)))
 
     def about(self, topic: str) -> str:
         """The help on a group, or on a key and those below it.
@@ -142,14 +137,14 @@ class Book:
             raise ConfigError(unknown(group, self.chosen))
         if group == topic:
             return self._about_group(group)
-        keys = self._keys(self.defaults)
+        keys = self._keys(self.files)
         found = [key for key in keys if f"{key.name}.".startswith(f"{topic}.")]
         if not found:
             raise ConfigError(unknown(topic, [], [key.name for key in keys]))
         return "\n".join(map(_lines, found))
 
     def _about_group(self, group: str) -> str:
-        lines = [f"{group}=... is one of {', '.join(self.loader.choices(group, self.chosen))}", ""]
+        lines = [f"{group}=... is one of {', '.join(loader().choices(group, self.chosen))}", ""]
         if self.chosen[group] is not None:
             choice = self.choice(group)
             lines += [f"{choice.name}: {choice.about}", *(f"  with {other}" for other in choice.brings), ""]
@@ -158,35 +153,39 @@ class Book:
 
     def choice(self, group: str) -> Choice:
         """The choice that is made of a group, with the files of the group that it builds on."""
-        parts: list[ResultDefault] = []
+        files: list[YamlFile] = []
         paths = {f"{group}/{self.chosen[group]}"}
-        for default in reversed(self.defaults):  # a file comes after those that it builds on
-            if default.config_path in paths or (default.parent in paths and self._group_of(default) == group):
-                paths.add(default.config_path)
-                parts.insert(0, default)
-        files = [self.files[id(default)] for default in parts]
+        for file in reversed(self.files):  # a file comes after those that it builds on
+            if file.path in paths or (file.parent in paths and self._group_of(file) == group):
+                paths.add(file.path)
+                files.insert(0, file)
         brings = dict.fromkeys(other for file in files for other in file.brings if not other.startswith(f"{group}="))
-        return Choice(f"{group}={self.chosen[group]}", files[-1].about, self._keys(parts), list(brings))
+        return Choice(f"{group}={self.chosen[group]}", files[-1].about, self._keys(files), list(brings))
 
-    def _group_of(self, default: ResultDefault) -> str:
-        return max((group for group in self.chosen if default.config_path.startswith(f"{group}/")), key=len, default="")
+    def _group_of(self, file: YamlFile) -> str:
+        return max((group for group in self.chosen if file.path.startswith(f"{group}/")), key=len, default="")
 
-    def _keys(self, defaults: Sequence[ResultDefault]) -> list[Key]:
-        """The keys in some files; the last file that names a key says its default, the last that explains it what it
-        means.
+    def _keys(self, files: Sequence[YamlFile]) -> list[Key]:
+        """The keys in some files.
+
+        The last file that names a key says its default; the last one of all that explains it says what it means.
         """
-        meanings = {e.key: e.comment for file in self.files.values() for e in file.entries if e.comment}
-        written = {e.key: e for default in defaults for e in self.files[id(default)].entries}
+        meanings = {entry.key: entry.comment for file in self.files for entry in file.entries if entry.comment}
+        written = {entry.key: entry.written for file in files for entry in file.entries}
         return [
-            Key(name, e.written, self.readers[name].allowed if name in self.readers else "", meanings.get(name, ""))
-            for name, e in written.items()
-            if not name.rpartition(".")[2].startswith("_") and (name in meanings or not REFERENCE.fullmatch(e.written))
+            Key(name, default, self.readers[name].allowed if name in self.readers else "", meanings.get(name, ""))
+            for name, default in written.items()
+            if not name.rpartition(".")[2].startswith("_") and (name in meanings or not REFERENCE.fullmatch(default))
         ]
 
 
-def _read(default: ResultDefault, folders: Sequence[Path]) -> YamlFile:
-    folder = next(folder for folder in folders if (folder / f"{default.config_path}.yaml").exists())
-    return YamlFile.read(folder, default.config_path, default.package or "")
+def _files(defaults: Iterable[ResultDefault], folders: Sequence[Path]) -> Iterator[YamlFile]:
+    """The files of Hydra's list of defaults, but for its own."""
+    for default in defaults:
+        path = str(default.config_path)
+        if not path.startswith("hydra/"):
+            folder = next(folder for folder in folders if (folder / f"{path}.yaml").exists())
+            yield YamlFile.read(folder, path, default.package or "", default.parent or "")
 
 
 def _readers(node: Any, key: str = "", schema: Schema | None = None) -> Iterator[tuple[str, Parameter]]:

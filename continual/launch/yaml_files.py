@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from continual.run.schema import shown
+from continual.run.words import shown
 
 OF_FILES = ("defaults", "hydra")  # keys at a file's root that are no settings
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -30,12 +30,16 @@ class YamlFile:
     """A file of the configuration.
 
     Attributes:
+        path: where it is, below the folder of the configuration and without suffix.
+        parent: the path of the file whose defaults name it; empty where none does.
         about: its first comment.
         content: what it holds, at the place where that stands in the whole configuration.
         entries: its keys.
         brings: the choices of groups that its list of defaults makes, as on the command line.
     """
 
+    path: str
+    parent: str
     about: str
     content: Mapping[str, Any]
     entries: Sequence[Entry]
@@ -43,12 +47,12 @@ class YamlFile:
 
     @classmethod
     @cache
-    def read(cls, folder: Path, path: str, package: str) -> YamlFile:
+    def read(cls, folder: Path, path: str, package: str = "", parent: str = "") -> YamlFile:
         """Read a file.
 
         Args:
             folder: of the configuration.
-            path: below it, without suffix.
+            path, parent: see the attributes.
             package: where its content belongs, a key with dots; empty for the root.
         """
         text = (folder / f"{path}.yaml").read_text()
@@ -58,7 +62,7 @@ class YamlFile:
             content = {name: content}
         settings = [(key, value) for key, value in (root.value if root else ()) if key.value not in OF_FILES]
         entries = list(_entries(text.splitlines(), settings, f"{package}." if package else ""))
-        return cls(_head(text), content, entries, list(_brings(everything.get("defaults", ()), path)))
+        return cls(path, parent, _head(text), content, entries, list(_brings(everything.get("defaults", ()), path)))
 
 
 def merged(contents: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def _entries(lines: Sequence[str], settings: Sequence[tuple[yaml.Node, yaml.Node
 def _written(lines: Sequence[str], value: yaml.Node) -> str:
     start, end = value.start_mark, value.end_mark
     if isinstance(value, yaml.ScalarNode) and start.line == end.line:
-        return lines[start.line][start.column : end.column]
+        return str(lines[start.line][start.column : end.column])
     return shown(yaml.load(yaml.serialize(value), Loader))
 
 

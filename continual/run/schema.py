@@ -6,35 +6,25 @@ method, network or callback has a schema as soon as it has a signature; there is
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from continual.run.words import alternatives, choices, members, shown, unknown
+from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 Settings = TypeVar("Settings")
 
 # A number may stand where text is expected (training.name=7), NaN and infinity nowhere.
 PYDANTIC = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True, allow_inf_nan=False)
-WORDS = {
-    bool: ("true or false", "truth values"), int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"), str: ("text", "text"),
-}  # fmt: skip
-LIMITS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
-LISTS = (list, tuple, Sequence, Iterable, set)
-MOST_NAMES = 16  # that an error message lists
-ALIKE = 0.6  # of two words, from which one may be meant by the other
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Parameter:
     @cached_property
     def allowed(self) -> str:
         """What may be given, in words: "a whole number of at least 1 or null"."""
-        return listed(dict.fromkeys(_alternatives(self.annotation)))
+        return listed(dict.fromkeys(alternatives(self.annotation)))
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any] | None:
@@ -71,9 +61,8 @@ class Parameter:
         """Of a mapping what stands in it, where the annotation says whose settings these are:
         `Annotated[dict[str, Any], Recipe]`.
         """
-        kinds = get_args(self.annotation) if get_origin(self.annotation) in (Union, UnionType) else [self.annotation]
-        classes = [m for kind in kinds for m in getattr(kind, "__metadata__", ()) if inspect.isclass(m)]
-        return schema_of(classes[0]) if classes else None
+        notes: list[Any] = [note for kind in members(self.annotation) for note in getattr(kind, "__metadata__", ())]
+        return next((schema_of(note) for note in notes if isinstance(note, type)), None)
 
     def convert(self, key: str, value: Any) -> Any:
         """A value in the parameter's type, 10 as 10.0 and "no" as False, in plain containers.
@@ -98,9 +87,9 @@ class Parameter:
             return value  # an object, which only the callable itself can make
 
     def _hint(self, value: Any) -> str:
-        choices = _choices(self.annotation)
-        hint = did_you_mean(str(value), choices)
-        return f"{hint} (yes, no, on and off do as well)" if "true" in choices and not hint else hint
+        words = choices(self.annotation)
+        hint = did_you_mean(str(value), words)
+        return f"{hint} (yes, no, on and off do as well)" if "true" in words and not hint else hint
 
 
 @dataclass(frozen=True)
@@ -177,107 +166,6 @@ def build(cls: Callable[..., Settings], group: str, values: Mapping[str, Any]) -
         schema.check_name(group, name)
     schema.check_complete(group, values)
     return cls(**{name: schema.parameters[name].convert(f"{group}.{name}", value) for name, value in values.items()})
-
-
-def unknown(key: str, names: Iterable[str], keys: Iterable[str] = ()) -> str:
-    """The message about a key that is not known.
-
-    Args:
-        key: the full key.
-        names: what stands in its group.
-        keys: full keys that may be meant besides.
-    """
-    group, names = key.rpartition(".")[0], list(names)
-    siblings = [f"{group}.{name}" if group else name for name in names]
-    nearest = _nearest_key(key, [*siblings, *keys])
-    hint = f": did you mean {nearest}?" if nearest else ""
-    all_names = f"possible are {', '.join(names)}"
-    if len(names) > MOST_NAMES:
-        all_names = f"python main.py --help {group.partition('.')[0]} shows all"
-    return f"{key} is no setting{hint}{f' ({all_names})' if names else ''}"
-
-
-def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
-    """The key that differs in one part and least in that; else the shortest one that ends alike."""
-    parts = key.split(".")
-
-    def likeness(other: str) -> float:
-        others = other.split(".")
-        different = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
-        alike = len(parts) == len(others) and len(different) == 1
-        return difflib.SequenceMatcher(None, *different[0]).ratio() if alike else 0.0
-
-    nearest = max(keys, key=likeness, default="")
-    if likeness(nearest) >= ALIKE:
-        return nearest
-    return min((k for k in keys if k != key and k.split(".")[-1] == parts[-1]), key=len, default=None)
-
-
-def did_you_mean(given: str, choices: Iterable[str]) -> str:
-    """The part of a message that names the nearest of some choices; empty where nothing is near."""
-    nearest = difflib.get_close_matches(given, list(choices), n=1, cutoff=ALIKE)
-    return f": did you mean {nearest[0]}?" if nearest else ""
-
-
-def listed(words: Iterable[str]) -> str:
-    """Words as a sentence lists them: "a, b or c"."""
-    *others, last = words
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def shown(value: Any) -> str:
-    """A value as a command line would have it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _alternatives(annotation: Any) -> list[str]:
-    """What a value of a type may be, in words; null last."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        kinds = sorted(arguments, key=lambda kind: kind is NoneType)
-        return [word for kind in kinds if _comes_from_yaml(kind) for word in _alternatives(kind)]
-    if origin is Literal:
-        return [shown(choice) for choice in arguments]
-    if annotation in (None, NoneType):
-        return ["null"]
-    if annotation is bool:
-        return ["true", "false"]
-    return [_described(annotation)]
-
-
-def _described(annotation: Any, many: bool = False) -> str:
-    """A type in words, in the plural where there are `many`."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        limits = " and ".join(LIMITS[type(m)].format(m) for m in annotation.__metadata__ if type(m) in LIMITS)
-        kind = _described(arguments[0], many)
-        return f"{kind} {'of ' if limits.startswith('at') else ''}{limits}" if limits else kind
-    if annotation in WORDS:
-        return WORDS[annotation][many]
-    if origin is tuple and Ellipsis not in arguments:
-        return f"{'lists' if many else 'a list'} of {len(arguments)} {_described(arguments[0], many=True)}"
-    if (origin or annotation) in LISTS:
-        inner = f" of {_described(arguments[0], many=True)}" if arguments else ""
-        return f"{'lists' if many else 'a list'}{inner}"
-    if inspect.isclass(origin or annotation) and issubclass(origin or annotation, Mapping):
-        inner = f" to {_described(arguments[1], many=True)}" if len(arguments) == 2 and arguments[1] is not Any else ""
-        return f"{'mappings' if many else 'a mapping'}{inner}"
-    if origin in (Union, UnionType, Literal):
-        return listed(_alternatives(annotation))
-    return "anything" if annotation is Any else getattr(annotation, "__name__", str(annotation))
-
-
-def _comes_from_yaml(kind: Any) -> bool:
-    """Whether a value of a type can stand in a YAML file: a torch.Tensor cannot."""
-    basis = get_origin(kind) or kind
-    known = ("builtins", "typing", "collections.abc")
-    return not inspect.isclass(basis) or kind is NoneType or basis.__module__ in known
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The words that a value of a type can be."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
-    return [w for kind in kinds if kind is bool or get_origin(kind) is Literal for w in _alternatives(kind)]
 
 
 def _plain(value: Any) -> Any:

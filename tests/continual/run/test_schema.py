@@ -8,7 +8,9 @@ import pytest
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 
-from continual.run.schema import Parameter, did_you_mean, schema_of, unknown
+from continual.run.schema import Parameter, schema_of
+from continual.run.words import unknown
+from protocol.checks import did_you_mean
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
