@@ -3,14 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from continual.launch.naming import register_resolvers
 from datamodules.task_sequence import TaskSequence, named_steps
 from protocol.errors import TaskError
-from tests.conftest import ROOT
 from tests.datamodules.trees import pairs_tree
+from tests.test_configurations import composed
 
 ORDER = {"class_order": None, "shuffle_classes": False, "seed": 1, "joint": False}
 NONE = {"task": None, "initial_increment": None, "increment": None, **ORDER}
@@ -19,11 +17,10 @@ NONE = {"task": None, "initial_increment": None, "increment": None, **ORDER}
 SMALL = "dataset.counts={train: 60, val: 30, test: 30}"
 
 
-def split_of(*overrides):
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
-    return TaskSequence.from_config(config.dataset, OmegaConf.to_container(config.training, resolve=True))
+def split_of(*overrides, **training):
+    config = composed(*overrides)
+    settings = {**OmegaConf.to_container(config.training, resolve=True), **training}
+    return TaskSequence.from_config(config.dataset, settings)
 
 
 @pytest.fixture(autouse=True)
@@ -74,4 +71,4 @@ def test_joint_training_is_one_task_of_all_classes():
 
 def test_an_unknown_partition_names_its_key():
     with pytest.raises(TaskError, match=r"training.ade_partition=x is neither mib nor null"):
-        split_of(SMALL, "training.ade_partition=x")
+        split_of(SMALL, ade_partition="x")
