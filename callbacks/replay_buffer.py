@@ -9,7 +9,7 @@ What a batch gets depends on `use`:
     loss              batch["replay"] = {"labels": {"image", "label", "task"},
                                          "logits": {"image", "logits", "channels", "task"}}
                       for terms of the loss; logits are zero in channels above `channels`, those of their time
-    term              batch["replay"] = {name of the buffer: {"image", "label", "task", "term"}}
+    term              batch["replay"] = {"callbacks.replay": {"image", "label", "task", "term"}}
                       for a term that every loss has; no "label" where the teacher says what images show
     append, replace   images and labels become a part of the batch
 Images are normalised, labels int64, and the learner runs the network on what stands in batch["replay"].
@@ -196,7 +196,7 @@ class ReplayBuffer(ContinualCallback):
         if self.slots.filled:
             entries = {reader.entry: reader.read(self.draws) for reader in self.read}
             self.draws += 1
-            self.give.put(batch, entries, self.name or FOLDER)
+            self.give.put(batch, entries, self.state_key)
 
     def end_task(self, task: Task) -> None:
         """Fill the buffer, but not after the last task and not of a task that was loaded."""

@@ -34,7 +34,7 @@ class Delivery:
         """Raise ConfigError unless loss and batches take the images; `size`: images per draw."""
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
-        """Add the images to a batch; `name`: of the buffer."""
+        """Add the images to a batch; `name`: of the buffer, which no loss reads."""
         raise NotImplementedError
 
 

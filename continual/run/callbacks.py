@@ -61,8 +61,8 @@ class Callbacks:
             other = publishers.setdefault(name, callback)
             if other != callback:
                 raise ConfigError(
-                    f"callbacks.{other} and callbacks.{callback} both publish {name}, of which a run has one: leave "
-                    f"out one of them, or give them settings that differ in it"
+                    f"callbacks.{other} and callbacks.{callback} both publish {name}, and a run can have only one that "
+                    "does: leave one of them out"
                 )
         return set(publishers)
 
