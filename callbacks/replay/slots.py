@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 COLUMNS = ("tasks", "indices", "channels", "importance")
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True)
+class Slot:
     """One image.
 
     Attributes:
@@ -58,7 +60,9 @@ class Slots:
 
     def replace(self, slots: Sequence[Slot]) -> None:
         """Hold these images and no others."""
-        self.tasks, self.indices, self.channels = (np.array([s[k] for s in slots], np.int64) for k in range(3))
+        self.tasks = np.array([s.task for s in slots], np.int64)
+        self.indices = np.array([s.index for s in slots], np.int64)
+        self.channels = np.array([s.channels for s in slots], np.int64)
         self.importance = np.array([s.importance for s in slots], np.float64)
         self.shown = [sorted(s.shown) for s in slots]
 
