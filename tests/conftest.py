@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.warm_python import WarmPython
+from tests.warm_python import BLANK, WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,10 +103,13 @@ def warm_python() -> Iterator[WarmPython]:
 
 @pytest.fixture
 def cli(tmp_path: Path, warm_python: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python <script> <arguments>` in an empty folder."""
+    """Run `python <script> <arguments>` in an empty folder; its figures are blank unless it shall `draw`."""
 
-    def run(*arguments: str, script: str = "main.py", check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = warm_python.run(str(ROOT / script), arguments, tmp_path, cli_environment())
+    def run(
+        *arguments: str, script: str = "main.py", check: bool = True, draw: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**cli_environment(), BLANK: "" if draw else "1"}
+        result = warm_python.run(str(ROOT / script), arguments, tmp_path, environment)
         if check and result.returncode:
             pytest.fail(f"exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")
         return result

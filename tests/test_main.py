@@ -54,6 +54,7 @@ def test_a_whole_run_leaves_the_contract(cli, tmp_path):
         "training.task=4-2",
         "logger=all",
         "logger.wandb.mode=offline",
+        draw=True,
     )
     folder = run_folder(tmp_path)
     assert folder.parent.relative_to(tmp_path).as_posix() == "outputs/shapes/4-2-overlap/mib"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -173,10 +171,7 @@ def test_processes_of_a_sweep_stay_at_one_job(cli, tmp_path, two_processes):
 
 def test_a_run_that_two_sweeps_want_is_trained_by_one(cli, warm_python, tmp_path):
     sweep = ("-m", *SMALL, "training.epochs=20", "training.task=6-2", "loss=finetune")
-    other = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *sweep], cwd=tmp_path, env=cli_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    other = warm_python.start(str(ROOT / "main.py"), sweep, tmp_path, cli_environment())
     while not list(tmp_path.glob("outputs/shapes/*/finetune/*/state.json")):
         assert other.poll() is None
         time.sleep(0.01)

@@ -1,48 +1,55 @@
-"""A Python that has imported what main.py needs, and forks for each run: starting anew takes longer than most runs.
+"""A Python that has imported what the project's scripts need, and forks for each run: a new one takes longer than
+most runs.
 
-Started as a script, it reads requests line by line, JSON {"script", "arguments", "cwd", "env", "stdout", "stderr"}, and
-answers each with two lines: the process id of a child that runs the script as `python <script> <arguments>` does, and
-the exit code when it has ended.
+`WarmPython.executable` stands for `python` in a command. The processes that a run starts with `sys.executable` are
+forked too. Started as a script, this file is the server: it gets a listening socket, and answers a request (see
+tests/warm_client.py) with two lines, the process id of the run and its exit code.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
-import select
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-# Not wandb: a temporary folder that it makes when imported goes with the first child that ends.
-PRELOADED = ("torch", "pytorch_lightning", "hydra", "albumentations", "continual.run.experiment")
+if __name__ == "__main__":  # not as a part of the package `tests`, which is not on the path of a script
+    from warm_client import Connection
+else:
+    from tests.warm_client import Connection
+
+ROOT = Path(__file__).resolve().parents[1]
+# Name of an environment variable: figures stay blank, as drawing them takes half the time of a tiny run.
+BLANK = "BLANK_FIGURES"
+LIBRARIES = ("torch", "pytorch_lightning", "hydra", "albumentations", "matplotlib.backends.backend_agg")
+ROOMS = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks")
 
 
 class WarmRun:
-    """A run that has been started: `poll` and `wait` are those of a `subprocess.Popen`.
+    """A run that has been started: `poll` and `wait` are those of a `subprocess.Popen`."""
 
-    Attributes:
-        pid: of its process, which leads a group of its own.
-        stdout, stderr: what it has written.
-    """
-
-    def __init__(self, server: WarmPython, files: Mapping[str, Path]) -> None:
-        self._server = server
-        self._files = files
-        self.pid = int(server.read_line(None))
+    def __init__(self, connection: Connection, stdout: Path, stderr: Path) -> None:
+        self._connection = connection
+        self._stdout, self._stderr = stdout, stderr
+        self.pid = connection.pid
         self.returncode: int | None = None
 
     @property
     def stdout(self) -> str:
-        return self._files["stdout"].read_text(errors="replace")
+        return self._stdout.read_text(errors="replace")
 
     @property
     def stderr(self) -> str:
-        return self._files["stderr"].read_text(errors="replace")
+        return self._stderr.read_text(errors="replace")
 
     def poll(self) -> int | None:
         return self.wait(0)
@@ -50,8 +57,7 @@ class WarmRun:
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit code; None where it has not ended after some seconds."""
         if self.returncode is None:
-            line = self._server.read_line(timeout)
-            self.returncode = None if line is None else int(line)
+            self.returncode = self._connection.exit_code(timeout)
         return self.returncode
 
     def kill(self) -> None:
@@ -61,28 +67,29 @@ class WarmRun:
 
 
 class WarmPython:
-    """The process, for a test session; one run at a time."""
+    """The server, for a test session; a run that nobody holds any more is killed."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
         self._folder = tempfile.TemporaryDirectory()
         self._count = 0
-        self._run: WarmRun | None = None
+        self.executable = Path(self._folder.name, "python")
+        self._address = str(self.executable.with_name("socket"))
+        write_client(self.executable, self._address)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._address)
+            listener.listen()
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, str(listener.fileno()), str(self.executable)], stdin=subprocess.PIPE,
+                env=environment, pass_fds=[listener.fileno()], start_new_session=True,
+            )  # fmt: skip
 
     def start(self, script: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str]) -> WarmRun:
-        """What `subprocess.Popen` gives for `python script arguments`; a run of an earlier test is killed."""
-        if self._run is not None and self._run.poll() is None:
-            self._run.kill()
+        """What `subprocess.Popen` gives for `python script arguments`."""
         self._count += 1
-        files = {name: Path(self._folder.name, f"{self._count}.{name}") for name in ("stdout", "stderr")}
-        paths = {name: str(path) for name, path in files.items()}
-        request = {"script": script, "arguments": arguments, "cwd": str(cwd), "env": env, **paths}
-        self.process.stdin.write(f"{json.dumps(request)}\n".encode())
-        self._run = WarmRun(self, files)
-        return self._run
+        paths = [Path(self._folder.name, f"{self._count}.{name}") for name in ("stdout", "stderr")]
+        with open(os.devnull) as nothing, paths[0].open("w") as stdout, paths[1].open("w") as stderr:
+            streams = [file.fileno() for file in (nothing, stdout, stderr)]
+            return WarmRun(Connection(self._address, (script, *arguments), str(cwd), env, streams), *paths)
 
     def run(
         self, script: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str]
@@ -92,15 +99,6 @@ class WarmPython:
         code = run.wait()
         return subprocess.CompletedProcess([sys.executable, script, *arguments], code, run.stdout, run.stderr)
 
-    def read_line(self, timeout: float | None) -> str | None:
-        """The next answer; None where there is none after some seconds."""
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
-            return None
-        line = b""
-        while not line.endswith(b"\n"):
-            line += self.process.stdout.read(1) or b"-1\n"  # it has died
-        return line.decode()
-
     def close(self) -> None:
         """No more runs."""
         self.process.stdin.close()
@@ -108,38 +106,124 @@ class WarmPython:
         self._folder.cleanup()
 
 
-def serve() -> dict[str, object] | None:
-    """Fork for each request; in a child gives the request, in the server None at the end."""
-    for line in sys.stdin:
+def write_client(path: Path, address: str) -> None:
+    """An executable that behaves as this Python."""
+    call = f"main({sys.executable!r}, {address!r}, {str(ROOT)!r})"
+    path.write_text(
+        f"#!{sys.executable} -IS\nimport sys\nsys.path.append({str(ROOT / 'tests')!r})\n"
+        f"from warm_client import main\n{call}\n"
+    )
+    path.chmod(0o700)
+
+
+class Server:
+    """Forks for each request, and reports each end, until its standard input is closed."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.runs: dict[int, socket.socket] = {}
+        self.selector = selectors.DefaultSelector()
+        self.woken, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno())
+        self.own = [listener, self.woken, wakes]
+        for file in (sys.stdin, listener, self.woken):
+            self.selector.register(file, selectors.EVENT_READ)
+
+    def serve(self) -> tuple[dict[str, object], list[int]] | None:
+        """In a child gives the request and its streams, in the server None at the end."""
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is sys.stdin:
+                    for pid in self.runs:
+                        os.killpg(pid, signal.SIGKILL)
+                    return None
+                if key.fileobj is self.woken:
+                    self.woken.recv(4096)
+                    self.reap()
+                elif key.fileobj is self.listener:
+                    request = self.accept()
+                    if request is not None:
+                        return request
+                elif key.data in self.runs:  # who asked for it has gone
+                    os.killpg(key.data, signal.SIGKILL)
+                    self.selector.unregister(key.fileobj)
+
+    def accept(self) -> tuple[dict[str, object], list[int]] | None:
+        """Read a request and fork: in the child gives it and its streams."""
+        connection, _ = self.listener.accept()
+        size, streams, _, _ = socket.recv_fds(connection, 8, 3)
+        text = b""
+        while len(text) < int.from_bytes(size, "big"):
+            text += connection.recv(1 << 16)
         child = os.fork()
         if not child:
-            return json.loads(line)
-        print(child, file=ANSWERS, flush=True)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code, file=ANSWERS, flush=True)
-    return None
+            for file in (*self.own, connection, *self.runs.values()):
+                file.close()
+            self.selector.close()
+            return json.loads(text), streams
+        os.setpgid(child, child)  # here and in the child: who comes first
+        for stream in streams:
+            os.close(stream)
+        connection.sendall(f"{child}\n".encode())
+        self.runs[child] = connection
+        self.selector.register(connection, selectors.EVENT_READ, child)
+        return None
+
+    def reap(self) -> None:
+        """Report the ends of runs."""
+        for pid in list(self.runs):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            connection = self.runs.pop(pid)
+            if connection in (key.fileobj for key in self.selector.get_map().values()):
+                self.selector.unregister(connection)
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            connection.close()
 
 
-def become(request: dict[str, object]) -> None:
+def become(request: dict[str, object], streams: list[int], executable: str) -> None:
     """Make this process what a new Python would be, with a group of processes of its own."""
     os.setpgid(0, 0)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    sys.argv = [request["script"], *request["arguments"]]
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.path[:1] = [str(Path(request["script"]).parent), *request["env"]["PYTHONPATH"].split(os.pathsep)]
+    rank_zero_only = sys.modules["pytorch_lightning"].utilities.rank_zero_only
+    rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # Lightning asks when it is imported
+    if request["env"].get(BLANK):
+        canvas = sys.modules["matplotlib.backends.backend_agg"].FigureCanvasAgg
+        canvas.draw = canvas.get_renderer
+    sys.argv, sys.executable = request["arguments"], executable
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    for target, stream in enumerate(streams):
+        os.dup2(stream, target)
+        os.close(stream)
+
+
+def warm_up() -> None:
+    """Import what runs import, and let Hydra look for its plugins among all packages."""
+    sys.modules["wandb"] = None  # a temporary folder that it makes when imported goes with the first child that ends
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    for room in ROOMS:
+        for module in pkgutil.walk_packages([str(ROOT / room)], f"{room}."):
+            importlib.import_module(module.name)
+    del sys.modules["wandb"]
+    sys.modules["hydra.core.plugins"].Plugins.instance()
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all of it
 
 
 if __name__ == "__main__":
-    ANSWERS = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what an import prints is no answer
-    for module in PRELOADED:
-        __import__(module)
-    REQUEST = serve()
+    os.dup2(2, 1)  # what an import prints is no output of a run
+    LISTENER, EXECUTABLE = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    warm_up()
+    REQUEST = Server(LISTENER).serve()
     if REQUEST is not None:
-        become(REQUEST)
-        runpy.run_path(REQUEST["script"], run_name="__main__")
+        become(*REQUEST, EXECUTABLE)
+        runpy.run_path(sys.argv[0], run_name="__main__")
