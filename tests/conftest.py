@@ -115,3 +115,18 @@ def cli(tmp_path: Path, warm_python: WarmPython) -> Callable[..., subprocess.Com
         return result
 
     return run
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path, warm_python: WarmPython) -> Callable[[Callable[[str, str], None]], Path]:
+    """Call a function of a test module with "0" and "1" and a folder, each in a process; gives the folder."""
+
+    def call(function: Callable[[str, str], None]) -> Path:
+        script, name = str(ROOT / "tests" / "call.py"), (function.__module__, function.__name__)
+        arguments = [(*name, rank, str(tmp_path)) for rank in "01"]
+        runs = [warm_python.start(script, each, tmp_path, cli_environment()) for each in arguments]
+        for run in runs:
+            assert run.wait(100) == 0, run.stderr
+        return tmp_path
+
+    return call

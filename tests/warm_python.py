@@ -30,7 +30,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 # Name of an environment variable: figures stay blank, as drawing them takes half the time of a tiny run.
 BLANK = "BLANK_FIGURES"
-LIBRARIES = ("torch", "pytorch_lightning", "hydra", "albumentations", "matplotlib.backends.backend_agg")
+LIBRARIES = ("torch", "pytorch_lightning", "hydra", "albumentations", "pytest", "matplotlib.backends.backend_agg")
 ROOMS = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks")
 
 

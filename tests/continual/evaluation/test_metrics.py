@@ -152,13 +152,13 @@ def test_shapes_that_would_broadcast_are_refused():
         SegmentationMetrics(2).update(torch.zeros(2, 3, 3).long(), torch.zeros(1, 3, 3).long())
 
 
-def count_in_process(rank, world_size, address, results):
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
+def count_in_process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=int(rank), world_size=2)
     metric = SegmentationMetrics(3)
-    for prediction, label in share_of(rank):
+    for prediction, label in share_of(int(rank)):
         metric.update(prediction, label)
     confusion, images = metric.compute()
-    torch.save((confusion, images), f"{results}/{rank}.pt")
+    torch.save((confusion, images), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -169,12 +169,11 @@ def share_of(rank):
         yield tuple(torch.randint(0, 3, (size, 5, 4), generator=generator) for _ in range(2))
 
 
-def test_two_processes_give_one_confusion_matrix(tmp_path):
-    address = f"file://{tmp_path}/rendezvous"
-    torch.multiprocessing.spawn(count_in_process, (2, address, str(tmp_path)), nprocs=2)
+def test_two_processes_give_one_confusion_matrix(in_two_processes):
+    folder = in_two_processes(count_in_process)
     expected = counted(3, [*share_of(0), *share_of(1)]).compute()
     for rank in range(2):
-        confusion, images = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        confusion, images = torch.load(folder / f"{rank}.pt", weights_only=True)
         assert torch.equal(confusion, expected[0])
         assert images == expected[1] == 6
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from continual.learning.sync_norm import CPUSyncBatchNorm, CPUSyncNorm
@@ -38,20 +36,18 @@ def results(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "x": x.grad, **{n: p.grad for n, p in network.named_parameters()}}
 
 
-def half(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half(rank: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=int(rank), world_size=2)
     network = CPUSyncNorm().apply(layers())
-    found = results(network, images()[2 * rank : 2 * rank + 2])
+    found = results(network, images()[2 * int(rank) : 2 * int(rank) + 2])
     CPUSyncNorm().revert(network)
     torch.save({"found": found, "state": network.state_dict()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_halves_are_the_whole():
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(half, (folder,), nprocs=2)
-        first, second = (torch.load(f"{folder}/{rank}.pt") for rank in (0, 1))
+def test_two_halves_are_the_whole(in_two_processes):
+    folder = in_two_processes(half)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
     network = layers()
     whole = results(network, images())
     for name in ("y", "x"):
