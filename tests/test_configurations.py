@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from pydoc import locate
 
@@ -16,7 +17,7 @@ from continual.launch.command_line import prepared
 from continual.run.schema import schema_of
 from continual.run.settings import TrainingSettings
 from protocol.rules import Protocol
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 from tests.vectors import part, variants
 
 CONF = ROOT / "conf"
@@ -104,35 +105,32 @@ def test_every_network_is_built(choice):
     assert network.classifier is not None
 
 
+DEBUG = (*TINY, "training.task=6-2", "training.debug=true")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", choices("loss"))
 def test_every_method_runs_two_tasks(loss, cli):
-    from tests.conftest import TINY
-
-    cli(*TINY, f"loss={loss}", "training.task=6-2", "training.debug=true", "training.mixed_precision=bf16")
+    cli(*DEBUG, f"loss={loss}", "training.mixed_precision=bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", choices("network"))
 def test_every_network_runs_two_tasks(network, cli):
-    from tests.conftest import TINY
-
-    tiny = [a for a in TINY if not a.startswith("network")]
+    debug = [a for a in DEBUG if not a.startswith("network")]
     small = {"deeplab": "resnet18", "segment": "vit_tiny_patch16_224"}.get(network[:7])
     settings = [f"network.backbone={small}", "training.batch_size=4"] if small else []
     settings += ["network.width=8"] if network == "unet" else []
-    cli(*tiny, f"network={network}", *settings, "training.task=6-2", "training.debug=true", "dataset.size=64")
+    cli(*debug, f"network={network}", *settings, "dataset.size=64")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override",
-    [*(f"optimizer={c}" for c in choices("optimizer")), *(f"scheduler={c}" for c in choices("scheduler"))],
+    ("optimizer", "scheduler"),
+    zip_longest(choices("optimizer"), choices("scheduler"), fillvalue="adam"),
 )
-def test_every_optimizer_and_schedule_runs(override, cli):
-    from tests.conftest import TINY
-
-    cli(*TINY, override, "training.task=6-2", "training.debug=true")
+def test_every_optimizer_and_schedule_runs(optimizer, scheduler, cli):
+    cli(*DEBUG, f"optimizer={optimizer}", f"scheduler={scheduler}")
 
 
 @pytest.mark.parametrize(

@@ -55,42 +55,31 @@ def runs(warm_python) -> Runs:
     return Runs(warm_python)
 
 
-@pytest.fixture(scope="module", params=["poly", "exponential"])
-def uninterrupted(request, runs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    extra = (
-        f"scheduler={request.param}",
-        "training.scheduler_interval=" + ("epoch" if request.param != "poly" else "step"),
-    )
-    return runs.finish(folder, *extra), folder, extra
+MOMENTS = ("state.json", "task_00/last.ckpt", "task_00/model.ckpt", "results.json", "task_01/last.ckpt",
+           "task_01/model.ckpt")  # fmt: skip
 
 
-MOMENTS = [
-    Path("run/state.json"),
-    Path("run/task_00/last.ckpt"),
-    Path("run/task_00/model.ckpt"),
-    Path("run/results.json"),
-    Path("run/task_01/last.ckpt"),
-    Path("run/task_01/model.ckpt"),
-]
-
-
-def test_killed_runs_give_the_same_numbers_to_the_bit(uninterrupted, runs, tmp_path):
-    expected, folder, extra = uninterrupted
-    for moment in MOMENTS:
-        runs.kill_when(tmp_path, moment, *extra)
-    assert runs.finish(tmp_path, *extra) == expected
-    mine, theirs = (torch.load(f / "run/task_01/model.ckpt", weights_only=True)["network"] for f in (tmp_path, folder))
+@pytest.mark.parametrize(
+    ("schedule", "moments"),
+    [
+        (("scheduler=poly", "training.scheduler_interval=step"), MOMENTS),
+        (("scheduler=exponential", "training.scheduler_interval=epoch"), ("task_00/last.ckpt", "task_01/last.ckpt")),
+    ],
+)
+def test_killed_runs_give_the_same_numbers_to_the_bit(runs, tmp_path, schedule, moments):
+    """And do not train a finished task again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    expected = runs.finish(whole, *schedule)
+    for moment in moments:
+        runs.kill_when(killed, Path("run", moment), *schedule)
+    first = killed / "run/task_00/model.ckpt"
+    written = first.stat().st_mtime_ns
+    assert runs.finish(killed, *schedule) == expected
+    assert first.stat().st_mtime_ns == written
+    mine, theirs = (torch.load(f / "run/task_01/model.ckpt", weights_only=True)["network"] for f in (killed, whole))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-
-
-def test_a_finished_task_is_not_trained_again(uninterrupted, runs, tmp_path):
-    _, _, extra = uninterrupted
-    runs.kill_when(tmp_path, Path("run/task_01/last.ckpt"), *extra)
-    model = tmp_path / "run/task_00/model.ckpt"
-    before = model.stat().st_mtime_ns
-    runs.finish(tmp_path, *extra)
-    assert model.stat().st_mtime_ns == before
 
 
 def test_two_penalties_on_weights_survive_a_kill_in_the_second_task(runs, tmp_path):

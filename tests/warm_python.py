@@ -199,7 +199,7 @@ def become(request: dict[str, object], streams: list[int], executable: str) -> N
         canvas = sys.modules["matplotlib.backends.backend_agg"].FigureCanvasAgg
         canvas.draw = canvas.get_renderer
     sys.argv, sys.executable = request["arguments"], executable
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+    sys.path[:1] = [str(Path(sys.argv[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
