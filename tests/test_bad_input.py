@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.conftest import TINY
+from tests.run_files import edit
 
 pytestmark = pytest.mark.slow
 
@@ -193,8 +192,7 @@ def test_run_of_another_configuration(cli, tmp_path):
     cli(*arguments)
     assert "loss.kd_weight" in error_of(cli, root, "training.debug=true", "loss.kd_weight=3")
     assert "training.resume=false" in error_of(cli, root, "training.debug=true", "training.resume=false")
-    state = json.loads((tmp_path / "run/state.json").read_text())
-    (tmp_path / "run/state.json").write_text(json.dumps({**state, "next_task": 1}))
+    edit(tmp_path / "run/state.json", next_task=1)
     model = tmp_path / "run/task_00/model.ckpt"
     model.write_bytes(model.read_bytes()[:100])
     assert "task_00/model.ckpt" in error_of(cli, root, "training.debug=true")

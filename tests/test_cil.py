@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from networks.erfnet import ERFNet
+from tests.conftest import TINY
+from tests.run_files import stop_before
 from tests.test_configurations import composed
 
 pytestmark = pytest.mark.slow
@@ -141,31 +143,26 @@ def test_a_killed_run_restarts_alike(cli, tmp_path, cityscapes):
     """Its later tasks begin with the first one's weights, which the interrupted run no longer has in memory."""
     run = ("experiment=cil/cityscapes", f"dataset.root={cityscapes}", *SMALL, "network.pretrained=null",
            "training.epochs=1")  # fmt: skip
-    for name in ("whole", "part"):
-        cli(*run, f"hydra.run.dir={name}")
-    for task in (1, 2):
-        (tmp_path / f"part/task_{task:02d}/model.ckpt").unlink()
-    state = json.loads((tmp_path / "part/state.json").read_text())
-    (tmp_path / "part/state.json").write_text(json.dumps({**state, "next_task": 1}))
-    results = json.loads((tmp_path / "part/results.json").read_text())
-    (tmp_path / "part/results.json").write_text(json.dumps({**results, "tasks": results["tasks"][:1]}))
+    cli(*run, "hydra.run.dir=whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    stop_before(tmp_path / "part", 1)
     cli(*run, "hydra.run.dir=part")
     files = [tmp_path / name / "task_02/model.ckpt" for name in ("whole", "part")]
     first, second = (torch.load(file, weights_only=True)["network"] for file in files)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("network", ["unet_small", "segmenter"])
-def test_any_network_and_data_set(cli, tmp_path, network):
+@pytest.mark.parametrize(
+    ("network", "hidden", "restart"),
+    [("unet_small", "background", "false"), ("unet_small", "ignore", "true"), ("segmenter", "ignore", "false")],
+)
+def test_any_network_and_data_set(cli, tmp_path, network, hidden, restart):
     """Where there is a background, with and without it after the first task."""
-    from tests.conftest import TINY
-
     tiny = [a for a in TINY if not a.startswith("network") or network == "unet_small"]
     small = ["network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"]
-    for hidden in ("background", "ignore"):
-        cli(
-            *tiny, f"network={network}", *(small if network == "segmenter" else []), "loss=cil", "training.debug=true",
-            "training.task=6-2", "training.task_images=random", f"training.hidden={hidden}", "dataset.size=64",
-            f"training.restart={'true' if hidden == 'ignore' else 'false'}", f"hydra.run.dir={hidden}",
-        )  # fmt: skip
-        assert json.loads((tmp_path / hidden / "results.json").read_text())["tasks"][1]["iou"].keys() >= {"bar", "ring"}
+    cli(
+        *tiny, f"network={network}", *(small if network == "segmenter" else []), "loss=cil", "training.debug=true",
+        "training.task=6-2", "training.task_images=random", f"training.hidden={hidden}", "dataset.size=64",
+        f"training.restart={restart}", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "run/results.json").read_text())["tasks"][1]["iou"].keys() >= {"bar", "ring"}

@@ -68,7 +68,7 @@ def test_what_learns_when():
     assert not detector.embed(torch.randn(2, 4, 3, 3, requires_grad=True)).requires_grad
 
 
-RUN = (*TINY, "training.task=4-2", "training.epochs=2", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4")
+RUN = (*TINY, "training.task=4-2", "training.epochs=1", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4")
 
 
 @pytest.mark.slow
@@ -87,7 +87,8 @@ def test_a_whole_run_measures_it_and_can_be_tested_again(cli, tmp_path):
 
 @pytest.mark.slow
 def test_without_it_and_on_two_processes(cli, tmp_path):
-    cli(*RUN, "loss=bacs", "hydra.run.dir=off", "training.bg_detector=false", "callbacks.replay.labels=stored")
+    off = ("training.bg_detector=false", "callbacks.replay.labels=stored", "training.task=6-2")
+    cli(*RUN, "loss=bacs", *off, "hydra.run.dir=off")
     two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
     cli(*RUN, "loss=bacs", *two, "hydra.run.dir=two", "training.mixed_precision=bf16")
     prototypes = torch.load(tmp_path / "two/task_02/model.ckpt", weights_only=True)["callbacks"]["prototypes"]

@@ -32,6 +32,7 @@ from tests.conftest import TINY
 from tests.continual.learning.test_learner import TASKS, make_learner
 from tests.continual.learning.test_learner import fit as train
 from tests.loss.steps import output
+from tests.run_files import edit, stop_before
 from tests.test_configurations import composed
 from tests.test_data_sets import voc
 from tests.vectors import cases
@@ -252,18 +253,16 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
 def test_a_run_that_was_killed_while_it_dreamed(cli, tmp_path):
     """Ends as one that never stopped, to the bit, and does not dream twice."""
     run = (*TINY, "training.task=6-2", "loss=mib", *DREAM)
-    for name in ("whole", "part"):
-        cli(*run, f"hydra.run.dir={name}")
+    cli(*run, "hydra.run.dir=whole")
     part = tmp_path / "part"
-    for task in (0, 1):
-        (part / f"task_{task:02d}/model.ckpt").unlink()
+    shutil.copytree(tmp_path / "whole", part)
+    stop_before(part, 0)
+    edit(part / "state.json", steps=0)
+    (part / "results.json").unlink()
     shutil.rmtree(part / "task_00/replay")
     interrupt(part / "task_00/dreams", 5)
     dreamed = part / "task_00/dreams/img_s001_00000_id000.png"
     before = dreamed.stat().st_mtime_ns
-    state = json.loads((part / "state.json").read_text())
-    (part / "state.json").write_text(json.dumps({**state, "next_task": 0, "steps": 0}))
-    (part / "results.json").unlink()
     cli(*run, "hydra.run.dir=part")
     assert dreamed.stat().st_mtime_ns == before
     files = [tmp_path / name / "task_01/model.ckpt" for name in ("whole", "part")]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +14,7 @@ from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.tasks import Task
 from tests.conftest import TINY
+from tests.run_files import stop_before
 from tests.sequences import build_tasks
 from tests.vectors import cases, variants
 
@@ -152,13 +153,8 @@ def test_they_survive_a_kill_and_a_finished_task(cli, tmp_path):
     """The run with a stop after task 1 ends with the networks and prototypes of the run without."""
     arguments = (*TINY, "loss=sdr", "training.task=4-2", "training.epochs=1")
     cli(*arguments, "hydra.run.dir=whole")
-    cli(*arguments, "hydra.run.dir=parts")
-    state = json.loads((tmp_path / "parts/state.json").read_text())
-    (tmp_path / "parts/state.json").write_text(json.dumps({**state, "next_task": 2}))
-    results = json.loads((tmp_path / "parts/results.json").read_text())
-    results["tasks"].pop()
-    (tmp_path / "parts/results.json").write_text(json.dumps(results))
-    (tmp_path / "parts/task_02/model.ckpt").unlink()
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    stop_before(tmp_path / "parts", 2)
     cli(*arguments, "hydra.run.dir=parts")
     whole, parts = (torch.load(tmp_path / f"{n}/task_02/model.ckpt", weights_only=True) for n in ("whole", "parts"))
     assert all(torch.equal(parts["network"][k], v) for k, v in whole["network"].items())

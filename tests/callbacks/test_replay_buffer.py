@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from protocol.labels import LabelSpace
 from protocol.tasks import Task
 from tests.conftest import TINY
 from tests.loss.steps import make_step
+from tests.run_files import stop_before
 from tests.vectors import variants
 
 TASK = Task(0, 2, (1, 2), (), (3,), (1, 2), LabelSpace({1: "a", 2: "b", 3: "c"}))
@@ -323,11 +323,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
     assert "replay buffer: " in result.stdout
     parts = tmp_path / "parts"
     shutil.copytree(tmp_path / "whole", parts)
-    for name, change in (("state", lambda c: c.update(next_task=2)), ("results", lambda c: c["tasks"].pop())):
-        content = json.loads((parts / f"{name}.json").read_text())
-        change(content)
-        (parts / f"{name}.json").write_text(json.dumps(content))
-    (parts / "task_02/model.ckpt").unlink()
+    stop_before(parts, 2)
     cli(*RUN, *method, "hydra.run.dir=parts")
     whole, again = last_model(tmp_path / "whole"), last_model(parts)
     assert all(torch.equal(again["network"][k], v) for k, v in whole["network"].items())
@@ -371,9 +367,7 @@ def test_two_processes_choose_among_all_images(cli, tmp_path):
 @pytest.mark.slow
 def test_a_lost_buffer_names_its_file(cli, tmp_path):
     cli(*RUN, "loss=der", "hydra.run.dir=run")
-    state = json.loads((tmp_path / "run/state.json").read_text())
-    (tmp_path / "run/state.json").write_text(json.dumps({**state, "next_task": 2}))
-    (tmp_path / "run/task_02/model.ckpt").unlink()
+    stop_before(tmp_path / "run", 2)
     (tmp_path / "run/task_01/replay/label.npy").write_bytes(b"x")
     result = cli(*RUN, "loss=der", "hydra.run.dir=run", check=False)
     assert result.returncode == 1
