@@ -108,6 +108,14 @@ def test_every_network_is_built(choice):
 DEBUG = (*TINY, "training.task=6-2", "training.debug=true")
 
 
+SMALL_RESNET = ("network.backbone=resnet18",)
+SMALL = {
+    "erfnet": (),
+    "segmenter": ("network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"),
+    "unet": ("network.width=8",),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", choices("loss"))
 def test_every_method_runs_two_tasks(loss, cli):
@@ -118,10 +126,7 @@ def test_every_method_runs_two_tasks(loss, cli):
 @pytest.mark.parametrize("network", choices("network"))
 def test_every_network_runs_two_tasks(network, cli):
     debug = [a for a in DEBUG if not a.startswith("network")]
-    small = {"deeplab": "resnet18", "segment": "vit_tiny_patch16_224"}.get(network[:7])
-    settings = [f"network.backbone={small}", "training.batch_size=4"] if small else []
-    settings += ["network.width=8"] if network == "unet" else []
-    cli(*debug, f"network={network}", *settings, "dataset.size=64")
+    cli(*debug, "training.batch_size=4", f"network={network}", *SMALL.get(network.partition("_")[0], SMALL_RESNET))
 
 
 @pytest.mark.slow
