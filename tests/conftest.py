@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,11 +42,40 @@ OWN_GOLDEN = ROOT / "tests" / "golden"
 GOLDEN = Path(OTHER_GOLDEN or OWN_GOLDEN)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`pytest -k golden` (or `-m golden`) runs all tests that read golden vectors, and no others."""
     for item in items:
         if {"golden", "golden_keys"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("golden")
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        items[:] = dealt(items, workers)
+
+
+def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in as many parts as there are workers, the slow ones first in each.
+
+    A worker begins with its part, and in the end takes tests from the end of another's: fast ones, so that all end at
+    the same time.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    shares = [
+        kind[worker * len(kind) // workers : (worker + 1) * len(kind) // workers]
+        for worker in range(workers)
+        for kind in (slow, fast)
+    ]
+    return [item for share in shares for item in share]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers of `-n` take tests from one another, see `dealt`."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture
