@@ -44,15 +44,6 @@ def error_of(cli, root, *overrides, script="main.py"):
     return " ".join(result.stderr[result.stderr.index(line) :].split())
 
 
-def test_the_folder_of_these_tests_is_good(cli, tmp_path):
-    root = make_folder(tmp_path / "data")
-    tiny = [a for a in TINY if not a.startswith("dataset")]
-    cli(
-        *tiny, "dataset=folder", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2",
-        "training.task=2-1", "training.debug=true",
-    )  # fmt: skip
-
-
 def test_frozen_part_that_the_network_has_not(cli, tmp_path):
     text = error_of(cli, make_folder(tmp_path / "data"), "training.freeze=[encoder]")
     assert "training.freeze=['encoder']: encoder is none of stem, down, up" in text
@@ -182,6 +173,7 @@ def test_settings_that_the_machine_or_the_data_refuse(cli, tmp_path, override, p
 
 
 def test_run_of_another_configuration(cli, tmp_path):
+    """Of a good one: what the other tests break does run."""
     (tmp_path / "run").mkdir()
     root = make_folder(tmp_path / "data")
     tiny = [a for a in TINY if not a.startswith("dataset")]

@@ -101,17 +101,6 @@ def test_modes_and_what_papers_differ_in(cli, tmp_path, mode, more, expected):
     assert (tmp_path / "run/results.json").read_bytes() == before
 
 
-def test_two_processes_count_every_image_once(cli, tmp_path):
-    result = cli(
-        *BASE, "training.devices=2", "training.strategy=ddp", "dataset.counts.test=13", "training.batch_size=4"
-    )
-    assert results(tmp_path)["tasks"][-1]["images"] == 13
-    assert steps(tmp_path, 0) == images(tmp_path, 0) // 8
-    assert json.loads((tmp_path / "run/environment.json").read_text())["devices"] == 2
-    assert result.stdout.count("run folder: ") == 1
-    assert "sync_dist" not in result.stderr
-
-
 def test_the_network_of_the_best_validation_is_kept(cli, tmp_path):
     """It is the one of a run that ended there."""
     base = (*BASE, "training.task=offline", "scheduler=none", "training.val_every=1", "optimizer.lr=0.1")

@@ -26,7 +26,10 @@ def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
         "optimizer.lr=0.01", "training.lr_next=0.001", "training.eval_batch_size=8",
     )  # fmt: skip
     cli(*arguments, "hydra.run.dir=one")
-    cli(*arguments, *TWO, "hydra.run.dir=two")
+    both = cli(*arguments, *TWO, "hydra.run.dir=two")
+    assert both.stdout.count("run folder: ") == 1
+    assert "sync_dist" not in both.stderr
+    assert json.loads((tmp_path / "two/environment.json").read_text())["devices"] == 2
     for one, two in zip(*(results(tmp_path / name)["tasks"] for name in ("one", "two")), strict=True):
         assert one["images"] == two["images"]
         assert one["pixel_accuracy"] == pytest.approx(two["pixel_accuracy"], abs=1e-3)
@@ -38,6 +41,8 @@ def test_two_processes_give_the_scores_of_one(cli, tmp_path, loss):
         for entry in (entry for entries in without_times for entry in entries):
             del entry["seconds"]
         assert without_times[0] == without_times[1]
-    networks = [torch.load(tmp_path / f"{n}/task_01/model.ckpt", weights_only=True)["network"] for n in ("one", "two")]
+    contents = [torch.load(tmp_path / f"{n}/task_01/model.ckpt", weights_only=True) for n in ("one", "two")]
+    assert contents[0]["steps"] == contents[1]["steps"]
+    networks = [content["network"] for content in contents]
     for name, value in networks[0].items():
         torch.testing.assert_close(networks[1][name], value, rtol=1e-3, atol=2e-4, msg=name)

@@ -231,7 +231,7 @@ def test_a_step_has_an_image_of_each_class():
 @pytest.mark.slow
 def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
     """Of all classes so far; the same run from a folder of images, and with real images."""
-    run = (*TINY, "training.task=4-2", "loss=finetune")
+    run = (*TINY, "training.task=4-2", "training.epochs=1", "loss=finetune")
     cli(*run, *DREAM, "hydra.run.dir=run", "training.log_every=1")
     for task, classes in ((0, 4), (1, 6)):
         record = json.loads((tmp_path / f"run/task_{task:02d}/dreams/dreams.json").read_text())

@@ -348,9 +348,10 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(cli, tmp_path, method):
 @pytest.mark.slow
 def test_two_processes_have_one_buffer(cli, tmp_path):
     two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4", "callbacks.replay.batch_size=2")
-    cli(*RUN, "loss=der", *two, "hydra.run.dir=run")
-    assert last_model(tmp_path / "run")["callbacks"]["replay"]["draws"] > 0
-    assert len(np.load(tmp_path / "run/task_01/replay/logits.npy")) == 10
+    cli(*RUN, "loss=der", "training.task=6-2", *two, "hydra.run.dir=run")
+    content = torch.load(tmp_path / "run/task_01/model.ckpt", weights_only=True)
+    assert content["callbacks"]["replay"]["draws"] > 0
+    assert len(np.load(tmp_path / "run/task_00/replay/logits.npy")) == 10
 
 
 @pytest.mark.slow
@@ -358,7 +359,7 @@ def test_two_processes_choose_among_all_images(cli, tmp_path):
     memory = ("loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=null", "callbacks.replay.capacity=300")
     kept = {}
     for name, more in (("one", ()), ("two", ("training.devices=2", "training.strategy=ddp", "training.batch_size=4"))):
-        cli(*RUN, *memory, *more, f"hydra.run.dir={name}")
+        cli(*RUN, *memory, *more, "training.task=6-2", f"hydra.run.dir={name}")
         content = torch.load(tmp_path / name / "task_00/model.ckpt", weights_only=True)
         kept[name] = content["callbacks"]["replay"]["slots"]["indices"]
     assert sorted(kept["one"]) == sorted(kept["two"])
@@ -366,10 +367,11 @@ def test_two_processes_choose_among_all_images(cli, tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_buffer_names_its_file(cli, tmp_path):
-    cli(*RUN, "loss=der", "hydra.run.dir=run")
-    stop_before(tmp_path / "run", 2)
-    (tmp_path / "run/task_01/replay/label.npy").write_bytes(b"x")
-    result = cli(*RUN, "loss=der", "hydra.run.dir=run", check=False)
+    run = (*RUN, "loss=der", "training.task=6-2", "hydra.run.dir=run")
+    cli(*run)
+    stop_before(tmp_path / "run", 1)
+    (tmp_path / "run/task_00/replay/label.npy").write_bytes(b"x")
+    result = cli(*run, check=False)
     assert result.returncode == 1
     assert "error: the replay buffer's" in result.stderr
-    assert "task_01/replay/label.npy is missing or damaged" in " ".join(result.stderr.split())
+    assert "task_00/replay/label.npy is missing or damaged" in " ".join(result.stderr.split())

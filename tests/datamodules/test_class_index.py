@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_read_is_named(masks, tmp_path):
         rebuilt(masks, cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_real_masks_of_voc(real_data, tmp_path):
     """Facts about the masks, and the second run's wait: below 0.1 s for 10,582 masks."""

@@ -85,6 +85,7 @@ def test_classes_are_numbered_from_one_beside_background_and_void():
     assert (labels.classes[1], labels.classes[15], labels.classes[20]) == ("aeroplane", "person", "tvmonitor")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_lists_with_real_masks(real_data, tmp_path):
     """The tar's masks under empty images: lists, listing and index as on a user's disk."""

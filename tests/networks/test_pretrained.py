@@ -177,6 +177,7 @@ def test_torchvision_weights_are_fetched_by_name_once(server, tmp_path, monkeypa
             file.unlink()
 
 
+@pytest.mark.slow
 def test_timm_weights_are_fetched_by_name(server, tmp_path):
     import timm
     from safetensors.torch import save_file

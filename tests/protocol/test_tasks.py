@@ -444,6 +444,7 @@ def voc_presence(real_data, tmp_path_factory):
     return {name: ClassIndex.build(split, VOC, cache_dir=folder).presence for name, split in splits.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", VOC_COUNTS)
 def test_images_of_voc(voc_presence, name):
@@ -468,6 +469,7 @@ VOC_DISJOINT_VAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", VOC_DISJOINT_VAL)
 def test_validation_images_of_voc_by_the_mode(voc_presence, name):

@@ -39,7 +39,7 @@ def model(make, loss="crossentropy"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "unet"])
 def test_onnx_computes_what_the_network_does(tmp_path, name):
     """Of any number of images; nothing but the file is left."""
     assert export_onnx(model(NETWORKS[name]), tmp_path / "model.onnx", (32, 48)) < 1e-2
@@ -48,6 +48,7 @@ def test_onnx_computes_what_the_network_does(tmp_path, name):
 
 @pytest.mark.slow
 def test_onnx_of_a_method_that_predicts_its_own_way(tmp_path):
+    """With the network that is left out above."""
     assert export_onnx(model(NETWORKS["unet"], "ssul"), tmp_path / "model.onnx", (32, 48)) < 1e-2
 
 
