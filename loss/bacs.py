@@ -45,7 +45,7 @@ class BACS(DER):
     """DER++ with a cross entropy that knows where background hides learned classes."""
 
     needs_teacher = True
-    reads = ("background_detector", "detector_weight", "task_prototypes")
+    reads: tuple[str, ...] = ("background_detector", "detector_weight", "task_prototypes")
     remedy = (
         "keep callbacks.background_detector and callbacks.prototypes with callbacks.prototypes.groups=task, which "
         "callbacks=bacs adds, or set training.bg_detector=false"

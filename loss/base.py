@@ -132,23 +132,24 @@ class ContinualLoss(nn.Module, ABC):
 
     def replayed(self, step: Step) -> dict[str, Tensor]:
         """{"replay"}: the terms of replayed images for which the loss has none of its own; {} where there are none."""
-        terms = [entry.term.weight * self._replayed(entry, step.task) for entry in step.replay.values() if entry.term]
+        entries = [(entry, entry.term) for entry in step.replay.values() if entry.term]
+        terms = [term.weight * self._replayed(entry, term, step.task) for entry, term in entries]
         return {"replay": sum(terms[1:], terms[0])} if terms else {}
 
-    def _replayed(self, entry: Replayed, task: Task) -> Tensor:
+    def _replayed(self, entry: Replayed, term: ReplayTerm, task: Task) -> Tensor:
         """`label_loss` of the images' old classes, mean over their pixels; or the distance to the previous network.
 
         Their labels are of another task than the batch's, so they do not go through the method's own rules: MiB, for
         one, takes every old label for background.
         """
-        logits = entry.student.logits
-        if entry.term.target == "pseudo":
-            return self.label_loss(logits, self.predict(entry.teacher))
-        if entry.term.target is not None:
-            return replay_distillation(logits, entry.teacher.logits, entry.term.target)
-        labels = entry.batch["label"]
-        is_old = (labels < task.n_old) & (labels >= (0 if entry.term.background else 1))
-        return self.label_loss(logits, torch.where(is_old, labels, IGNORE_INDEX))
+        logits, teacher = entry.student.logits, entry.teacher
+        if teacher is None or term.target is None:
+            labels = entry.batch["label"]
+            is_old = (labels < task.n_old) & (labels >= (0 if term.background else 1))
+            return self.label_loss(logits, torch.where(is_old, labels, IGNORE_INDEX))
+        if term.target == "pseudo":
+            return self.label_loss(logits, self.predict(teacher))
+        return replay_distillation(logits, teacher.logits, term.target)
 
     def predict(self, output: NetworkOutput) -> Tensor:
         """Class of each pixel, B x H x W int64: that of the greatest logit."""

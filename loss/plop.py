@@ -50,7 +50,7 @@ class PLOP(ContinualLoss):
     """Cross entropy with pseudo-labels of the old classes, and distillation of pooled features."""
 
     needs_teacher = True
-    reads = ("pseudo_label_thresholds",)
+    reads: tuple[str, ...] = ("pseudo_label_thresholds",)
     remedy = "keep callbacks.thresholds, which callbacks=plop adds, or set pseudo_labels=null"
     plain_first_task = True
     needs_background = True

@@ -41,7 +41,8 @@ def poly(
 
     def factor(k: int, lowest: float) -> float:
         rise = min(k / steps, 1.0) if steps else 1.0
-        return max((warmup_factor * (1 - rise) + rise) * (1 - _progress(k - lag, total_steps)) ** power, lowest)
+        left = 1 - _progress(k - lag, total_steps)
+        return max((warmup_factor * (1 - rise) + rise) * math.pow(left, power), lowest)
 
     rates = [group["lr"] for group in optimizer.param_groups]
     return LambdaLR(optimizer, [partial(factor, lowest=floor / lr) for lr in rates])
