@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytorch_lightning as pl
 
@@ -87,3 +87,13 @@ class ContinualCallback(pl.Callback):
     def full_keys(self) -> AbstractContextManager[None]:
         """Within it errors that name settings of the callback by their keys alone get the full keys."""
         return full_keys(f"callbacks.{self.name}", type(self)) if self.name else nullcontext()
+
+
+def learner_of(module: pl.LightningModule) -> ContinualLearner:
+    """The module that Lightning's hooks get, as what it is in every run."""
+    return cast("ContinualLearner", module)
+
+
+def data_of(trainer: pl.Trainer) -> ContinualDataModule:
+    """The data of a trainer at work."""
+    return cast("ContinualDataModule", trainer.datamodule)  # type: ignore[attr-defined]  # set in `fit` and `test`

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from continual.evaluation.metrics import SegmentationMetrics
@@ -33,13 +35,17 @@ class ContinualLearner(pl.LightningModule):
     Attributes:
         network, loss, optimisation, pixels, seed: as given.
         teacher: the previous task's network.
-        task: the current task, None before the first `begin_task`.
+        task: the current task, from the first `begin_task` on.
         memory: what callbacks publish for the loss, by name.
-        metrics: scores of the evaluation at work.
+        metrics: scores of the evaluation at work, from the first `begin_task` on.
         needs_teacher: whether a callback wants the previous network, whatever the loss does with it.
         about: what each checkpoint says of itself, see `describe` in continual/models/about.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
     """
+
+    task: Task
+    metrics: SegmentationMetrics
+    _beginning: Beginning  # with `optimisation.restart`, from the first task on
 
     def __init__(
         self,
@@ -69,13 +75,10 @@ class ContinualLearner(pl.LightningModule):
         network.arrange_classifier(loss.layout)
         self.auxiliaries = nn.ModuleDict()
         self.teacher = Teacher()
-        self.task: Task | None = None
         self.memory: dict[str, Any] = {}
-        self.metrics: SegmentationMetrics | None = None
-        self.about: dict[str, Any] = {}
+        self.about: Mapping[str, Any] = {}
         self.needs_teacher = False
         self._finite = FiniteTerms()
-        self._beginning: Beginning | None = None
 
     def begin_task(self, task: Task) -> None:
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
@@ -98,7 +101,7 @@ class ContinualLearner(pl.LightningModule):
             self._beginning = Beginning(self.network)
         self.network = self._beginning.network(self.network.class_counts, task).to(self.device)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimizer and schedule of this task, both new."""
         beside = [*self.loss.parameters(), *self.auxiliaries.parameters()]
         return self.optimisation.begin(self.task, self.network, beside, self.trainer)
@@ -129,7 +132,7 @@ class ContinualLearner(pl.LightningModule):
         """Normalised image B x 3 x H x W to the network's output."""
         return self.network(image)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the method's weighted terms; each is logged under its name."""
         teacher = self.teacher(batch["image"]) if self.loss.needs_teacher else None
         student = self.network(batch["image"])
@@ -172,7 +175,8 @@ class ContinualLearner(pl.LightningModule):
         """Each evaluation counts from zero."""
         self.metrics.reset()
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
+    # Lightning hands on whatever a step gives, and its types know tensors and mappings alone
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:  # type: ignore[override]
         """Confusion matrix and plain cross entropy; callbacks read the output."""
         output = self._evaluate(batch)
         logits = at_size_of(output.logits, batch["label"])
@@ -190,6 +194,6 @@ class ContinualLearner(pl.LightningModule):
         """Each evaluation counts from zero."""
         self.metrics.reset()
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:  # type: ignore[override]
         """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
         return self._evaluate(batch)

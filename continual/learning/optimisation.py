@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from continual.learning.parameter_groups import check_factors, parameter_groups
 from loss.base import ContinualLoss
@@ -35,8 +38,8 @@ class Optimisation:
         restart: each task begins with the weights of the first one, a new classifier included.
     """
 
-    make_optimizer: Callable[..., torch.optim.Optimizer]
-    make_scheduler: Callable[..., Any]
+    make_optimizer: partial[torch.optim.Optimizer]
+    make_scheduler: Callable[..., LRScheduler]
     lr_next: float | None = None
     scheduler_interval: str = "step"
     scheduler_frequency: int = 1
@@ -92,7 +95,7 @@ class Optimisation:
 
     def begin(
         self, task: Task, network: SegmentationNetwork, beside: Iterable[nn.Parameter], trainer: pl.Trainer
-    ) -> dict[str, Any]:
+    ) -> OptimizerLRSchedulerConfig:
         """Optimizer and schedule of a task, both new, as Lightning takes them.
 
         Args: `beside`: parameters that learn beside the network's.
@@ -126,6 +129,6 @@ class Optimisation:
         """Number of times the scheduler steps in a task."""
         steps = int(trainer.estimated_stepping_batches)
         if self.scheduler_interval == "epoch":
-            per_epoch = max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+            per_epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
             steps = -(-steps // per_epoch)
         return max(1, steps // self.scheduler_frequency)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerStatus
-from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
-from networks.base import NetworkOutput
+from networks.base import NetworkOutput, SegmentationNetwork
+
+if TYPE_CHECKING:
+    from continual.learning.learner import ContinualLearner
 
 # Sharding watches for the gradients of what the network gives, and must find the tensors in it.
 pytree.register_pytree_node(
@@ -32,32 +34,34 @@ pytree.register_pytree_node(
 class ShardedStrategy(ModelParallelStrategy):
     """All processes share one copy of the network in training."""
 
+    _whole: SegmentationNetwork  # what the learner gets back, once its network is in parts
+
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
-        self._whole: nn.Module | None = None
+        self._learner: ContinualLearner | None = None  # whose network is in parts
 
     def setup_environment(self) -> None:
         """Connect the processes; all of them share the data."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, learner: Any) -> None:
+    def shard(self, learner: ContinualLearner) -> None:
         """Split the learner's network, before its optimizer is made; its synchronised layers come first."""
-        self._whole = copy.deepcopy(learner.network)
+        self._learner, self._whole = learner, copy.deepcopy(learner.network)
         if self._layer_sync is not None:
-            learner.network = self._layer_sync.apply(learner.network)
-        learner.network.to(self.root_device, memory_format=torch.contiguous_format)  # others cannot be split
-        fully_shard(learner.network, mesh=learner.device_mesh["data_parallel"])
+            self._layer_sync.apply(learner.network)  # in place: the network itself is no such layer
+        learner.network.to(self.root_device).to(memory_format=torch.contiguous_format)  # others cannot be split
+        fully_shard(learner.network, mesh=self.device_mesh["data_parallel"])
 
     def teardown(self) -> None:
         """Give each process the whole network."""
-        failed = self.lightning_module.trainer.state.status == TrainerStatus.INTERRUPTED
-        if self._whole is not None and not failed:  # the processes of a fit that failed are out of step
-            network = self.lightning_module.network
-            state = {name: _whole(tensor.detach()) for name, tensor in network.state_dict().items()}
+        learner = self._learner
+        # the processes of a fit that failed are out of step
+        if learner is not None and learner.trainer.state.status != TrainerStatus.INTERRUPTED:
+            state = {name: _whole(tensor.detach()) for name, tensor in learner.network.state_dict().items()}
             self._whole.to(self.root_device).load_state_dict(state)
-            self.lightning_module.network = self._whole
-            self._whole = None
+            learner.network = self._whole
+            self._learner = None
         super().teardown()
 
 

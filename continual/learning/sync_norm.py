@@ -15,30 +15,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class CPUSyncNorm(LayerSync):
     """Lightning's hook around training: batch normalisations are synchronised ones for its time."""
 
+    def __init__(self) -> None:
+        self._plain: dict[nn.Module, type[nn.Module]] = {}  # classes of the layers outside training
+
     def apply(self, model: nn.Module) -> nn.Module:
         """The same modules, with their parameters and statistics, as `CPUSyncBatchNorm`."""
         for module in model.modules():
             if isinstance(module, _BatchNorm) and not isinstance(module, CPUSyncBatchNorm):
-                module.plain = type(module)
+                self._plain[module] = type(module)
                 module.__class__ = CPUSyncBatchNorm
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         """The same modules as what they were."""
         for module in model.modules():
-            if isinstance(module, CPUSyncBatchNorm):
-                module.__class__ = module.plain
+            if module in self._plain:
+                module.__class__ = self._plain.pop(module)
         return model
 
 
 class CPUSyncBatchNorm(_BatchNorm):
-    """Batch normalisation with the statistics of the batches of all processes, which are of equal size.
+    """Batch normalisation with the statistics of the batches of all processes, which are of equal size."""
 
-    Attributes:
-        plain: class of the layer outside training.
-    """
-
-    plain: type[_BatchNorm]
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         """B x C x H x W to B x C x H x W; gradients flow into every process through the statistics."""
@@ -62,7 +64,8 @@ class CPUSyncBatchNorm(_BatchNorm):
 
 def _mean_over_processes(x: Tensor) -> Tensor:
     """Mean of each channel, 1 x C x 1 x 1."""
-    return _SumOverProcesses.apply(x.mean((0, 2, 3), keepdim=True)) / dist.get_world_size()
+    total: Tensor = _SumOverProcesses.apply(x.mean((0, 2, 3), keepdim=True))
+    return total / dist.get_world_size()
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Beginning:
         """Args: `network`: without a class yet."""
         self._network = copy.deepcopy(network)
 
-    def network(self, counts: tuple[int, ...], task: Task) -> SegmentationNetwork:
+    def network(self, counts: Sequence[int], task: Task) -> SegmentationNetwork:
         """A network of the first weights and random classifiers.
 
         Args:

@@ -38,9 +38,10 @@ def results(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def half(rank: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=int(rank), world_size=2)
-    network = CPUSyncNorm().apply(layers())
+    sync = CPUSyncNorm()
+    network = sync.apply(layers())
     found = results(network, images()[2 * int(rank) : 2 * int(rank) + 2])
-    CPUSyncNorm().revert(network)
+    sync.revert(network)
     torch.save({"found": found, "state": network.state_dict()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -60,12 +61,12 @@ def test_two_halves_are_the_whole(in_two_processes):
 
 
 def test_without_processes_nothing_changes():
-    network, x = layers(), images()
-    converted = CPUSyncNorm().apply(copy.deepcopy(network))
+    network, x, sync = layers(), images(), CPUSyncNorm()
+    converted = sync.apply(copy.deepcopy(network))
     assert sum(isinstance(m, CPUSyncBatchNorm) for m in converted.modules()) == 4
     assert converted.state_dict().keys() == network.state_dict().keys()
     torch.testing.assert_close(converted(x), network(x))
-    assert [type(m) for m in CPUSyncNorm().revert(converted).modules()] == [type(m) for m in network.modules()]
+    assert [type(m) for m in sync.revert(converted).modules()] == [type(m) for m in network.modules()]
 
 
 def test_compiled_layers_that_cannot_do_it_say_so(tmp_path):
