@@ -56,9 +56,7 @@ class ClassWeights(ContinualCallback):
             ConfigError: neither.
         """
         if weights not in PUBLISHED and not (isinstance(weights, int | float) and weights > 1):
-            raise ConfigError(
-                f"weights={weights} is neither {' nor '.join(PUBLISHED)} nor a number above 1"
-            )
+            raise ConfigError(f"weights={weights} is neither {' nor '.join(PUBLISHED)} nor a number above 1")
         self.weights = weights
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:

@@ -88,9 +88,7 @@ class DeepInversion(ReplayBuffer):
         check_counts(per_class=per_class, synthesis_batch=synthesis_batch, iterations=iterations)
         check_counts(**{key: n for key, n in {"size": size, "shrunk_iterations": shrunk_iterations}.items() if n})
         how = read_recipe(recipe or {}, iterations, shrunk_iterations, clip)
-        self.keep = Dreams(
-            images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch
-        )
+        self.keep = Dreams(images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch)
         self.read = [OfEachClass(flip)]
 
 

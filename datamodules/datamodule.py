@@ -108,12 +108,12 @@ class ContinualDataModule(pl.LightningDataModule):
         needed = self.batch_size * world_size
         if images >= needed:
             return
-        mend = f"set training.batch_size={images // world_size}" if images >= world_size else "use fewer devices"
+        remedy = f"set training.batch_size={images // world_size}" if images >= world_size else "use fewer devices"
         if images == 0:
-            mend = "lower training.val_on_train or choose another training.task"
+            remedy = "lower training.val_on_train or choose another training.task"
         raise DataError(
             f"task {task.index} has {images} images to train on, fewer than one batch of {needed} "
-            f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {mend}"
+            f"(training.batch_size={self.batch_size} on {world_size} device{'s' * (world_size > 1)}): {remedy}"
         )
 
     def check_saliency(self, train: Positions) -> None:

@@ -87,7 +87,7 @@ class ContinualLoss(nn.Module, ABC):
         needs_background: whether it is about what background hides.
         label_loss: what it takes for labels, where replayed images get a term of their own.
         layout: what it asks of the classifier.
-        plain_first_task: whether the first task, where there is no old class, knows of the method no more than its
+        shares_first_task: whether the first task, where there is no old class, knows of the method no more than its
             `forward` and `classification` as functions of logits and labels. Runs of losses in which these are equal
             then share a first task (continual/run/first_task_cache.py). A subclass with terms of its own says it anew.
         later_settings: names of the constructor's arguments that the first task does not read.
@@ -103,7 +103,7 @@ class ContinualLoss(nn.Module, ABC):
     learns_old_labels: bool = True
     label_loss: LabelLoss = staticmethod(cross_entropy)
     layout: Layout = Layout()
-    plain_first_task: bool = False
+    shares_first_task: bool = False
     later_settings: tuple[str, ...] = ()
     __call__: Callable[..., dict[str, Tensor]]
 

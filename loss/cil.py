@@ -71,7 +71,7 @@ class CIL(ContinualLoss):
     """Cross entropy where there is a new label, the teacher's soft labels everywhere else."""
 
     needs_teacher = True
-    plain_first_task = True
+    shares_first_task = True
     can_use = ("class_weights",)
     learns_old_labels = False
 

@@ -24,7 +24,7 @@ class CrossEntropy(ContinualLoss):
     """Cross entropy with the task's labels; old classes, labelled as background, are forgotten."""
 
     can_use = ("class_weights",)
-    plain_first_task = True
+    shares_first_task = True
 
     def __init__(self, average: Average = "valid", classifier_init: Init = "random") -> None:
         """Args:

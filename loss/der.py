@@ -23,7 +23,7 @@ from networks.classifier import Init
 class DER(ContinualLoss):
     """Cross entropy, and replayed images with the logits and labels of their time."""
 
-    plain_first_task = True
+    shares_first_task = True
 
     def __init__(
         self,

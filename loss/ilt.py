@@ -23,7 +23,7 @@ from networks.classifier import Init
 class ILT(LwF):
     """Distillation of old channels and of the encoder's output."""
 
-    plain_first_task = True
+    shares_first_task = True
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class LwF(ContinualLoss):
     """Cross entropy with the task's labels and distillation of the old channels."""
 
     needs_teacher = True
-    plain_first_task = True
+    shares_first_task = True
 
     def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: Init = "random") -> None:
         """Args:

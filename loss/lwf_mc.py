@@ -37,7 +37,7 @@ class LwFMC(ContinualLoss):
 
     needs_teacher = True
     label_loss = staticmethod(binary_cross_entropy)
-    plain_first_task = True
+    shares_first_task = True
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class MBS(ContinualLoss):
     """Selective pseudo-labels, adaptive feature, label-guided output distillation, orthogonal new classes."""
 
     needs_teacher = True
-    plain_first_task = True
+    shares_first_task = True
     needs_background = True
 
     def __init__(

@@ -42,7 +42,7 @@ class MiB(ContinualLoss):
     """Cross entropy and distillation that both know what background may stand for."""
 
     needs_teacher = True
-    plain_first_task = True
+    shares_first_task = True
     needs_background = True
 
     def __init__(

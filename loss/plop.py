@@ -52,7 +52,7 @@ class PLOP(ContinualLoss):
     needs_teacher = True
     reads: tuple[str, ...] = ("pseudo_label_thresholds",)
     remedy = "keep callbacks.thresholds, which callbacks=plop adds, or set pseudo_labels=null"
-    plain_first_task = True
+    shares_first_task = True
     needs_background = True
 
     def __init__(

@@ -63,21 +63,21 @@ class SegmentationNetwork(nn.Module, ABC):
         self,
         embedding_channels: int,
         *,
-        multiple: int = 1,
+        size_divisor: int = 1,
         layer: Callable[[int, int], ConvLayer] = pointwise,
         freeze_norm: bool = False,
         classifier: Classifier | None = None,
     ) -> None:
         """Args:
         embedding_channels: D.
-        multiple: `encode` is only given heights and widths that are multiples of this number of pixels.
+        size_divisor: `encode` is only given heights and widths that are multiples of this number of pixels.
         layer: makes a task's layer of the classifier from D and the number of classes.
         freeze_norm: normalisation keeps its running statistics in training mode, and its weights.
         classifier: instead of convolutions of the embedding.
         """
         super().__init__()
         self.embedding_channels = embedding_channels
-        self.multiple = multiple
+        self.size_divisor = size_divisor
         self.freeze_norm = freeze_norm
         self.frozen_parts: tuple[str, ...] = ()
         self.freeze_dropout = self.freeze_old_classes = False
@@ -87,7 +87,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-        """Embedding, stages and extras of an image B x 3 x H x W whose sides are multiples of `multiple`."""
+        """Embedding, stages and extras of an image B x 3 x H x W whose sides are multiples of `size_divisor`."""
 
     def classify(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor:
         """Scores B x C x h x w of what `encode` gave."""
@@ -182,8 +182,8 @@ class SegmentationNetwork(nn.Module, ABC):
     def forward(self, image: Tensor) -> NetworkOutput:
         """Normalised image B x 3 x H x W of any size; maps of padded images are cropped to the part that shows it."""
         height, width = image.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        if height % self.size_divisor or width % self.size_divisor:
+            image = F.pad(image, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)
         scores = self.classify(embedding, extras)

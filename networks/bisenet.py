@@ -84,7 +84,7 @@ class BiSeNet(SegmentationNetwork):
         auxiliary_weight: of the losses of the auxiliary classifiers; 0: none of them.
         freeze_norm: see `SegmentationNetwork`.
         """
-        super().__init__(embedding_channels=CHANNELS, multiple=8, freeze_norm=freeze_norm)
+        super().__init__(embedding_channels=CHANNELS, size_divisor=8, freeze_norm=freeze_norm)
         self.auxiliary_weight = auxiliary_weight
         self.encoder = ResNet(backbone, Norm("bn"), output_stride=32)
         deep = self.encoder.out_channels

@@ -128,7 +128,7 @@ class ERFNet(SegmentationNetwork):
         pretrained: file with the encoder's weights, see `load_encoder`; None: random ones.
         """
         layer = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
-        super().__init__(embedding_channels=16, multiple=8, layer=layer)
+        super().__init__(embedding_channels=16, size_divisor=8, layer=layer)
         self.encoder = Encoder(dropout)
         self.decoder = Decoder()
         if pretrained is not None:

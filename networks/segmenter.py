@@ -64,7 +64,7 @@ class Segmenter(TokenNetwork):
         encoder = _make_encoder(backbone, crop_size, dict(backbone_options or {}))
         channels = encoder.embed_dim
         block: Any = encoder.blocks[0]  # timm has several classes of them, all with `attn` and `mlp`
-        super().__init__(channels, multiple=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
+        super().__init__(channels, size_divisor=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
         self.encoder = encoder
         if pretrained is not None:
             _load(encoder, pretrained, backbone)
@@ -75,7 +75,7 @@ class Segmenter(TokenNetwork):
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Patches after the decoder, stages, and the transformed class tokens; all at the patch stride."""
         height, width = image.shape[-2:]
-        size = height // self.multiple, width // self.multiple
+        size = height // self.size_divisor, width // self.size_divisor
         to_map = partial(_to_map, size=size)
         x = self._tokens(image, size)
         first, every = self.encoder.num_prefix_tokens, len(self.encoder.blocks)

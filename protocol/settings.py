@@ -33,7 +33,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield dotted, value
 
 
-def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+def settings_behind_the_numbers(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
     """The settings that a run's numbers depend on, by dotted key; instead of a list of devices their number.
 
     Args: `without`: further keys to leave out, with all below them.
@@ -46,5 +46,5 @@ def numbers_of(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[s
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hex digest of the settings that a run's numbers depend on."""
-    text = json.dumps(numbers_of(config), sort_keys=True, default=str)
+    text = json.dumps(settings_behind_the_numbers(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -57,7 +57,7 @@ class Task:
         return len(self.seen) + 1
 
     @property
-    def step_counts(self) -> tuple[int, ...]:
+    def channels_per_step(self) -> tuple[int, ...]:
         """Channels of each step of the sequence so far, background in the first."""
         sizes = [len(step) for step in self.steps if set(step) <= set(self.seen)]
         return (sizes[0] + 1, *sizes[1:]) if sizes else (self.n_seen,)

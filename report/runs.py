@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from continual.evaluation.means import MEANS
 from protocol.errors import ConfigError
 from protocol.run_folder import RunFolder, task_name
-from protocol.settings import numbers_of
+from protocol.settings import settings_behind_the_numbers
 
 FINISHED, RUNNING, STOPPED, FAILED, DAMAGED = "finished", "running", "stopped", "failed", "damaged"
 STATUSES = (FINISHED, RUNNING, STOPPED, FAILED, DAMAGED)
@@ -147,7 +147,7 @@ def read_run(path: Path) -> Run | DamagedRun:
         if results is None:
             results = {"tasks": [], "average_miou": None, "forgetting": None}
         entries = [_checked(entry) for entry in results["tasks"]]
-        settings = numbers_of(results["config"]) if "config" in results else state["settings"]
+        settings = settings_behind_the_numbers(results["config"]) if "config" in results else state["settings"]
         done, tasks = _progress(state, entries, settings)
         run = Run(
             folder=path,

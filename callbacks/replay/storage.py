@@ -1,8 +1,8 @@
 """Where a replay buffer keeps its crops: one .npy file per kind for all slots, written anew by each task.
 
-    image   uint8 3 x H x W     a training crop before normalisation
-    label   uint8 H x W         as its task labelled it: its own classes, background, 255
-    logits  float16 C x h x w   the scores of the network at the end of that task, before upsampling
+image   uint8 3 x H x W     a training crop before normalisation
+label   uint8 H x W         as its task labelled it: its own classes, background, 255
+logits  float16 C x h x w   the scores of the network at the end of that task, before upsampling
 """
 
 from __future__ import annotations

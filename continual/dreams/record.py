@@ -27,19 +27,19 @@ def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]
     """
     if not path.is_file():
         return None
-    mend = f"delete {path.parent}, or dream into another folder"
+    remedy = f"delete {path.parent}, or dream into another folder"
     try:
         content = json.loads(path.read_text())
         before: dict[str, Any] = content["settings"]
         images: list[dict[str, Any]] = content["images"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no record of dreams ({error}): {mend}") from error
+        raise RunError(f"{path} is no record of dreams ({error}): {remedy}") from error
     if before != dict(settings):
         changed = [key for key, value in settings.items() if before.get(key) != value]
-        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}): {mend}")
+        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}): {remedy}")
     missing = [image["file"] for image in images if not (path.parent / image["file"]).is_file()]
     if missing:
-        raise RunError(f"{path.parent / missing[0]} is missing: {mend}")
+        raise RunError(f"{path.parent / missing[0]} is missing: {remedy}")
     return images
 
 

@@ -62,7 +62,7 @@ def one_line_exit() -> Iterator[None]:
 
 
 def user_message(error: BaseException | None) -> str | None:
-    """What the user can mend behind an exception; None where it is a defect of the program.
+    """What the user can fix behind an exception; None where it is a defect of the program.
 
     `instantiate` wraps what a constructor raises, so the chain of causes is searched.
     """

@@ -21,19 +21,19 @@ def save_atomically(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path: Path, mend: str = "give a model.ckpt or last.ckpt of a run") -> dict[str, Any]:
-    """Read a checkpoint of this project (plain containers and tensors only); `mend`: what helps where that fails.
+def load_checkpoint(path: Path, remedy: str = "give a model.ckpt or last.ckpt of a run") -> dict[str, Any]:
+    """Read a checkpoint of this project (plain containers and tensors only); `remedy`: what helps where that fails.
 
     Raises:
         RunError: the file is missing, truncated or not a checkpoint.
     """
     if not path.is_file():
-        raise RunError(f"checkpoint {path} is missing; {mend}")
+        raise RunError(f"checkpoint {path} is missing; {remedy}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RunError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint; {mend}"
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint; {remedy}"
         ) from error
     if not isinstance(content, dict):
         raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")

@@ -235,7 +235,7 @@ class Experiment:
         self.files.load(task, checkpoint)
         started = time.monotonic()
         trainer = self.trainers.build(task)
-        groups = ClosedWorldScores(class_groups(task.step_counts, self.learner.network.has_background))
+        groups = ClosedWorldScores(class_groups(task.channels_per_step, self.learner.network.has_background))
         trainer.callbacks.append(groups)
         entry = self._test(trainer, task)
         entry["groups"] = groups.scores(entry["iou"], task.class_names)

@@ -4,7 +4,7 @@ What the training of a first task depends on is its key, a digest of
 
 * the settings, without those that only later tasks read (`LATER_KEYS`, `later_settings` of a loss or callback); without
   those of callbacks that do not take part in a first task (`first_task_idle`); and without those of the loss where it
-  is but a function of logits and labels there (`plain_first_task`): what it gives for some then says what it is;
+  is but a function of logits and labels there (`shares_first_task`): what it gives for some then says what it is;
 * the network's weights before its first step (seed, architecture, the content of a file of pretrained weights), and
   how the method reads a class off its output;
 * its images, by name and by the fingerprint of their files, its classes, and the tables from mask values to labels;
@@ -40,24 +40,6 @@ from protocol.files import replacing, write_atomically
 log = logging.getLogger(__name__)
 
 PATIENCE = 10  # seconds between two looks at a lock that another process holds
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class FirstTaskCache:
@@ -118,25 +100,25 @@ class FirstTaskCache:
         """What a run kept; None where there is nothing, or a damaged file."""
         if not self.path.exists():
             return None
-        mend = "the first task is trained again and replaces it"
+        remedy = "the first task is trained again and replaces it"
         try:
-            content = load_checkpoint(self.path, mend)
+            content = load_checkpoint(self.path, remedy)
             if not content.keys() >= {"steps", "seconds", NETWORK, "callbacks"}:
-                raise RunError(f"checkpoint {self.path} is not a finished task; {mend}")
-            if digest_of_tensors(content[NETWORK]) != self._weights(mend):
-                raise RunError(f"checkpoint {self.path} was changed afterwards; {mend}")
+                raise RunError(f"checkpoint {self.path} is not a finished task; {remedy}")
+            if digest_of_tensors(content[NETWORK]) != self._weights(remedy):
+                raise RunError(f"checkpoint {self.path} was changed afterwards; {remedy}")
         except RunError as error:
             log.warning(error)
             return None
         return content
 
-    def _weights(self, mend: str) -> str:
+    def _weights(self, remedy: str) -> str:
         """Digest of the weights that were kept."""
         path = self.path.with_suffix(".json")
         try:
             return json.loads(path.read_text())["weights"]
         except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{path} is missing or damaged ({error}); {mend}") from error
+            raise RunError(f"{path} is missing or damaged ({error}); {remedy}") from error
 
     def keep(self, content: Mapping[str, Any], model: Path) -> None:
         """Write the first task for other runs, and as this run's `model`: one file under two names, where that works.

@@ -23,7 +23,7 @@ from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss, Step
 from networks.base import NetworkOutput
 from protocol.labels import IGNORE
-from protocol.settings import flatten, numbers_of
+from protocol.settings import flatten, settings_behind_the_numbers
 from protocol.tasks import Task
 
 # What a first task does not read: settings of later tasks, and those whose effect on images and machine the key holds.
@@ -81,15 +81,16 @@ def first_task_facts(
         saliency: see datamodules/saliency.py.
     """
     loss, network = learner.loss, learner.network
-    is_plain = valid_claim(loss, "plain_first_task", TERMS)
+    is_plain = valid_claim(loss, "shares_first_task", TERMS)
     active = {name: c for name, c in callbacks.items() if takes_part(c)}
     numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
-    numbers["callbacks"] = {name: _read_now(settings["callbacks"][name], c, HOOKS) for name, c in active.items()}
+    read = settings["callbacks"]
+    numbers["callbacks"] = {name: _read_in_first_task(read[name], c, HOOKS) for name, c in active.items()}
     if not is_plain:
-        numbers["loss"] = _read_now(settings["loss"], loss, TERMS)
+        numbers["loss"] = _read_in_first_task(settings["loss"], loss, TERMS)
     threads = [torch.get_num_threads()] if trainer.strategy.root_device.type == "cpu" else []
     return {
-        "settings": numbers_of(numbers, LATER_KEYS),
+        "settings": settings_behind_the_numbers(numbers, LATER_KEYS),
         "loss": [list(astuple(loss.layout)), type(loss).predict.__qualname__],
         "loss_values": _probe(loss, split.tasks[0]) if is_plain else None,
         "weights": digest_of_tensors(network.state_dict()),
@@ -120,7 +121,7 @@ def valid_claim(thing: Any, claim: str, methods: Sequence[str]) -> Any:
     return getattr(thing, claim)
 
 
-def _read_now(settings: Mapping[str, Any], thing: Any, methods: Sequence[str]) -> dict[str, Any]:
+def _read_in_first_task(settings: Mapping[str, Any], thing: Any, methods: Sequence[str]) -> dict[str, Any]:
     """The settings of a loss or callback that a first task reads."""
     later = valid_claim(thing, "later_settings", methods) or ()
     return {key: value for key, value in settings.items() if key not in later}
@@ -181,7 +182,7 @@ def _shared_code() -> Iterator[Path]:
     for pattern in CODE:
         found = sorted(ROOT.glob(pattern))
         if not found:
-            raise FileNotFoundError(f"{ROOT / pattern} matches no file: mend CODE in {Path(__file__).name}")
+            raise FileNotFoundError(f"{ROOT / pattern} matches no file: correct CODE in {Path(__file__).name}")
         yield from found
 
 

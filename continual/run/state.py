@@ -11,15 +11,9 @@ from typing import Any
 from protocol.errors import RunError
 from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
-from protocol.settings import fingerprint, numbers_of
+from protocol.settings import fingerprint, settings_behind_the_numbers
 
 FORMAT = 2  # 1: before the packages were rearranged; its configurations name classes where they no longer are
-
-
-
-
-
-
 
 
 @dataclass
@@ -87,7 +81,7 @@ class RunState:
         state = cls.load(folder)
         if state is None or (state.tasks is None and not state.next_task and not folder.task(0).path.exists()):
             run_id = uuid.uuid4().hex[:8] if state is None else state.run_id  # of an attempt that could not begin
-            return cls(fingerprint(config), numbers_of(config), run_id)
+            return cls(fingerprint(config), settings_behind_the_numbers(config), run_id)
         if not config["training"]["resume"]:
             raise RunError(
                 f"{folder.path} holds a run already and training.resume=false; "
@@ -104,7 +98,8 @@ class RunState:
         """
         if self.fingerprint == fingerprint(config):
             return
-        now, then = (json.loads(json.dumps(s, default=str)) for s in (numbers_of(config), self.settings))
+        both = (settings_behind_the_numbers(config), self.settings)
+        now, then = (json.loads(json.dumps(settings, default=str)) for settings in both)
         changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
         shown = "; ".join(f"{k}: {then.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in changed[:8])
         raise RunError(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from continual.evaluation.palette import voc_colours
 from protocol.labels import IGNORE
-from protocol.settings import numbers_of
+from protocol.settings import settings_behind_the_numbers
 
 TRAINING = {
     "mode": "overlap", "joint": False, "task": "2-1", "default_task": None, "initial_increment": None,
@@ -49,7 +49,8 @@ def write_run(
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra/hydra.yaml").write_text(f"hydra:\n  runtime:\n    choices:\n      loss: {method}\n")
     order = [name for name in entries[-1]["iou"] if name != "background"] if entries else []
-    state = {"settings": numbers_of(config), "next_task": len(entries), "class_order": list(range(1, len(order) + 1))}
+    numbers, classes = settings_behind_the_numbers(config), list(range(1, len(order) + 1))
+    state = {"settings": numbers, "next_task": len(entries), "class_order": classes}
     if tasks is not None:
         state["tasks"] = tasks
     (folder / "state.json").write_text(json.dumps(state))

@@ -26,7 +26,7 @@ from protocol.errors import RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.run_folder import RunFolder
-from protocol.settings import flatten, numbers_of
+from protocol.settings import flatten, settings_behind_the_numbers
 from tests.conftest import TINY
 from tests.sequences import build_tasks
 from tests.test_configurations import choices, composed
@@ -119,7 +119,7 @@ def test_and_not_over_what_the_first_one_reads(tmp_path, overrides):
 def test_every_other_setting_is_a_part_of_the_key(usual):
     """A setting that somebody adds tomorrow is one that matters, until it is listed."""
     settings = OmegaConf.to_container(composed(*TINY, "loss=finetune", "training.task=6-2"), resolve=True)
-    named = {key for key in numbers_of(settings) if not key.startswith(("loss.", "callbacks"))}
+    named = {key for key in settings_behind_the_numbers(settings) if not key.startswith(("loss.", "callbacks"))}
     assert named - set(usual["settings"]) == set(LATER_KEYS) - {"deepinversion_images"}
 
 
@@ -178,7 +178,7 @@ def test_losses_that_are_equal_in_the_first_task_are_those_that_the_documentatio
     kinds = {}
     for choice in choices("loss"):
         loss = instantiate(composed(f"loss={choice}").loss, _convert_="all")
-        if valid_claim(loss, "plain_first_task", ("forward", "classification")):
+        if valid_claim(loss, "shares_first_task", ("forward", "classification")):
             kinds.setdefault(first_task_key._probe(loss, TASK), set()).add(choice)
     assert sorted(map(sorted, kinds.values())) == [
         ["cil", "crossentropy", "der", "mbs"],
@@ -193,7 +193,7 @@ def test_what_a_loss_gives_says_what_it_is():
     assert len(probes) == 1
 
     class Changed(CrossEntropy):
-        plain_first_task = True
+        shares_first_task = True
 
         def classification(self, logits, step):
             return super().classification(logits, step) * (1 + 1e-6)
@@ -223,8 +223,8 @@ def test_a_subclass_with_terms_of_its_own_says_so_itself():
         pass
 
     methods = ("forward", "classification")
-    assert valid_claim(Weighted(), "plain_first_task", methods)
-    assert not valid_claim(Mine(), "plain_first_task", methods)
+    assert valid_claim(Weighted(), "shares_first_task", methods)
+    assert not valid_claim(Mine(), "shares_first_task", methods)
     assert valid_claim(ReplayBuffer(), "first_task_idle", first_task_key.HOOKS)
     assert not valid_claim(Watching(), "first_task_idle", first_task_key.HOOKS)
     assert not valid_claim(Mixed(), "first_task_idle", first_task_key.HOOKS)

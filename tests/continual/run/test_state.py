@@ -9,7 +9,7 @@ from continual.run.state import RunState
 from protocol.errors import RunError
 from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
-from protocol.settings import fingerprint, numbers_of
+from protocol.settings import fingerprint, settings_behind_the_numbers
 
 CONFIG = {
     "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},
@@ -27,7 +27,7 @@ def changed(**values):
 
 
 def new_state(config=CONFIG):
-    return RunState(fingerprint(config), numbers_of(config), run_id="abc")
+    return RunState(fingerprint(config), settings_behind_the_numbers(config), run_id="abc")
 
 
 @pytest.mark.parametrize("change", [{"training__num_workers": 0}, {"training__name": "x"}, {"logger__wandb": {}}])
