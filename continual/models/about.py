@@ -22,7 +22,7 @@ class About(TypedDict):
         mask_values: values of the channels in the data set's masks.
         colours: of the channels, red, green and blue in [0, 255].
         background: whether channel 0 is used.
-        channels_per_step: channels of each step of the sequence so far.
+        step_counts: channels of each step of the sequence so far.
         labels: 256 channels, by mask value.
         total: channels after the last task.
     """
@@ -34,7 +34,7 @@ class About(TypedDict):
     mask_values: list[int]
     colours: list[list[int]]
     background: bool
-    channels_per_step: list[int]
+    step_counts: list[int]
     labels: list[int]
     total: int
 
@@ -59,7 +59,7 @@ def describe(
         "mask_values": [IGNORE if task.labels.background is None else task.labels.background, *task.seen],
         "colours": palette(task)[: task.n_seen].tolist(),
         "background": network.has_background,
-        "channels_per_step": list(task.channels_per_step),
+        "step_counts": list(task.channels_per_step),
         "labels": (task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
         "total": total,
     }

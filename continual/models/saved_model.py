@@ -97,7 +97,7 @@ class SavedModel:
     @property
     def groups(self) -> Groups:
         """Channels of each task and of all together, see continual/evaluation/closed_world.py."""
-        return class_groups(self.about["channels_per_step"], self.network.has_background)
+        return class_groups(self.about["step_counts"], self.network.has_background)
 
     def group(self, name: str | None) -> slice | None:
         """Channels of a group; None: all may win.
