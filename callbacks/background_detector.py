@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, learner_of
+from networks.base import SegmentationNetwork
 
 NAME = "background_detector"
 
@@ -62,7 +64,7 @@ class Detector(nn.Module):
         """Heads up to a number; all but the last one, and later the embedding, learn no more."""
         while len(self.heads) < heads:
             with _random_numbers(self.seed, len(self.heads)):
-                self.heads.append(nn.Conv2d(self.channels, 1, 1).to(self.embedding[0].weight))
+                self.heads.append(nn.Conv2d(self.channels, 1, 1).to(next(self.embedding.parameters())))
         self.requires_grad_(False)
         self.embedding.requires_grad_(heads == 1)
         self.heads[-1].requires_grad_(True)
@@ -70,7 +72,8 @@ class Detector(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """B x C x h x w to B x D x h x w."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.heads) == 1):
-            return self.embedding(features)
+            embedding: Tensor = self.embedding(features)
+        return embedding
 
     def forward(self, embedding: Tensor, prototypes: Tensor, size: tuple[int, int]) -> Tensor:
         """Scores B x T x H x W of "seen in task t", before the sigmoid; prototypes T x D, H x W = `size`."""
@@ -82,8 +85,8 @@ class Detector(nn.Module):
 class BackgroundDetector(ContinualCallback):
     """Makes the detector a part of the learner, publishes it, and measures it."""
 
-    publishes = (NAME, "detector_weight")
-    needs = ("task_prototypes",)
+    publishes: tuple[str, ...] = (NAME, "detector_weight")
+    needs: tuple[str, ...] = ("task_prototypes",)
     remedy = "keep callbacks.prototypes with callbacks.prototypes.groups=task, which callbacks=bacs adds"
     needs_whole_weights = True
 
@@ -94,7 +97,7 @@ class BackgroundDetector(ContinualCallback):
         self.active = active
         if not active:
             self.publishes = self.needs = ()
-        self.settings = {"channels": channels, "dropout": dropout, "seen_alpha": seen_alpha}
+        self.make = partial(Detector, channels=channels, dropout=dropout, seen_alpha=seen_alpha)
         self.detector: Detector | None = None
         self.saved: dict[str, Tensor] = {}
         self.confusion = torch.zeros(2, 2, dtype=torch.int64)
@@ -103,21 +106,21 @@ class BackgroundDetector(ContinualCallback):
         """Before the optimizer is made: a head for the task."""
         if not self.active:
             return
+        learner = learner_of(pl_module)
         if self.detector is None:
-            channels = _encoder_channels(pl_module.network)
-            self.detector = Detector(channels, **self.settings, seed=pl_module.seed).to(pl_module.device)
+            self.detector = self.make(_encoder_channels(learner.network), seed=learner.seed).to(learner.device)
             if self.saved:
-                self._restore()
-        self.detector.grow(pl_module.task.index + 1)
-        pl_module.auxiliaries[NAME] = self.detector
-        pl_module.memory[NAME] = self.detector
+                restore(self.detector, self.saved)
+        self.detector.grow(learner.task.index + 1)
+        learner.auxiliaries[NAME] = self.detector
+        learner.memory[NAME] = self.detector
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Weight of the detector's loss: 1 - exp(epoch - epochs), or the same with steps."""
-        now, end = trainer.current_epoch, trainer.max_epochs
-        if trainer.max_steps > 0:
-            now, end = trainer.global_step, trainer.max_steps
-        pl_module.memory["detector_weight"] = epoch_weight(now, end)
+        now, end = trainer.global_step, trainer.max_steps
+        if end <= 0 and trainer.max_epochs is not None:
+            now, end = trainer.current_epoch, trainer.max_epochs
+        learner_of(pl_module).memory["detector_weight"] = epoch_weight(now, end)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from zero."""
@@ -126,15 +129,21 @@ class BackgroundDetector(ContinualCallback):
     on_validation_epoch_start = on_test_epoch_start
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: dict[str, Tensor], *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Count pixels by whether they are a class and whether they are called seen."""
         if self.detector is None:
             return
-        labels = batch["label"]
+        labels, prototypes = batch["label"], learner_of(pl_module).memory["task_prototypes"]
         with trainer.precision_plugin.forward_context():
             embedding = self.detector.embed(outputs.stages[-1])
-            scores = self.detector(embedding, pl_module.memory["task_prototypes"].vectors, labels.shape[-2:])
+            scores = self.detector(embedding, prototypes.vectors, labels.shape[-2:])
         cell = (labels > 0).long() * 2 + (scores.amax(dim=1) > 0)
         self.confusion += torch.bincount(cell[labels != 255], minlength=4).view(2, 2)
 
@@ -161,11 +170,13 @@ class BackgroundDetector(ContinualCallback):
         """What `state_dict` gave; the detector itself is made when the network is known."""
         self.saved = state_dict["detector"]
         if self.detector is not None:
-            self._restore()
+            restore(self.detector, self.saved)
 
-    def _restore(self) -> None:
-        self.detector.grow(len({name.split(".")[1] for name in self.saved if name.startswith("heads.")}))
-        self.detector.load_state_dict(self.saved)
+
+def restore(detector: Detector, state: dict[str, Tensor]) -> None:
+    """Give a detector the heads and the weights that another one had."""
+    detector.grow(len({name.split(".")[1] for name in state if name.startswith("heads.")}))
+    detector.load_state_dict(state)
 
 
 def epoch_weight(now: int, end: int) -> float:
@@ -182,7 +193,7 @@ def _random_numbers(seed: int, part: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _encoder_channels(network: nn.Module) -> int:
+def _encoder_channels(network: SegmentationNetwork) -> int:
     """Channels of the encoder's output."""
     was_training = network.training
     probe = network.eval()(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))

@@ -15,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
 from datamodules.class_index import ClassIndex
 from datamodules.datamodule import ContinualDataModule
@@ -66,40 +66,45 @@ class ClassWeights(ContinualCallback):
                 f"callbacks.{self.name}: {type(learner.loss).__name__} weighs no classes; choose loss=crossentropy or "
                 "cil"
             )
-        if self.weights in PUBLISHED:
-            self._published(data.source.labels.classes.values())
+        if isinstance(self.weights, str):
+            published_weights(self.weights, data.source.labels.classes.values())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish the task's."""
-        task = pl_module.task
-        if self.weights in PUBLISHED:  # background, which Cityscapes has not, has none
-            values = [0.0, *self._published(task.class_names[1:])]
+        learner = learner_of(pl_module)
+        task = learner.task
+        if isinstance(self.weights, str):  # background, which Cityscapes has not, has none
+            values = [0.0, *published_weights(self.weights, task.class_names[1:])]
         else:
-            data = trainer.datamodule
+            data = data_of(trainer)
             counts = ClassIndex.build(data.source.split("train"), data.source.labels, progress=False).counts
             values = frequency_weights(class_shares(counts[data.train_indices].sum(0), task), self.weights)
-        pl_module.memory["class_weights"] = torch.tensor(values, dtype=torch.float32, device=pl_module.device)
+        learner.memory["class_weights"] = torch.tensor(values, dtype=torch.float32, device=learner.device)
 
-    def _published(self, names: Collection[str]) -> list[float]:
-        """The authors' weights of some classes.
 
-        Raises:
-            ConfigError: a class has none.
-        """
-        table = PUBLISHED[self.weights]
-        unknown = [name for name in names if name not in table]
-        if unknown:
-            raise ConfigError(
-                f"weights={self.weights} are published for Cityscapes, not for {unknown[0]}; "
-                "give a number above 1 to have them computed"
-            )
-        return [table[name] for name in names]
+def published_weights(weights: str, names: Collection[str]) -> list[float]:
+    """The authors' weights of some classes.
+
+    Args: `weights`: which ones, see `PUBLISHED`; `names`: of the classes.
+
+    Raises:
+        ConfigError: a class has none.
+    """
+    table = PUBLISHED[weights]
+    unknown = [name for name in names if name not in table]
+    if unknown:
+        raise ConfigError(
+            f"weights={weights} are published for Cityscapes, not for {unknown[0]}; give a number above 1 to have "
+            "them computed"
+        )
+    return [table[name] for name in names]
 
 
 def class_shares(counts: np.ndarray, task: Task) -> np.ndarray:
     """Share of all pixels that each channel has in training, n_seen; `counts`: pixels of each of 256 mask values."""
     by_label = np.bincount(task.train_lut, weights=counts, minlength=IGNORE + 1)
-    return by_label[: task.n_seen] / counts.sum()
+    shares: np.ndarray = by_label[: task.n_seen] / counts.sum()
+    return shares
 
 
 def frequency_weights(shares: np.ndarray, kappa: float) -> list[float]:

@@ -32,7 +32,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, learner_of
+from continual.learning.learner import ContinualLearner
 from protocol.errors import RunError
 from protocol.tasks import Task
 
@@ -52,7 +53,7 @@ class ImportancePenalty(ContinualCallback, ABC):
 
     Attributes:
         past: what the previous task left, by kind: "anchor", the weights, and the method's statistics.
-        running: the statistics of the current task, by kind; None between tasks.
+        running: the statistics of the current task, by kind; empty between tasks.
     """
 
     needs_whole_weights = True
@@ -69,7 +70,7 @@ class ImportancePenalty(ContinualCallback, ABC):
         self.weight = weight
         self.normalize = normalize
         self.past: dict[str, Weights] = {}
-        self.running: dict[str, Weights] | None = None
+        self.running: dict[str, Weights] = {}
         self.steps = 0
         self._strength: Weights = {}
 
@@ -84,19 +85,20 @@ class ImportancePenalty(ContinualCallback, ABC):
                 f"task {task.index - 1} was trained without {self.term}'s statistics, so that task {task.index} would "
                 f"run without its penalty; train task {task.index - 1} with loss={self.term}"
             )
-        self.running, self.steps = None, 0
+        self.running, self.steps = {}, 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Statistics and importance on the device; a resumed task keeps its own."""
-        self.network = pl_module.network
-        weights = dict(self.network.named_parameters())
-        self.past = _to(self.past, pl_module.device)
-        self.running = self.start(weights) if self.running is None else _to(self.running, pl_module.device)
+        learner = learner_of(pl_module)
+        self.network = learner.network
+        weights: Weights = dict(self.network.named_parameters())
+        self.past = _to(self.past, learner.device)
+        self.running = _to(self.running, learner.device) if self.running else self.start(weights)
         scale = normalise if self.normalize else torch.clone
         self._strength = self.importance(scale) if self.past else {}
-        self._warn_if_unstable(pl_module)
+        self._warn_if_unstable(learner)
 
-    def _warn_if_unstable(self, learner: pl.LightningModule) -> None:
+    def _warn_if_unstable(self, learner: ContinualLearner) -> None:
         """Warn where SGD diverges: lr curvature > 2 (1 + m) with momentum m, 2 (1 + m) / (1 + 2 m) with Nesterov's."""
         settings: Mapping[str, Any] = getattr(learner.optimisation.make_optimizer, "keywords", {})
         rate = settings.get("lr") if learner.optimisation.lr_next is None else learner.optimisation.lr_next
@@ -116,40 +118,42 @@ class ImportancePenalty(ContinualCallback, ABC):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure with the gradient of the loss, then add the penalty's."""
-        weights = {name: p for name, p in self.network.named_parameters() if p.grad is not None}
-        self.update(weights)
+        learning = [(name, p, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
+        weights: Weights = {name: weight for name, weight, _ in learning}
+        gradients: Weights = {name: gradient for name, _, gradient in learning}
+        self.update(weights, gradients)
         self.steps += 1
-        penalty = self.add_penalty(weights)
+        penalty = self.add_penalty(weights, gradients)
         if penalty is not None:
             pl_module.log(f"train/{self.term}", penalty)
 
-    def add_penalty(self, weights: Weights) -> Tensor | None:
-        """Add the penalty's gradient to the weights'; gives the penalty, None in the first task."""
+    def add_penalty(self, weights: Weights, gradients: Weights) -> Tensor | None:
+        """Add the penalty's gradient to the weights', in place; gives the penalty, None in the first task."""
         names = [name for name in weights if name in self._strength]
         if not names:
             return None
         strength = [self._strength[name] for name in names]
         moved = torch._foreach_sub([weights[name] for name in names], [self.past["anchor"][name] for name in names])
         slope = torch._foreach_mul(strength, moved)
-        torch._foreach_add_([weights[name].grad for name in names], slope, alpha=2 * self.weight)
+        torch._foreach_add_([gradients[name] for name in names], slope, alpha=2 * self.weight)
         return self.weight * torch.stack([(s * m).sum() for s, m in zip(slope, moved, strict=True)]).sum()
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
         """Keep what the next task needs; a task that was loaded has it already."""
-        if self.running is None:
+        if not self.running:
             return
         weights = {name: p.detach() for name, p in self.network.named_parameters()}
         self.past = {**self.finish(weights), "anchor": {name: p.clone() for name, p in weights.items()}}
-        self.running = None
+        self.running = {}
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoints of the epoch and of the task."""
-        return {"past": self.past, "running": self.running, "steps": self.steps}
+        return {"past": self.past, "running": self.running or None, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What `state_dict` gave."""
-        self.past, self.running, self.steps = (state_dict[key] for key in ("past", "running", "steps"))
+        self.past, self.running, self.steps = state_dict["past"], state_dict["running"] or {}, state_dict["steps"]
 
     def _past(self, kind: str, name: str, otherwise: Tensor) -> Tensor:
         return self.past.get(kind, {}).get(name, otherwise)
@@ -159,8 +163,11 @@ class ImportancePenalty(ContinualCallback, ABC):
         """Statistics before the task's first step."""
 
     @abstractmethod
-    def update(self, weights: Weights) -> None:
-        """Measure before an optimizer step; the weights' `grad` is that of the loss alone."""
+    def update(self, weights: Weights, gradients: Weights) -> None:
+        """Measure before an optimizer step.
+
+        Args: `weights`: those that learn; `gradients`: theirs, of the loss alone.
+        """
 
     @abstractmethod
     def finish(self, weights: Weights) -> dict[str, Weights]:
@@ -190,9 +197,9 @@ class EWC(ImportancePenalty):
         """F of the previous task; ones for new weights."""
         return {"fisher": {n: self._past("fisher", n, torch.ones_like(p)).detach().clone() for n, p in weights.items()}}
 
-    def update(self, weights: Weights) -> None:
+    def update(self, weights: Weights, gradients: Weights) -> None:
         """Running mean of squared gradients."""
-        update_fisher(self.running["fisher"], weights, self.alpha)
+        update_fisher(self.running["fisher"], gradients, self.alpha)
 
     def finish(self, weights: Weights) -> dict[str, Weights]:
         """F."""
@@ -203,11 +210,11 @@ class EWC(ImportancePenalty):
         return {name: scale(fisher) for name, fisher in self.past["fisher"].items()}
 
 
-def update_fisher(fisher: Weights, weights: Weights, alpha: float) -> None:
+def update_fisher(fisher: Weights, gradients: Weights, alpha: float) -> None:
     """F <- alpha g^2 + (1 - alpha) F in place."""
-    values, gradients = [fisher[name] for name in weights], [p.grad for p in weights.values()]
+    values, slopes = [fisher[name] for name in gradients], list(gradients.values())
     torch._foreach_mul_(values, 1 - alpha)
-    torch._foreach_addcmul_(values, gradients, gradients, value=alpha)
+    torch._foreach_addcmul_(values, slopes, slopes, value=alpha)
 
 
 class PI(ImportancePenalty):
@@ -233,12 +240,12 @@ class PI(ImportancePenalty):
         begin = {name: old.get(name, p.detach()).clone() for name, p in weights.items()}
         return {"path": {n: torch.zeros_like(p) for n, p in weights.items()}, "begin": begin, "before": {}}
 
-    def update(self, weights: Weights) -> None:
+    def update(self, weights: Weights, gradients: Weights) -> None:
         """Add the product of gradient and previous displacement."""
         before = self.running["before"]
         for name, weight in weights.items():
             if name in before:
-                self.running["path"][name].addcmul_(weight.grad, before[name] - weight)
+                self.running["path"][name].addcmul_(gradients[name], before[name] - weight)
             before[name] = weight.detach().clone()
 
     def finish(self, weights: Weights) -> dict[str, Weights]:
@@ -272,18 +279,18 @@ class RW(EWC):
         """F, s = 0, and no earlier weights."""
         return {**super().start(weights), "path": {n: torch.zeros_like(p) for n, p in weights.items()}, "before": {}}
 
-    def update(self, weights: Weights) -> None:
+    def update(self, weights: Weights, gradients: Weights) -> None:
         """Every `iterations` steps the score, at each step F."""
         if self.steps % self.iterations == 0:
-            self._measure(weights)
-        super().update(weights)
+            self._measure(weights, gradients)
+        super().update(weights, gradients)
 
-    def _measure(self, weights: Weights) -> None:
+    def _measure(self, weights: Weights, gradients: Weights) -> None:
         before, fisher = self.running["before"], self.running["fisher"]
         for name, weight in weights.items():
             if name in before:
                 moved = before[name] - weight
-                self.running["path"][name] += weight.grad * moved / (0.5 * fisher[name] * moved**2 + 1e-8)
+                self.running["path"][name] += gradients[name] * moved / (0.5 * fisher[name] * moved**2 + 1e-8)
             before[name] = weight.detach().clone()
 
     def finish(self, weights: Weights) -> dict[str, Weights]:

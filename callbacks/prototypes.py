@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, learner_of
+from continual.learning.learner import ContinualLearner
 from networks.maps import class_sums
 from protocol.checks import check_choice
 from protocol.tasks import Task
@@ -77,21 +78,21 @@ class Prototypes(ContinualCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish them on the device, and remember where they were."""
-        self._publish(pl_module)
+        self._publish(learner_of(pl_module))
         if self.anchor is None and self.vectors is not None:
             self.anchor = torch.where((self.counts > 0).unsqueeze(1), self.vectors, torch.nan)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log how far the prototypes of earlier tasks have moved since the task began, as a mean distance."""
-        if self.anchor is not None:
+        if self.anchor is not None and self.vectors is not None:
             moved = (self.vectors - self.anchor.to(self.vectors)).norm(dim=1)
             pl_module.log("train/prototype_drift", moved.nanmean())
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish them on the device."""
-        self._publish(pl_module)
+        self._publish(learner_of(pl_module))
 
-    def _publish(self, learner: pl.LightningModule) -> None:
+    def _publish(self, learner: ContinualLearner) -> None:
         self.counts, self.group_of = self.counts.to(learner.device), self.group_of.to(learner.device)
         self.vectors = None if self.vectors is None else self.vectors.to(learner.device)
         learner.memory[PUBLISHED[self.groups]] = self

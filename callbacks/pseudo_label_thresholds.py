@@ -8,6 +8,7 @@ go into histograms per predicted class, and the threshold of a class is the medi
 from __future__ import annotations
 
 import logging
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from callbacks.passes import batches
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, data_of, learner_of
+from continual.learning.learner import ContinualLearner
 from loss.plop import UNCERTAINTIES, uncertainty
+from networks.base import SegmentationNetwork
 from protocol.checks import check_choice
 from protocol.tasks import Task
 
@@ -29,7 +32,7 @@ AUTHORS = {"entropy": (0.001, 100), "probability": (0.9, 20)}  # base and bins
 class PseudoLabelThresholds(ContinualCallback):
     """Publishes the thresholds, a tensor over classes."""
 
-    publishes = ("pseudo_label_thresholds",)
+    publishes: tuple[str, ...] = ("pseudo_label_thresholds",)
     first_task_idle = True  # there is no teacher
 
     def __init__(
@@ -63,22 +66,26 @@ class PseudoLabelThresholds(ContinualCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, unless an interrupted task did."""
-        if self.kind is None or pl_module.teacher.network is None:
+        learner = learner_of(pl_module)
+        teacher = learner.teacher.network
+        if self.kind is None or teacher is None:
             return
         if self.thresholds is None:
-            histogram = trainer.strategy.reduce(self._measure(trainer, pl_module), reduce_op="sum")
+            counts = self._measure(trainer, learner, teacher, self.kind)
+            histogram = trainer.strategy.reduce(counts, reduce_op="sum")
             self.thresholds = thresholds(histogram, self.base, self.kind, self.exact_median)
             log.info(f"pseudo-label thresholds: {', '.join(f'{value:.3g}' for value in self.thresholds.tolist())}")
-        pl_module.memory["pseudo_label_thresholds"] = self.thresholds.to(pl_module.device)
+        learner.memory["pseudo_label_thresholds"] = self.thresholds.to(learner.device)
 
-    def _measure(self, trainer: pl.Trainer, learner: pl.LightningModule) -> Tensor:
+    def _measure(
+        self, trainer: pl.Trainer, learner: ContinualLearner, teacher: SegmentationNetwork, kind: str
+    ) -> Tensor:
         """Histograms of this process's training images, classes x bins."""
         n_seen = learner.task.n_seen
         counts = torch.zeros(n_seen, self.bins, dtype=torch.int64, device=learner.device)
-        loader = trainer.datamodule.train_dataloader()
-        for batch in batches(trainer, learner, loader, "pseudo-label thresholds"):
-            logits = learner.teacher(batch["image"]).logits
-            value = uncertainty(logits, n_seen, self.kind, self.normalized)
+        for batch in batches(trainer, learner, data_of(trainer).train_dataloader(), "pseudo-label thresholds"):
+            logits = teacher(batch["image"]).logits
+            value = uncertainty(logits, n_seen, kind, self.normalized)
             counts += histograms(value, logits.argmax(dim=1), batch["label"] == 0, n_seen, self.bins)
         return counts
 
@@ -107,8 +114,8 @@ def thresholds(histogram: Tensor, base: float, kind: str, exact: bool) -> Tensor
     not a number stays (see `loss.plop.pseudo_label` for what it does). A class without a pixel has a median of 0.
     """
     medians = [(exact_median if exact else authors_median)(row) for row in histogram.cpu().tolist()]
-    keep_base = (lambda median: base > median) if kind == "entropy" else (lambda median: base < median)
-    return torch.tensor([base if keep_base(median) else median for median in medians])
+    wins = operator.gt if kind == "entropy" else operator.lt
+    return torch.tensor([base if wins(base, median) else median for median in medians])
 
 
 def exact_median(counts: list[int]) -> float:
