@@ -30,6 +30,7 @@ from continual.dreams.recipe import Recipe, phases
 from continual.dreams.record import RECORD, SHEET
 from continual.dreams.synthesis import Network
 from continual.dreams.terms import FeatureStatistics
+from continual.learning.callback import data_of
 from continual.learning.learner import ContinualLearner
 from continual.models.saved_model import SavedModel
 from datamodules.base import DataError
@@ -129,7 +130,7 @@ class Dreams(Selection):
         learning = [p for p in network.parameters() if p.requires_grad]
         network.requires_grad_(False)
         dreamer = Dreamer(
-            network, task.class_names, mean, std, self.recipe, self._image_size(trainer.datamodule), self.per_class,
+            network, task.class_names, mean, std, self.recipe, self._image_size(data_of(trainer)), self.per_class,
             self.batch_size, learner.seed + task.index, *self._competitor(learner),
         )  # fmt: skip
         dreamer.dream(
@@ -161,7 +162,7 @@ class Dreams(Selection):
         self, trainer: pl.Trainer, learner: ContinualLearner, slots: Slots, storage: Storage, folder: Path
     ) -> None:
         """Store all images at one size."""
-        task, size = learner.task, self._image_size(trainer.datamodule)
+        task, size = learner.task, self._image_size(data_of(trainer))
         paths, classes = (self.paths, []) if self.paths is not None else read_dreams(dreams_beside(folder), task)
         writer = Writer(folder)
         for place, path in enumerate(paths):

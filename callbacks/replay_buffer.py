@@ -31,7 +31,7 @@ from callbacks.replay.reading import READERS, Held, StoredLogits, Tables
 from callbacks.replay.selection import SELECTIONS, Selection
 from callbacks.replay.slots import Slots
 from callbacks.replay.storage import ARRAYS, Capacity, Storage
-from continual.learning.callback import ContinualCallback
+from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
 from datamodules.datamodule import ContinualDataModule
 from loss.base import ReplayTerm
@@ -108,7 +108,8 @@ class ReplayBuffer(ContinualCallback):
         self.batch_size = batch_size
         self.capacity = Capacity(capacity, capacity_bytes)
         self.keep: Selection = SELECTIONS[selection](self.capacity, loss_share, confidence)
-        self.read = [kind(flip) for kind in (READERS.get(labels), StoredLogits if logits else None) if kind]
+        kinds = [READERS[labels] if labels else None, StoredLogits if logits else None]
+        self.read = [kind(flip) for kind in kinds if kind]
         self.needs_teacher = any(reader.needs_teacher for reader in self.read)
         term = ReplayTerm(weight, background, lesson if self.needs_teacher else None)
         self.give: Delivery = DELIVERIES[use](term, [reader.entry for reader in self.read])
@@ -168,29 +169,29 @@ class ReplayBuffer(ContinualCallback):
         self.tables = [*self.tables[: task.index], task.train_lut.tolist()]
         self.draws = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: ContinualLearner) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have the crops that the previous task wrote; before the first one see whether there will be some."""
-        self.trainer, self.learner = trainer, pl_module
+        self.trainer, self.learner = trainer, learner_of(pl_module)
         if self.slots.filled and not self.storage.arrays:
             self.storage.read(self.folders[self.slots.task])
         if not self.slots.filled and self.storage.names:
             with self.full_keys():
-                self.storage.check(self.capacity, trainer.datamodule.training_samples(8), pl_module)
+                self.storage.check(self.capacity, data_of(trainer).training_samples(8), self.learner)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: ContinualLearner) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Be ready for the draws, from where an interrupted task was."""
         if self.slots.filled:
             held = Held(self.slots, self.storage.arrays, self.tables)
             for reader in self.read:
-                reader.begin(held, trainer, pl_module, self._size(trainer.datamodule), self.draws)
+                reader.begin(held, trainer, learner_of(pl_module), self._size(data_of(trainer)), self.draws)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: ContinualLearner) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """No more draws."""
         for reader in self.read:
             reader.end()
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: ContinualLearner, batch: dict[str, Any], batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Add images of the buffer to the batch."""
         if self.slots.filled:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from callbacks.replay.slots import Slots
+from continual.learning.callback import data_of
 from continual.learning.learner import ContinualLearner
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.datamodule import ContinualDataModule
@@ -95,7 +96,7 @@ class Reader:
 class Stored(Reader):
     """Stored crops with their labels, some of them mirrored."""
 
-    arrays = ("image", "label")
+    arrays: tuple[str, ...] = ("image", "label")
 
     def read(self, draw: int) -> dict[str, Tensor]:
         """Image, label or logits, and task."""
@@ -133,12 +134,12 @@ class Unlabelled(Stored):
 class ReadAgain(Reader):
     """Images that are read and augmented again, labelled as in their own task."""
 
-    _samples: Iterator[Sample] | None = None
+    _samples: Iterator[Sample] = iter(())
 
     def begin(self, held: Held, trainer: pl.Trainer, learner: ContinualLearner, size: int, first_draw: int) -> None:
         """Start the processes that read."""
         super().begin(held, trainer, learner, size, first_draw)
-        data = trainer.datamodule
+        data = data_of(trainer)
         dataset = FreshImages(data, held.slots, self.tables(held.tables, learner.task))
         self._samples = iter(
             Loader(
@@ -154,7 +155,7 @@ class ReadAgain(Reader):
 
     def end(self) -> None:
         """Stop the processes that read."""
-        self._samples = None
+        self._samples = iter(())
 
     def read(self, draw: int) -> dict[str, Tensor]:
         """Image, label, task and which background is salient; draws must come one after the other."""

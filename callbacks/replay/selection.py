@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from callbacks.passes import batches
 from callbacks.replay.reading import FRESH_EPOCH
 from callbacks.replay.slots import Slot, Slots
 from callbacks.replay.storage import Capacity, Storage, Writer, crops_of
+from continual.learning.callback import data_of
 from continual.learning.learner import ContinualLearner
 from datamodules.datamodule import ContinualDataModule
 from networks.maps import at_size_of
@@ -54,26 +56,29 @@ class Selection:
 class Reservoir(Selection):
     """Each image of all tasks is kept with the same probability."""
 
-    needs_loss = False
-
     def __init__(self, capacity: Capacity, loss_share: float = 0.0, confidence: float = 0.7) -> None:
         """Args: `loss_share`: see `Balanced`; `confidence`: see `TakeTurns`."""
         if not 0 <= loss_share <= 1:
             raise ConfigError(f"loss_share={loss_share} must be between 0 and 1")
         self.capacity, self.loss_share, self.confidence = capacity, loss_share, confidence
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the loss of an image counts, which takes a pass of the network."""
+        return False
+
     @torch.no_grad()
     def fill(
         self, trainer: pl.Trainer, learner: ContinualLearner, slots: Slots, storage: Storage, folder: Path
     ) -> None:
         """Offer the task's training images one by one, in a random order."""
-        task, data, stores_logits = learner.task, trainer.datamodule, "logits" in storage.names
+        task, data, stores_logits = learner.task, data_of(trainer), "logits" in storage.names
         writer = Writer(folder, storage.arrays)
         random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
         for batch in batches(trainer, learner, data.fill_dataloader(FRESH_EPOCH), "filling the replay buffer"):
             output = learner.network(batch["image"]) if stores_logits or self.needs_loss else None
             importance = [0.0] * len(batch["index"])
-            if self.needs_loss:
+            if output is not None and self.needs_loss:
                 importance = (-foreground_loss(output.logits, batch["label"])).tolist()
             crops = crops_of(learner, batch, output if stores_logits else None)
             room = self.capacity.room(crops, task)
@@ -112,7 +117,7 @@ class Balanced(Reservoir):
 
     @property
     def needs_loss(self) -> bool:
-        """Whether the loss counts, which takes a pass of the network."""
+        """Whether low losses count beside frequent classes."""
         return self.loss_share > 0
 
     def who_goes(self, slots: Slots, drawn: int, random: np.random.Generator) -> int:
@@ -135,7 +140,7 @@ class TakeTurns(Reservoir):
         self, trainer: pl.Trainer, learner: ContinualLearner, slots: Slots, storage: Storage, folder: Path
     ) -> None:
         """Choose anew among the images so far and the task's, by the classes that each shows."""
-        data, task = trainer.datamodule, learner.task
+        data, task = data_of(trainer), learner.task
         held = [*slots.all(), *self._of_task(trainer, learner)]
         random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
         held = [held[i] for i in random.permutation(len(held))]
@@ -145,8 +150,9 @@ class TakeTurns(Reservoir):
 
     def _of_task(self, trainer: pl.Trainer, learner: ContinualLearner) -> list[Slot]:
         """The task's images."""
-        task, found = learner.task, []
-        loader = trainer.datamodule.plain_train_dataloader(whole=True)
+        task = learner.task
+        found: list[Slot] = []
+        loader = data_of(trainer).plain_train_dataloader(whole=True)
         for batch in batches(trainer, learner, loader, "choosing images to keep"):
             labels = batch["label"]
             if task.index:
@@ -183,7 +189,8 @@ def eviction_probabilities(importance: np.ndarray, shown: list[list[int]], loss_
     v = loss_share * importance / scale + (1 - loss_share) * b if scale else b
     if v.max() > v.min():
         v = (v - v.min()) / (v.max() - v.min())
-    return v / v.sum()
+    probabilities: np.ndarray = v / v.sum()
+    return probabilities
 
 
 def foreground_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -193,12 +200,13 @@ def foreground_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (pixels * foreground).mean((1, 2))
 
 
-def take_turns(shown: list[list[int]], order: list[int], size: int) -> list[int]:
+def take_turns(shown: Sequence[Sequence[int]], order: list[int], size: int) -> list[int]:
     """Positions of at most `size` images: each class in `order` takes the first one left that shows it, in turns.
 
     Ends where no class finds one any more (SSUL's code then never ends).
     """
-    left, chosen = list(range(len(shown))), []
+    left = list(range(len(shown)))
+    chosen: list[int] = []
     while len(chosen) < size:
         before = len(chosen)
         for c in order:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Slot:
     index: int
     channels: int
     importance: float = 0.0
-    shown: Iterable[int] = ()
+    shown: Sequence[int] = ()
 
 
 class Slots:

@@ -57,7 +57,7 @@ class Capacity:
         if self.limit is None:
             return self.images
         last = task.n_seen + len(task.future)
-        each = sum(a[0].nbytes * last // task.n_seen if n == "logits" else a[0].nbytes for n, a in crops.items())
+        each: int = sum(a[0].nbytes * last // task.n_seen if n == "logits" else a[0].nbytes for n, a in crops.items())
         if self.limit < each:
             raise ConfigError(f"capacity_bytes={self.limit} holds no image of {each} bytes")
         return self.limit // each
@@ -87,12 +87,13 @@ class Storage:
 
     def _load(self, path: Path) -> np.ndarray:
         try:
-            return np.load(path, mmap_mode="r" if self.place == "disk" else None)
+            array: np.ndarray = np.load(path, mmap_mode="r" if self.place == "disk" else None)
         except (OSError, ValueError, EOFError) as error:
             raise RunError(
                 f"the replay buffer's {path} is missing or damaged ({error}): delete {path.parents[1]} and the later "
                 "tasks' folders and give training.name another value to train them again"
             ) from error
+        return array
 
     @torch.no_grad()
     def check(self, capacity: Capacity, samples: Sequence[dict[str, Tensor]], learner: ContinualLearner) -> None:
@@ -104,7 +105,7 @@ class Storage:
             DataError: they are of different size.
             ConfigError: not one fits.
         """
-        check_stored_size({tuple(sample["label"].shape[-2:]) for sample in samples})
+        check_stored_size({size_of(sample["label"]) for sample in samples})
         if capacity.limit is not None:
             image = learner.pixels.normalise(samples[0]["image"].to(learner.device))
             with evaluating(learner.network):
@@ -128,6 +129,12 @@ def crops_of(
     return crops
 
 
+def size_of(values: Tensor | np.ndarray) -> tuple[int, int]:
+    """Height and width of images or maps."""
+    height, width = values.shape[-2:]
+    return height, width
+
+
 def check_stored_size(sizes: set[tuple[int, int]]) -> None:
     """Arrays have one size (height, width).
 
@@ -149,12 +156,12 @@ class Writer:
         """Args: `folder`: is replaced at the end; `old`: arrays of the previous task."""
         self.folder, self.old = folder, old or {}
         self.new: dict[int, dict[str, np.ndarray]] = {}
-        self.shapes = {name: array.shape[-2:] for name, array in self.old.items()}
+        self.shapes = {name: size_of(array) for name, array in self.old.items()}
 
     def put(self, slot: int, crop: dict[str, np.ndarray]) -> None:
         """New content of a slot."""
         for name, array in crop.items():
-            check_stored_size({self.shapes.setdefault(name, array.shape[-2:]), array.shape[-2:]})
+            check_stored_size({self.shapes.setdefault(name, size_of(array)), size_of(array)})
         self.new[slot] = {name: array.copy() for name, array in crop.items()}
 
     def finish(self, slots: int, channels: int) -> None:
