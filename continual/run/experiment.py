@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from continual.evaluation.results import HEADINGS, Results, summary_line
 from continual.loggers.build import build_loggers
 from continual.models.about import describe
 from continual.models.checkpoint import NETWORK
+from continual.models.configuration import plain
 from continual.run import parts
 from continual.run.callbacks import Callbacks
 from continual.run.first_task_cache import FirstTaskCache
@@ -55,8 +57,8 @@ class Experiment:
         Raises:
             UserError: a setting, the data or the run's folder cannot be used.
         """
-        self.settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        self.unresolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "logger"]))
+        self.settings = plain(config, resolve=True, throw_on_missing=True)
+        self.unresolved = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]))
         self.training: dict[str, Any] = self.settings["training"]
         check_settings(self.settings)
         self.folder = folder
@@ -111,16 +113,19 @@ class Experiment:
                 logger.finish(failure)
 
     def _announce(self) -> None:
+        self._write_beginning()
         order = list(self.tasks[-1].class_names[1:])
-        if rank_zero_only.rank == 0:
-            self.state.tasks = len(self.tasks)
-            self.state.class_order = list(self.tasks[-1].seen)
-            self.state.save(self.folder)
-            write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
-            log.info(f"run folder: {self.folder.path}")
-            log.info(self.split.describe())
         for logger in self.loggers:
             logger.log_hyperparams({**self.settings, "class_order": order, "environment": self.environment})
+
+    @rank_zero_only
+    def _write_beginning(self) -> None:
+        self.state.tasks = len(self.tasks)
+        self.state.class_order = list(self.tasks[-1].seen)
+        self.state.save(self.folder)
+        write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
+        log.info(f"run folder: {self.folder.path}")
+        log.info(self.split.describe())
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
@@ -167,7 +172,7 @@ class Experiment:
         cache = FirstTaskCache(Path(cached).expanduser(), facts)
         with cache.claimed(trainer.strategy):
             kept = cache.load()
-            if trainer.strategy.reduce_boolean_decision(kept is not None):
+            if trainer.strategy.reduce_boolean_decision(kept is not None) and kept is not None:
                 if trainer.is_global_zero:
                     log.info(f"task 0: trained already, by a run that began alike: {cache.path}")
                 return self._take_over(task, kept)
@@ -234,9 +239,8 @@ class Experiment:
         self.data.test_split = split
         self.files.load(task, checkpoint)
         started = time.monotonic()
-        trainer = self.trainers.build(task)
         groups = ClosedWorldScores(class_groups(task.channels_per_step, self.learner.network.has_background))
-        trainer.callbacks.append(groups)
+        trainer = replace(self.trainers, callbacks=[*self.callbacks, groups]).build(task)
         entry = self._test(trainer, task)
         entry["groups"] = groups.scores(entry["iou"], task.class_names)
         return {**entry, "seconds": round(time.monotonic() - started, 1)}

@@ -116,9 +116,10 @@ class FirstTaskCache:
         """Digest of the weights that were kept."""
         path = self.path.with_suffix(".json")
         try:
-            return json.loads(path.read_text())["weights"]
+            weights: str = json.loads(path.read_text())["weights"]
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{path} is missing or damaged ({error}); {remedy}") from error
+        return weights
 
     def keep(self, content: Mapping[str, Any], model: Path) -> None:
         """Write the first task for other runs, and as this run's `model`: one file under two names, where that works.

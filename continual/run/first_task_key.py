@@ -146,7 +146,7 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in tensors.items():
         array = np.ascontiguousarray(tensor.detach().cpu().numpy())
         digest.update(f"{name} {array.shape} {array.dtype} ".encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def build_data(config: DictConfig, split: TaskSequence, training: Mapping[str, A
 
 
 def build_learner(
-    config: DictConfig, tasks: tuple[Task, ...], training: Mapping[str, Any], dataset: Mapping[str, Any]
+    config: DictConfig, tasks: Sequence[Task], training: Mapping[str, Any], dataset: Mapping[str, Any]
 ) -> ContinualLearner:
     """Network, method and optimisation.
 

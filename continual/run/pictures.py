@@ -6,6 +6,7 @@ predictions/task_00/<image>/{image.jpg, label.png, prediction.png}     maps of c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from matplotlib.patches import Patch
 from continual.evaluation.palette import overlay, palette, save_channels, wrong_pixels
 from continual.evaluation.plots import DPI, render, save_picture
 from continual.evaluation.text import shorten
+from continual.learning.callback import data_of, learner_of
+from continual.learning.learner import ContinualLearner
+from continual.loggers.axis import RunAxis
 from continual.models.predictions import write_jpeg
 from networks.maps import at_size_of
 from protocol.labels import IGNORE
@@ -29,20 +33,23 @@ MOST_LEGEND_ENTRIES = 40
 class PredictionImages(pl.Callback):
     """Draws image, label, prediction and errors at the end of each task; leaves training as it was, to the bit."""
 
-    def __init__(self, folder: RunFolder, count: int) -> None:
+    def __init__(self, folder: RunFolder, count: int, loggers: Sequence[RunAxis]) -> None:
         """Args:
         folder: the run's.
         count: images per task.
+        loggers: the run's.
         """
         self.folder = folder
         self.count = count
+        self.loggers = loggers
 
     @torch.no_grad()
-    def on_test_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and hand to the loggers."""
         if not trainer.is_global_zero:
             return
-        data, task = trainer.datamodule, learner.task
+        learner, data = learner_of(pl_module), data_of(trainer)
+        task = learner.task
         samples, colours = data.fixed_samples(self.count), palette(task)
         rows = [self._row(batch, learner) for batch in samples]
         for batch, row in zip(samples, rows, strict=True):
@@ -50,10 +57,10 @@ class PredictionImages(pl.Callback):
             save_maps(self.folder.predictions(task.index) / name, row, colours)
         picture = render(draw(rows, task.class_names, colours))
         save_picture(picture, self.folder.plot("predictions", task.index))
-        for logger in trainer.loggers:
+        for logger in self.loggers:
             logger.log_images("predictions", [picture], step=trainer.global_step)
 
-    def _row(self, batch: dict[str, torch.Tensor], learner: pl.LightningModule) -> tuple[np.ndarray, ...]:
+    def _row(self, batch: dict[str, torch.Tensor], learner: ContinualLearner) -> tuple[np.ndarray, ...]:
         """Image H x W x 3, label and prediction H x W, uint8."""
         was_training = learner.network.training
         learner.network.eval()

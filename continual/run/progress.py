@@ -8,6 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from continual.learning.callback import learner_of
+
 
 class TaskProgressBar(TQDMProgressBar):
     """One bar per epoch with task, loss and validation mIoU; where nobody watches, one line per epoch."""
@@ -22,7 +24,7 @@ class TaskProgressBar(TQDMProgressBar):
 
     def describe(self, trainer: pl.Trainer) -> str:
         """Task and epoch, counted from one."""
-        task = trainer.lightning_module.task
+        task = learner_of(trainer.lightning_module).task
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         return f"task {task.index + 1}/{task.n_tasks} · epoch {trainer.current_epoch + 1}/{epochs}"
 

@@ -16,7 +16,9 @@ from continual.run.schema import build
 from protocol.errors import ConfigError
 from protocol.rules import Protocol
 
-PRECISION = {None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed"}
+PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed",
+}  # fmt: skip
 
 Count = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]

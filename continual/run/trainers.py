@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from continual.learning.sharding import ShardedStrategy
 from continual.learning.sync_norm import CPUSyncNorm
+from continual.loggers.axis import RunAxis
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
 from continual.run.settings import PRECISION
@@ -38,7 +39,7 @@ class Trainers:
     training: Mapping[str, Any]
     folder: RunFolder
     callbacks: Iterable[Callback]
-    loggers: Sequence[Any] = field(default_factory=list)
+    loggers: Sequence[RunAxis] = ()
     gpu: int | None = None
 
     def build(self, task: Task, trains: bool = True) -> pl.Trainer:
@@ -104,7 +105,7 @@ class Trainers:
         if training["progress_bar_refresh_rate"] > 0:
             callbacks.append(TaskProgressBar(refresh_rate=training["progress_bar_refresh_rate"]))
         if training["log_images"]:
-            callbacks.append(PredictionImages(self.folder, training["log_images"]))
+            callbacks.append(PredictionImages(self.folder, training["log_images"], self.loggers))
         return [*callbacks, *self._checkpoints(task)]
 
     def _checkpoints(self, task: Task) -> list[Callback]:

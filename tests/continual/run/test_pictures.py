@@ -41,7 +41,7 @@ class Logger:
 @pytest.fixture
 def trainer():
     data = SimpleNamespace(fixed_samples=lambda count: samples(count), fixed_name=lambda index: f"town/{index}")
-    return SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[Logger()], global_step=17)
+    return SimpleNamespace(is_global_zero=True, datamodule=data, global_step=17)
 
 
 @pytest.fixture
@@ -52,16 +52,17 @@ def learner():
 
 
 def test_the_picture_reaches_disk_and_loggers(trainer, learner, tmp_path):
-    PredictionImages(RunFolder(tmp_path), 3).on_test_end(trainer, learner)
+    logger = Logger()
+    PredictionImages(RunFolder(tmp_path), 3, [logger]).on_test_end(trainer, learner)
     with Image.open(tmp_path / "plots" / "predictions_task_00.png") as picture:
         written = np.array(picture)
-    ((key, (logged,), step),) = trainer.loggers[0].images
+    ((key, (logged,), step),) = logger.images
     assert (key, step) == ("predictions", 17)
     assert (written == logged).all()
 
 
 def test_the_maps_of_each_image_reach_disk(trainer, learner, tmp_path):
-    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2, []).on_test_end(trainer, learner)
     folder = tmp_path / "predictions" / "task_00"
     names = [f"town__{int(batch['index'])}" for batch in samples(2)]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -78,7 +79,7 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_pat
     learner.train()
     before = {k: v.clone() for k, v in learner.network.state_dict().items()}
     torch.manual_seed(3)
-    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2, []).on_test_end(trainer, learner)
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
@@ -89,7 +90,7 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_pat
 
 def test_only_one_process_draws(trainer, learner, tmp_path):
     trainer.is_global_zero = False
-    PredictionImages(RunFolder(tmp_path), 2).on_test_end(trainer, learner)
+    PredictionImages(RunFolder(tmp_path), 2, []).on_test_end(trainer, learner)
     assert not list(tmp_path.iterdir())
 
 
