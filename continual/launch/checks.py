@@ -98,6 +98,8 @@ class _Checker:
         self.schemas = {"": root, **OWN}
         self.raw = plain(config)
         self.referred = set(_references(self.raw))
+        overrides = at(self.raw, "hydra.overrides.task") or []
+        self.typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
         self.read: dict[str, Parameter] = {}
 
     def check_group(self, key: str, node: DictConfig, parts: dict[str, DictConfig]) -> None:
@@ -113,11 +115,19 @@ class _Checker:
                 continue
             elif isinstance(value, DictConfig):
                 self.check_group(full, value, parts)
-            else:
+            elif not self._lost_its_reader(full):
                 names = dict.fromkeys([*schema.parameters, *node])
                 raise ConfigError(unknown(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw)))
         if key == "training" and not any(OmegaConf.is_missing(node, name) for name in node):
             TrainingSettings.from_config(plain(node, resolve=True))
+
+    def _lost_its_reader(self, key: str) -> bool:
+        """Whether a key that nothing reads was not typed, but a neighbour was, which may have referred to it.
+
+        So `logger.wandb.mode=offline` leaves `logger.mode` without a reader.
+        """
+        group = key.rpartition(".")[0]
+        return key not in self.typed and any(typed.startswith(f"{group}.") for typed in self.typed if group)
 
     def check_part(self, key: str, node: DictConfig) -> None:
         """Check a mapping that is given to the class or function of its `_target_`."""

@@ -51,7 +51,9 @@ def test_batches_say_which_background_is_salient():
     assert SALIENT not in batch["label"]
     want = (batch["image"][:, 0] > 127) & (batch["label"] == 0)
     assert batch["salient"].any()
-    assert bool((batch["salient"] == want).all())
+    # images are interpolated and maps are not, so that a pixel at a border may differ
+    assert (batch["salient"] == want).float().mean() > 0.98
+    assert (batch["salient"].flip(-1) == want).float().mean() < 0.9
 
 
 @pytest.mark.slow

@@ -120,6 +120,7 @@ def test_watching_writes_anew_until_it_is_interrupted(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / SCRIPT), "--watch", "0.1"], cwd=tmp_path, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )  # fmt: skip
     try:
         assert process.stdout.readline() == "outputs/report/report.html: 1 run: 1 finished\n"
