@@ -18,6 +18,7 @@ import clone  # noqa: F401
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from continual.launch.checks import check
 from continual.launch.command_line import quiet_lightning
 from continual.launch.user_errors import one_line_exit
 from continual.run.state import RunState
@@ -125,7 +126,7 @@ def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> Dic
     """A run's configuration for one device, with the overrides, and without anything that writes into its folder.
 
     Raises:
-        ConfigError: an override has no value, or its key may not be set here.
+        ConfigError: an override has no value or one that cannot be, or its key may not be set here.
     """
     config.logger = {}
     if "pretrained" in config.network:
@@ -140,6 +141,7 @@ def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> Dic
         if not equals or key not in KEYS:
             raise ConfigError(f"{override} cannot be set to test a run; give key=value with one of {', '.join(KEYS)}")
     config.merge_with_dotlist(overrides)
+    check(config)
     return config
 
 

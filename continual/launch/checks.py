@@ -198,7 +198,12 @@ def _children(key: str, node: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _holds_parts(value: Any) -> bool:
-    return OmegaConf.is_config(value) and f"'{TARGET}':" in str(value)
+    """Whether something in a value is made by `instantiate` first."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, Mapping):
+        return TARGET in value or any(map(_holds_parts, value.values()))
+    return isinstance(value, list) and any(map(_holds_parts, value))
 
 
 def _references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:

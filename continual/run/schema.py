@@ -7,7 +7,6 @@ method, network or callback has a schema as soon as it has a signature; there is
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -144,9 +143,9 @@ def _evaluated(annotation: Any, target: Callable[..., Any]) -> Any:
     if not isinstance(annotation, str):
         return Any if annotation is inspect.Parameter.empty else annotation
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
-    for names in (getattr(function, "__globals__", {}), vars(sys.modules[target.__module__])):
+    for place in (function, inspect.getmodule(target)):
         with suppress(Exception):  # foreign text may raise anything
-            return eval(annotation, dict(names))
+            return eval(annotation, dict(getattr(place, "__globals__", None) or vars(place)))
     return Any
 
 

@@ -39,7 +39,8 @@ def test_a_test_may_run_on_another_machine_with_images_as_they_are(cli, tmp_path
     assert scores(json.loads((tmp_path / "two.json").read_text())) == scores(recorded)
     text = cli("run", "--full-size", *two, "--output", "whole.json", script="scripts/evaluate.py").stdout
     assert text.count("average mIoU") == 1
-    cli("run", "--output", "one.json", "training.eval_batch_size=4", "--full-size", script="scripts/evaluate.py")
+    one = ("--output", "one.json", "training.eval_batch_size=4.0", "training.mixed_precision=off")
+    cli("run", *one, "--full-size", script="scripts/evaluate.py")
     whole = json.loads((tmp_path / "whole.json").read_text())
     assert scores(whole) == scores(json.loads((tmp_path / "one.json").read_text()))
     assert scores(whole) != scores(recorded)
@@ -62,6 +63,7 @@ def test_what_cannot_be_tested_is_one_line(cli, tmp_path, monkeypatch):
     assert "--task 5 is not finished" in error("run", "--task", "5")
     assert "loss.kd_weight=1 cannot be set to test a run" in error("run", "loss.kd_weight=1")
     assert "dataset.root cannot be set" in error("run", "dataset.root")
+    assert "training.accelerator=cpuu must be auto, cpu, gpu" in error("run", "training.accelerator=cpuu")
     model = tmp_path / "run/task_01/model.ckpt"
     content = model.read_bytes()
     model.write_bytes(content[:1000])
