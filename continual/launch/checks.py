@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pydoc
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,12 +30,16 @@ REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; dots before it
 IN_RESOLVER = re.compile(r"\$\{[\w.]+:([^}]*)\}")
 
 
-def check(config: DictConfig, root: Schema | None = None) -> dict[str, Parameter]:
+def check(
+    config: DictConfig, root: Schema | None = None, referred: Collection[str] | None = None
+) -> dict[str, Parameter]:
     """Check a composed configuration, and give each of its values the type in which it is read: 10.0 for 10.
 
     Args:
         config: changed in place.
         root: of keys that a script reads at the root, beside the groups.
+        referred: keys that the configuration's files refer to. They are no mistakes even where nothing reads them any
+            more because the reference was overridden. None: any key may have no reader, as in a saved configuration.
 
     Returns:
         What can be given to each key that is read.
@@ -44,7 +48,7 @@ def check(config: DictConfig, root: Schema | None = None) -> dict[str, Parameter
         ConfigError: the first mistake, with the full key.
     """
     with resolvable(config):
-        checker = _Checker(config, root or Schema())
+        checker = _Checker(config, root or Schema(), referred)
         parts: dict[str, DictConfig] = {}
         checker.check_group("", config, parts)
         for key, node in parts.items():  # the last, because their classes are imported
@@ -93,13 +97,11 @@ class _Checker:
         read: what can be given to each key that is read.
     """
 
-    def __init__(self, config: DictConfig, root: Schema) -> None:
+    def __init__(self, config: DictConfig, root: Schema, referred: Collection[str] | None) -> None:
         self.config = config
         self.schemas = {"": root, **OWN}
         self.raw = plain(config)
-        self.referred = set(_references(self.raw))
-        overrides = at(self.raw, "hydra.overrides.task") or []
-        self.typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+        self.referred = None if referred is None else {*referred, *references(self.raw)}
         self.read: dict[str, Parameter] = {}
 
     def check_group(self, key: str, node: DictConfig, parts: dict[str, DictConfig]) -> None:
@@ -111,23 +113,15 @@ class _Checker:
                 self._check_value(full, value, schema.parameters[name])
             elif isinstance(value, DictConfig) and TARGET in value:
                 parts[full] = value
-            elif full == "hydra" or full in self.referred:
+            elif full == "hydra" or full in (self.referred or ()):
                 continue
             elif isinstance(value, DictConfig):
                 self.check_group(full, value, parts)
-            elif not self._lost_its_reader(full):
+            elif self.referred is not None:
                 names = dict.fromkeys([*schema.parameters, *node])
                 raise ConfigError(unknown(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw)))
         if key == "training" and not any(OmegaConf.is_missing(node, name) for name in node):
             TrainingSettings.from_config(plain(node, resolve=True))
-
-    def _lost_its_reader(self, key: str) -> bool:
-        """Whether a key that nothing reads was not typed, but a neighbour was, which may have referred to it.
-
-        So `logger.wandb.mode=offline` leaves `logger.mode` without a reader.
-        """
-        group = key.rpartition(".")[0]
-        return key not in self.typed and any(typed.startswith(f"{group}.") for typed in self.typed if group)
 
     def check_part(self, key: str, node: DictConfig) -> None:
         """Check a mapping that is given to the class or function of its `_target_`."""
@@ -206,11 +200,11 @@ def _holds_parts(value: Any) -> bool:
     return isinstance(value, list) and any(map(_holds_parts, value))
 
 
-def _references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
+def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
     """All keys that a value names by an interpolation."""
     if isinstance(node, Mapping | list):
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _references(value, (*place, str(key)))
+            yield from references(value, (*place, str(key)))
     elif isinstance(node, str) and "${" in node:
         yield from (absolute(reference, place) for reference in REFERENCE.finditer(node))
         yield from (word for arguments in IN_RESOLVER.findall(node) for word in re.findall(r"[\w.]+", arguments))

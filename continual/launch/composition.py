@@ -8,15 +8,18 @@ from typing import Any, cast
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import DefaultsList
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from continual.launch.checks import OF_INSTANTIATE, TARGET, check, keys_of, located
+from continual.launch.checks import OF_INSTANTIATE, TARGET, check, keys_of, located, references
 from continual.models.configuration import plain
 from continual.run.schema import Schema, schema_of
 from continual.run.words import unknown
@@ -52,6 +55,7 @@ class CheckedLoader(ConfigLoaderImpl):
     """Composes as Hydra does; a value has the type in which it is read then, see continual/launch/checks.py."""
 
     root: Schema | None = None
+    referred: frozenset[str] = frozenset()  # keys that the files of the last configuration refer to
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
@@ -63,7 +67,7 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
         if run_mode == RunMode.RUN:  # what a sweep varies has no values until its jobs are composed
-            check(config, self.root)
+            check(config, self.root, self.referred)
         return config
 
     def compose(
@@ -74,10 +78,17 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: it is not possible.
         """
+        self.referred = frozenset()
         try:
             return super().load_configuration(config_name, overrides, run_mode, *args, **kwargs)
         except HydraException as error:
             raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        result = super()._load_single_config(default, repo)
+        if isinstance(result.config, DictConfig) and not str(default.config_path).startswith("hydra/"):
+            self.referred |= set(references(plain(result.config)))
+        return result
 
     def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> DefaultsList:
         """The files that a configuration is made of.

@@ -116,6 +116,12 @@ def test_one_run_has_one_folder_however_its_numbers_are_written():
     assert folder("loss.kd_weight=11") != folder()
 
 
+def test_a_key_whose_only_reader_was_overridden_is_no_mistake():
+    assert composed("logger=wandb", "logger.wandb.mode=offline").logger.mode == "auto"
+    assert composed("callbacks=deep_inversion", "~callbacks.replay").deepinversion_images is None
+    assert "is no setting" in error_of("logger=wandb", "logger.wandb.mode=offline", "+logger.mod=online")
+
+
 class Mine:
     """A method of somebody else's."""
 
