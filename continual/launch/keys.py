@@ -124,7 +124,7 @@ class Book:
         choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
         self.files = list(_files(listed.defaults, (*own_folders, CONF)))
-        self.readers = dict(_readers(merged(file.content for file in self.files)))
+        self.content = merged(file.content for file in self.files)
 
     def about(self, topic: str) -> str:
         """The help on a group, or on a key and those below it.
@@ -137,11 +137,10 @@ class Book:
             raise ConfigError(unknown(group, self.chosen))
         if group == topic:
             return self._about_group(group)
-        keys = self._keys(self.files)
-        found = [key for key in keys if f"{key.name}.".startswith(f"{topic}.")]
-        if not found:
-            raise ConfigError(unknown(topic, [], [key.name for key in keys]))
-        return "\n".join(map(_lines, found))
+        keys = self._keys(self.files, below=topic)
+        if not keys:
+            raise ConfigError(unknown(topic, [], [entry.key for file in self.files for entry in file.entries]))
+        return "\n".join(map(_lines, keys))
 
     def _about_group(self, group: str) -> str:
         lines = [f"{group}=... is one of {', '.join(loader().choices(group, self.chosen))}", ""]
@@ -165,15 +164,19 @@ class Book:
     def _group_of(self, file: YamlFile) -> str:
         return max((group for group in self.chosen if file.path.startswith(f"{group}/")), key=len, default="")
 
-    def _keys(self, files: Sequence[YamlFile]) -> list[Key]:
-        """The keys in some files.
+    def _keys(self, files: Sequence[YamlFile], below: str = "") -> list[Key]:
+        """The keys in some files; a key and those below it, if one is named.
 
         The last file that names a key says its default; the last one of all that explains it says what it means.
         """
         meanings = {entry.key: entry.comment for file in self.files for entry in file.entries if entry.comment}
-        written = {entry.key: entry.written for file in files for entry in file.entries}
+        place = f"{below}." if below else ""
+        entries = [entry for file in files for entry in file.entries if f"{entry.key}.".startswith(place)]
+        written = {entry.key: entry.written for entry in entries}
+        groups = {name.partition(".")[0] for name in written}  # of others the classes need not be imported
+        readers = dict(_readers({group: value for group, value in self.content.items() if group in groups}))
         return [
-            Key(name, default, self.readers[name].allowed if name in self.readers else "", meanings.get(name, ""))
+            Key(name, default, readers[name].allowed if name in readers else "", meanings.get(name, ""))
             for name, default in written.items()
             if not name.rpartition(".")[2].startswith("_") and (name in meanings or not REFERENCE.fullmatch(default))
         ]
