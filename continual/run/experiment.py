@@ -27,7 +27,7 @@ from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connect
 from continual.run.provenance import describe_environment
-from continual.run.settings import check_settings
+from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
@@ -59,15 +59,15 @@ class Experiment:
         """
         self.settings = plain(config, resolve=True, throw_on_missing=True)
         self.unresolved = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]))
-        self.training: dict[str, Any] = self.settings["training"]
-        check_settings(self.settings)
+        self.training = TrainingSettings.from_config(self.settings["training"])
+        dataset = DatasetSettings.from_config(self.settings["dataset"])
         self.folder = folder
         self.state = state
         self.results = Results(folder, self.settings)
-        self.split = TaskSequence.from_config(config.dataset, self.training)
+        self.split = TaskSequence.from_config(config.dataset, self.settings["training"])
         self._prepare_torch()
         self.data = parts.build_data(config, self.split, self.training)
-        self.learner = parts.build_learner(config, self.tasks, self.training, self.settings["dataset"])
+        self.learner = parts.build_learner(config, self.tasks, self.training, dataset)
         self.callbacks = Callbacks(config.callbacks)
         self.callbacks.check(self.learner, self.data)
         self.learner.needs_teacher = self.callbacks.need_teacher
@@ -76,14 +76,14 @@ class Experiment:
         self.trainers = Trainers(self.training, folder, self.callbacks, gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
         parts.check_tasks(self.split, self.data, self.learner.loss, self.training, trainer.world_size)
-        self.environment = describe_environment(trainer, self.training["batch_size"])
+        self.environment = describe_environment(trainer, self.training.batch_size)
         self.loggers = build_loggers(config.logger, folder.path, state.run_id, name, self.settings)
         self.trainers.loggers = self.loggers
 
     def _prepare_torch(self) -> None:
-        pl.seed_everything(self.training["seed"], workers=True, verbose=False)
-        torch.set_float32_matmul_precision("high" if self.training["allow_tf32"] else "highest")
-        torch.backends.cudnn.allow_tf32 = self.training["allow_tf32"]
+        pl.seed_everything(self.training.seed, workers=True, verbose=False)
+        torch.set_float32_matmul_precision("high" if self.training.allow_tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.training.allow_tf32
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -129,7 +129,7 @@ class Experiment:
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
-        pl.seed_everything(self.training["seed"] + task.index, workers=True, verbose=False)
+        pl.seed_everything(self.training.seed + task.index, workers=True, verbose=False)
         self.learner.begin_task(task)
         self.learner.about = describe(
             task, self.learner.network, self.tasks[-1].n_seen, self.unresolved, self.split.source.mask_table
@@ -163,7 +163,7 @@ class Experiment:
 
     def _train(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
         """Train a task, or take the first one over from a run that began alike; gives the content of its file."""
-        cached = self.training["first_task_cache"]
+        cached = self.training.first_task_cache
         if task.index or cached is None:
             return self._fit(trainer, task)
         facts = first_task_facts(
@@ -198,7 +198,7 @@ class Experiment:
         trainer.fit(self.learner, datamodule=self.data, ckpt_path=last)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if self.training["keep"] == "best" and trainer.strategy.broadcast(files.best.exists()):
+        if self.training.keep == "best" and trainer.strategy.broadcast(files.best.exists()):
             self.files.load_best(task)
         return self._finish(trainer, task, trainer.global_step, started, cache)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from hydra.utils import instantiate
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 from continual.learning.learner import ContinualLearner
 from continual.learning.optimisation import Optimisation
 from continual.run.callbacks import Callbacks
+from continual.run.settings import DatasetSettings, TrainingSettings
 from datamodules.datamodule import ContinualDataModule
 from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss
@@ -20,31 +20,31 @@ from protocol.errors import ConfigError, full_keys
 from protocol.tasks import Task
 
 
-def build_data(config: DictConfig, split: TaskSequence, training: Mapping[str, Any]) -> ContinualDataModule:
+def build_data(config: DictConfig, split: TaskSequence, training: TrainingSettings) -> ContinualDataModule:
     """What gives each task its images."""
     return ContinualDataModule(
         split.source,
         instantiate(config.dataset.augmentation, _convert_="all"),
         instantiate(config.dataset.evaluation, _convert_="all"),
-        batch_size=training["batch_size"],
-        eval_batch_size=training["eval_batch_size"],
-        num_workers=training["num_workers"],
-        seed=training["seed"],
-        val_on_train=training["val_on_train"],
-        subset=training["subset"],
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        num_workers=training.num_workers,
+        seed=training.seed,
+        val_on_train=training.val_on_train,
+        subset=training.subset,
         saliency=instantiate(config.dataset.saliency, _convert_="all") or None,
     )
 
 
 def build_learner(
-    config: DictConfig, tasks: Sequence[Task], training: Mapping[str, Any], dataset: Mapping[str, Any]
+    config: DictConfig, tasks: Sequence[Task], training: TrainingSettings, dataset: DatasetSettings
 ) -> ContinualLearner:
     """Network, method and optimisation.
 
     Args:
         config: composed.
         tasks: the run's.
-        training, dataset: these groups, resolved.
+        training, dataset: the settings of these groups.
 
     Raises:
         ConfigError: parts do not go together.
@@ -52,48 +52,46 @@ def build_learner(
     optimisation = Optimisation(
         instantiate(config.optimizer, _convert_="all"),
         instantiate(config.scheduler, _convert_="all"),
-        lr_next=training["lr_next"],
-        scheduler_interval=training["scheduler_interval"],
-        scheduler_frequency=training["scheduler_frequency"],
-        freeze=training["freeze"],
-        lr_factors=training["lr_factors"],
-        lr_factors_next=training["lr_factors_next"],
-        decay_next=training["decay_next"],
-        restart=training["restart"],
+        lr_next=training.lr_next,
+        scheduler_interval=training.scheduler_interval,
+        scheduler_frequency=training.scheduler_frequency,
+        freeze=training.freeze,
+        lr_factors=training.lr_factors,
+        lr_factors_next=training.lr_factors_next,
+        decay_next=training.decay_next,
+        restart=training.restart,
     )
     network = instantiate(config.network, _convert_="all")
     loss = instantiate(config.loss, _convert_="all")
-    learner = ContinualLearner(
-        network, loss, optimisation, Pixels(dataset["mean"], dataset["std"]), seed=training["seed"]
-    )
+    learner = ContinualLearner(network, loss, optimisation, Pixels(dataset.mean, dataset.std), seed=training.seed)
     if not tasks[0].has_background:
         check_without_background(learner.loss, training)
         learner.network.leave_out_background()
-    if training["single_head"]:
-        if "old_classes" in training["freeze"]:
+    if training.single_head:
+        if "old_classes" in training.freeze:
             raise ConfigError("training.freeze=[old_classes] needs a layer per task: set training.single_head=false")
         learner.network.use_single_head(tasks[-1].n_seen)
     optimisation.try_out()
-    if training["channels_last"]:
+    if training.channels_last:
         learner.network.to(memory_format=torch.channels_last)
     return learner
 
 
-def check_sharding(callbacks: Callbacks, training: Mapping[str, Any]) -> None:
+def check_sharding(callbacks: Callbacks, training: TrainingSettings) -> None:
     """Refuse callbacks that need whole weights and gradients where these lie in parts on the devices.
 
     Raises:
         ConfigError: there is one.
     """
     for name, callback in callbacks.continual.items():
-        if training["strategy"] == "fsdp" and callback.needs_whole_weights:
+        if training.strategy == "fsdp" and callback.needs_whole_weights:
             raise ConfigError(
                 f"training.strategy=fsdp splits weights and gradients, and callbacks.{name} needs whole ones: set "
                 "training.strategy=ddp"
             )
 
 
-def check_without_background(loss: ContinualLoss, training: Mapping[str, Any]) -> None:
+def check_without_background(loss: ContinualLoss, training: TrainingSettings) -> None:
     """Refuse what is about background in a data set that has none, where no task hides classes as background.
 
     Raises:
@@ -102,8 +100,8 @@ def check_without_background(loss: ContinualLoss, training: Mapping[str, Any]) -
     about = {
         f"the loss {type(loss).__name__}": loss.needs_background,
         f"loss.classifier_init={loss.classifier_init}": loss.classifier_init in ("background", "copy"),
-        "training.eval_future=background": training["eval_future"] == "background",
-        "training.val_old=background": training["val_old"] == "background",
+        "training.eval_future=background": training.eval_future == "background",
+        "training.val_old=background": training.val_old == "background",
     }
     for setting, needs_background in about.items():
         if needs_background:
@@ -114,7 +112,7 @@ def check_without_background(loss: ContinualLoss, training: Mapping[str, Any]) -
 
 
 def check_tasks(
-    split: TaskSequence, data: ContinualDataModule, loss: ContinualLoss, training: Mapping[str, Any], world_size: int
+    split: TaskSequence, data: ContinualDataModule, loss: ContinualLoss, training: TrainingSettings, world_size: int
 ) -> None:
     """Refuse tasks that cannot be trained.
 
@@ -128,7 +126,7 @@ def check_tasks(
         data.check_saliency(images.train)
         with full_keys("loss", type(loss)):
             loss.check_task(task)
-        if training["steps_per_class"] and not task.new:
+        if training.steps_per_class and not task.new:
             raise ConfigError(
                 f"task {task.index} has no new classes, so that training.steps_per_class gives it no steps: set "
                 "training.epochs instead"

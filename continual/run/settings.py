@@ -157,9 +157,3 @@ class DatasetSettings:
         """
         own = {field.name for field in fields(cls)}
         return build(cls, "dataset", {key: value for key, value in dataset.items() if key in own})
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the groups `training` and `dataset` of a resolved configuration hold what can be."""
-    TrainingSettings.from_config(settings["training"])
-    DatasetSettings.from_config(settings["dataset"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from continual.learning.sync_norm import CPUSyncNorm
 from continual.loggers.axis import RunAxis
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
-from continual.run.settings import PRECISION
+from continual.run.settings import PRECISION, TrainingSettings
 from protocol.errors import ConfigError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
 DEBUG_BATCHES = 2  # of each kind, with `training.debug`
+MACHINE = ("accelerator", "devices", "strategy", "mixed_precision")  # keys of which Lightning refuses some values
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Trainers:
         gpu: the one to train on, instead of `training.devices`.
     """
 
-    training: Mapping[str, Any]
+    training: TrainingSettings
     folder: RunFolder
     callbacks: Iterable[Callback]
     loggers: Sequence[RunAxis] = ()
@@ -52,47 +53,45 @@ class Trainers:
         try:
             return self._make(task, limits)
         except (MisconfigurationException, TypeError) as error:
-            keys = ", ".join(f"training.{k}={self.training[k]}" for k in ("accelerator", "devices", "strategy"))
-            raise ConfigError(
-                f"{error} ({keys}, training.mixed_precision={self.training['mixed_precision']})"
-            ) from error
+            keys = ", ".join(f"training.{k}={getattr(self.training, k)}" for k in MACHINE)
+            raise ConfigError(f"{error} ({keys})") from error
 
     def _limits(self, task: Task) -> dict[str, Any]:
         """How long a task trains."""
         training = self.training
-        if training["debug"]:
+        if training.debug:
             return {"max_epochs": 1, **self._debug_limits()}
-        if training["steps_per_class"]:
-            return {"max_steps": training["steps_per_class"] * len(task.new), "max_epochs": -1}
-        return {"max_epochs": (training["next_epochs"] if task.index else None) or training["epochs"]}
+        if training.steps_per_class:
+            return {"max_steps": training.steps_per_class * len(task.new), "max_epochs": -1}
+        return {"max_epochs": (training.next_epochs if task.index else None) or training.epochs}
 
     def _debug_limits(self) -> dict[str, int]:
-        kinds = ("train", "val", "test") if self.training["debug"] else ()
+        kinds = ("train", "val", "test") if self.training.debug else ()
         return {f"limit_{kind}_batches": DEBUG_BATCHES for kind in kinds}
 
     def _make(self, task: Task, limits: dict[str, Any]) -> pl.Trainer:
         training = self.training
-        on_cpu = training["accelerator"] == "cpu" or not torch.cuda.is_available()
+        on_cpu = training.accelerator == "cpu" or not torch.cuda.is_available()
         return pl.Trainer(
             **limits,
-            accelerator=training["accelerator"],
-            devices=training["devices"] if self.gpu is None else [self.gpu],
-            num_nodes=training["num_nodes"],
-            strategy=ShardedStrategy() if training["strategy"] == "fsdp" else training["strategy"],
+            accelerator=training.accelerator,
+            devices=training.devices if self.gpu is None else [self.gpu],
+            num_nodes=training.num_nodes,
+            strategy=ShardedStrategy() if training.strategy == "fsdp" else training.strategy,
             # torch synchronises batch statistics on GPUs only
-            sync_batchnorm=training["sync_batchnorm"] and not on_cpu,
-            plugins=[CPUSyncNorm()] if training["sync_batchnorm"] and on_cpu else None,
-            precision=PRECISION[training["mixed_precision"]],
-            accumulate_grad_batches=training["accumulate_gradients"],
-            gradient_clip_val=training["gradient_clip"],
-            gradient_clip_algorithm=training["gradient_clip_algorithm"],
-            deterministic=training["deterministic"],
-            check_val_every_n_epoch=training["val_every"],
-            log_every_n_steps=training["log_every"],
+            sync_batchnorm=training.sync_batchnorm and not on_cpu,
+            plugins=[CPUSyncNorm()] if training.sync_batchnorm and on_cpu else None,
+            precision=PRECISION[training.mixed_precision],
+            accumulate_grad_batches=training.accumulate_gradients,
+            gradient_clip_val=training.gradient_clip,
+            gradient_clip_algorithm=training.gradient_clip_algorithm,
+            deterministic=training.deterministic,
+            check_val_every_n_epoch=training.val_every,
+            log_every_n_steps=training.log_every,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            enable_progress_bar=training["progress_bar_refresh_rate"] > 0,
+            enable_progress_bar=training.progress_bar_refresh_rate > 0,
             default_root_dir=self.folder.path,
             logger=self.loggers,
             callbacks=[*self.callbacks, *self._task_callbacks(task)],
@@ -102,10 +101,10 @@ class Trainers:
         """Callbacks that live for one task: a reused checkpoint callback would keep an old task's file and score."""
         training = self.training
         callbacks: list[Callback] = [LearningRateMonitor()]
-        if training["progress_bar_refresh_rate"] > 0:
-            callbacks.append(TaskProgressBar(refresh_rate=training["progress_bar_refresh_rate"]))
-        if training["log_images"]:
-            callbacks.append(PredictionImages(self.folder, training["log_images"], self.loggers))
+        if training.progress_bar_refresh_rate > 0:
+            callbacks.append(TaskProgressBar(refresh_rate=training.progress_bar_refresh_rate))
+        if training.log_images:
+            callbacks.append(PredictionImages(self.folder, training.log_images, self.loggers))
         return [*callbacks, *self._checkpoints(task)]
 
     def _checkpoints(self, task: Task) -> list[Callback]:
@@ -114,7 +113,7 @@ class Trainers:
         last = ModelCheckpoint(
             dirpath=files.path, filename=files.last.stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
-        if self.training["keep"] == "last":
+        if self.training.keep == "last":
             return [last]
         best = ModelCheckpoint(
             dirpath=files.path, filename=files.best.stem, monitor="val/miou_new" if task.new else "val/miou",
