@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 from callbacks.replay.reading import Unlabelled
 from callbacks.replay.selection import Selection
 from callbacks.replay.slots import Slot, Slots
-from callbacks.replay.storage import Storage, Writer
+from callbacks.replay.storage import Place, Storage, Writer
 from callbacks.replay_buffer import FOLDER, ReplayBuffer
 from continual.dreams.dreamer import Dreamer, check_classes, digest
 from continual.dreams.recipe import Recipe, phases
@@ -39,6 +39,7 @@ from datamodules.files import read_image
 from datamodules.geometry import Window
 from datamodules.loose_images import find_images
 from datamodules.transforms import cut, resize_image
+from loss.functional import ReplayTarget
 from protocol.checks import check_counts
 from protocol.errors import ConfigError, full_keys
 from protocol.labels import IGNORE
@@ -63,7 +64,7 @@ class DeepInversion(ReplayBuffer):
         clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
         student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
         recipe: other values of `continual.dreams.recipe.Recipe`.
-        batch_size, lesson, weight, flip, storage: see `ReplayBuffer`; images per step.
+        batch_size, target, weight, flip, storage: see `ReplayBuffer`; images per step.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class DeepInversion(ReplayBuffer):
         student: str | None = None,
         recipe: Annotated[dict[str, Any], Recipe] | None = None,
         batch_size: int = 15,
-        lesson: str = "mse",
+        target: ReplayTarget = "mse",
         weight: float = 1.0,
         flip: bool = True,
-        storage: str = "ram",
+        storage: Place = "ram",
     ) -> None:
         super().__init__(
-            batch_size=batch_size, labels="teacher", lesson=lesson, weight=weight, flip=flip, storage=storage
+            batch_size=batch_size, labels="teacher", target=target, weight=weight, flip=flip, storage=storage
         )
         check_counts(per_class=per_class, synthesis_batch=synthesis_batch, iterations=iterations)
         check_counts(**{key: n for key, n in {"size": size, "shrunk_iterations": shrunk_iterations}.items() if n})

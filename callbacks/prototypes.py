@@ -10,7 +10,7 @@ sums, so that all hold the same.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -23,7 +23,8 @@ from networks.maps import class_sums
 from protocol.checks import check_choice
 from protocol.tasks import Task
 
-PUBLISHED = {"class": "prototypes", "task": "task_prototypes"}  # by groups
+Groups = Literal["class", "task"]
+PUBLISHED: dict[Groups, str] = {"class": "prototypes", "task": "task_prototypes"}  # by groups
 
 
 class Prototypes(ContinualCallback):
@@ -37,7 +38,7 @@ class Prototypes(ContinualCallback):
         anchor: the prototypes when the task began, NaN where there was none.
     """
 
-    def __init__(self, groups: str = "class") -> None:
+    def __init__(self, groups: Groups = "class") -> None:
         """Args: `groups`: "class": one per class, background included where its label means background; "task": one per
         task, of all its classes.
         """

@@ -19,7 +19,7 @@ from torch import Tensor
 from callbacks.passes import batches
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
-from loss.plop import UNCERTAINTIES, uncertainty
+from loss.plop import UNCERTAINTIES, Uncertainty, uncertainty
 from networks.base import SegmentationNetwork
 from protocol.checks import check_choice
 from protocol.tasks import Task
@@ -37,7 +37,7 @@ class PseudoLabelThresholds(ContinualCallback):
 
     def __init__(
         self,
-        kind: str | None = "entropy",
+        kind: Uncertainty | None = "entropy",
         base: float | None = None,
         bins: int | None = None,
         normalized: bool = False,

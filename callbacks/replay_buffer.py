@@ -21,21 +21,21 @@ import logging
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 
 from callbacks.passes import evaluating
-from callbacks.replay.delivery import DELIVERIES, Delivery
-from callbacks.replay.reading import READERS, Held, StoredLogits, Tables
-from callbacks.replay.selection import SELECTIONS, Selection
+from callbacks.replay.delivery import DELIVERIES, Delivery, Use
+from callbacks.replay.reading import READERS, Held, Labels, StoredLogits, Tables
+from callbacks.replay.selection import SELECTIONS, Choice, Selection
 from callbacks.replay.slots import Slots
-from callbacks.replay.storage import ARRAYS, Capacity, Storage
+from callbacks.replay.storage import ARRAYS, Capacity, Place, Storage
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
 from datamodules.datamodule import ContinualDataModule
 from loss.base import ReplayTerm
-from loss.functional import REPLAY_TARGETS
+from loss.functional import ReplayTarget
 from protocol.checks import check_choice, check_counts
 from protocol.errors import ConfigError
 from protocol.tasks import Task
@@ -65,7 +65,7 @@ class ReplayBuffer(ContinualCallback):
             appended to the batch; "replace": they take the place of as many of its images (SSUL-M); "loss": the loss
             has terms for what comes.
         weight: of that term.
-        lesson: with "teacher", what its term is: one of `loss.functional.REPLAY_TARGETS`.
+        target: with "teacher", what its term is: one of `loss.functional.ReplayTarget`.
         background: whether background counts in it.
         flip: mirror stored images at random, with label and logits.
         storage: "ram" or "disk".
@@ -85,22 +85,22 @@ class ReplayBuffer(ContinualCallback):
         capacity: int = 300,
         capacity_bytes: int | None = None,
         batch_size: int | None = 12,
-        selection: str = "balanced",
+        selection: Choice = "balanced",
         loss_share: float = 0.3,
         confidence: float = 0.7,
-        labels: str | None = "stored",
+        labels: Labels | None = "stored",
         logits: bool = False,
-        use: str = "term",
+        use: Use = "term",
         weight: float = 1.0,
-        lesson: str = "mse",
+        target: ReplayTarget = "mse",
         background: bool = False,
         flip: bool = True,
-        storage: str = "ram",
+        storage: Place = "ram",
     ) -> None:
         check_choice("selection", selection, SELECTIONS)
         check_choice("labels", labels, (*READERS, None))
         check_choice("use", use, DELIVERIES)
-        check_choice("lesson", lesson, REPLAY_TARGETS)
+        check_choice("target", target, get_args(ReplayTarget))
         if batch_size is not None:
             check_counts(batch_size=batch_size)
         if not isinstance(weight, int | float) or weight <= 0:
@@ -111,7 +111,7 @@ class ReplayBuffer(ContinualCallback):
         kinds = [READERS[labels] if labels else None, StoredLogits if logits else None]
         self.read = [kind(flip) for kind in kinds if kind]
         self.needs_teacher = any(reader.needs_teacher for reader in self.read)
-        term = ReplayTerm(weight, background, lesson if self.needs_teacher else None)
+        term = ReplayTerm(weight, background, target if self.needs_teacher else None)
         self.give: Delivery = DELIVERIES[use](term, [reader.entry for reader in self.read])
         self.publishes = self.give.publishes
         self._check_choices(selection, use, logits)

@@ -67,23 +67,23 @@ class Cityscapes(DataSource):
         self,
         root: str,
         cities: Sequence[str] | None,
-        void_as_background_class: bool,
+        void_is_class: bool,
         val_cities: Sequence[str] | None = None,
     ) -> None:
         """Args:
         root: the folder with leftImg8bit/ and gtFine/.
         cities: training cities; None takes all.
         val_cities: training cities whose images are the validation split; None: the data set's validation split.
-        void_as_background_class: label ids without a class are background (BACS) instead of ignored.
+        void_is_class: label ids without a class are background (BACS) instead of ignored.
         """
         self.root = existing_root(root, HOME)
         self.cities = cities
         self.val_cities = val_cities
-        self.as_background = void_as_background_class
-        self.mask_table = BACKGROUND_TABLE if void_as_background_class else None
+        self.as_background = void_is_class
+        self.mask_table = BACKGROUND_TABLE if void_is_class else None
         self.labels = LabelSpace(
-            CLASSES, background=0 if void_as_background_class else None,
-            ignored=(IGNORE,) if void_as_background_class else (*UNSCORED, IGNORE), colours=COLOURS,
+            CLASSES, background=0 if void_is_class else None,
+            ignored=(IGNORE,) if void_is_class else (*UNSCORED, IGNORE), colours=COLOURS,
         )  # fmt: skip
 
     def split(self, name: str) -> FileSplit:
@@ -135,7 +135,7 @@ class CityscapesDomains(Cityscapes, DomainSource):
         Raises:
             DataError: a folder or mask is missing, or a city is none of the 21.
         """
-        super().__init__(root, cities=None, void_as_background_class=False)
+        super().__init__(root, cities=None, void_is_class=False)
         parts = [super(CityscapesDomains, self).split(name) for name in ("train", "val")]
         self.pooled = CityscapesSplit(
             self.root, *([x for part in parts for x in getattr(part, kind)] for kind in ("ids", "images", "masks"))

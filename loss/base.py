@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loss.functional import IGNORE_INDEX, LabelLoss, cross_entropy, replay_distillation
+from loss.functional import IGNORE_INDEX, LabelLoss, ReplayTarget, cross_entropy, replay_distillation
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Init, Layout
 from networks.maps import at_least_float32
@@ -25,13 +25,13 @@ class ReplayTerm:
     Attributes:
         weight: of the term.
         background: whether the images' background counts, although it means something else by now.
-        target: what images without labels learn from the previous network, see `REPLAY_TARGETS`; None: they have
+        target: what images without labels learn from the previous network, see `ReplayTarget`; None: they have
             labels.
     """
 
     weight: float = 1.0
     background: bool = False
-    target: str | None = None
+    target: ReplayTarget | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ distillation is over all pixels. Half-precision logits are computed in float32. 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -197,10 +197,10 @@ def feature_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
 
 
 # What images without labels learn from the previous network; "pseudo" is the method's loss of labels, see loss/base.py.
-REPLAY_TARGETS = ("mse", "kl", "unbiased", "pseudo")
+ReplayTarget = Literal["mse", "kl", "unbiased", "pseudo"]
 
 
-def replay_distillation(logits: Tensor, teacher_logits: Tensor, target: str) -> Tensor:
+def replay_distillation(logits: Tensor, teacher_logits: Tensor, target: ReplayTarget) -> Tensor:
     """What a network learns from its predecessor on images without labels; a scalar.
 
     Args:

@@ -61,7 +61,7 @@ def test_the_recipe():
     """Section a.6 of the specification."""
     config = composed("experiment=cil/cityscapes", "dataset.root=x")
     training, optimizer = config.training, config.optimizer
-    assert (training.epochs, training.batch_size, training.seed, training.restart) == (200, 6, 1234, True)
+    assert (training.epochs, training.batch_size, training.seed, training.from_initial_weights) == (200, 6, 1234, True)
     assert (optimizer._target_, optimizer.lr, optimizer.weight_decay) == ("torch.optim.Adam", 5e-4, 3e-4)
     assert (config.scheduler.power, config.scheduler.lag, training.scheduler_interval) == (0.9, 1, "epoch")
     assert [[pattern.removesuffix("_*") for pattern in part] for part in training.task_images] == [*map(list, PARTS)]
@@ -153,16 +153,16 @@ def test_a_killed_run_restarts_alike(cli, tmp_path, cityscapes):
 
 
 @pytest.mark.parametrize(
-    ("network", "hidden", "restart"),
+    ("network", "hidden", "from_initial_weights"),
     [("unet_small", "background", "false"), ("unet_small", "ignore", "true"), ("segmenter", "ignore", "false")],
 )
-def test_any_network_and_data_set(cli, tmp_path, network, hidden, restart):
+def test_any_network_and_data_set(cli, tmp_path, network, hidden, from_initial_weights):
     """Where there is a background, with and without it after the first task."""
     tiny = [a for a in TINY if not a.startswith("network") or network == "unet_small"]
     small = ["network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"]
     cli(
         *tiny, f"network={network}", *(small if network == "segmenter" else []), "loss=cil", "training.debug=true",
         "training.task=6-2", "training.task_images=random", f"training.hidden={hidden}", "dataset.size=64",
-        f"training.restart={restart}", "hydra.run.dir=run",
+        f"training.from_initial_weights={from_initial_weights}", "hydra.run.dir=run",
     )  # fmt: skip
     assert json.loads((tmp_path / "run/results.json").read_text())["tasks"][1]["iou"].keys() >= {"bar", "ring"}

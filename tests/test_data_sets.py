@@ -41,7 +41,7 @@ def folder(root):
         ("ade20k", lambda root: ade20k_tree(root, train=4), 151, False, ["training.task=100-50"]),
         ("ade20k", lambda root: ade20k_tree(root, train=4), 151, True, ["dataset.evaluate_unlabelled=true"]),
         ("cityscapes", cityscapes, 20, False, ["dataset.cities=[ulm]"]),
-        ("cityscapes", cityscapes, 20, True, ["dataset.void_as_background_class=true"]),
+        ("cityscapes", cityscapes, 20, True, ["dataset.void_is_class=true"]),
         ("camvid", lambda root: pairs_tree(root, {"train": 4, "val": 2, "test": 2}, range(12)), 12, False, []),
         ("folder", folder, 6, False, ["dataset.background=null", "training.task=3-2"]),
         ("folder", folder, 5, True, ["training.task=2-1"]),

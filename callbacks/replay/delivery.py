@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -107,7 +107,8 @@ class Replace(Append):
         join(batch, entries["labels"], instead=True)
 
 
-DELIVERIES: dict[str, type[Delivery]] = {"term": Term, "append": Append, "replace": Replace, "loss": ForLoss}
+Use = Literal["term", "append", "replace", "loss"]
+DELIVERIES: dict[Use, type[Delivery]] = {"term": Term, "append": Append, "replace": Replace, "loss": ForLoss}
 
 
 def join(batch: dict[str, Any], entry: dict[str, Tensor], instead: bool = False) -> None:

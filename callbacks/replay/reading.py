@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -182,7 +183,8 @@ class ReadAgainNew(ReadAgain):
         return [task.train_lut.tolist()] * len(tables)
 
 
-READERS: dict[str, type[Reader]] = {
+Labels = Literal["stored", "fresh", "seen", "new", "teacher"]
+READERS: dict[Labels, type[Reader]] = {
     "stored": Stored,
     "fresh": ReadAgain,
     "seen": ReadAgainSeen,

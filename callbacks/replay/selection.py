@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -163,7 +164,8 @@ class TakeTurns(Reservoir):
         return found
 
 
-SELECTIONS = {"reservoir": Reservoir, "balanced": Balanced, "classes": TakeTurns}
+Choice = Literal["reservoir", "balanced", "classes"]
+SELECTIONS: dict[Choice, type[Reservoir]] = {"reservoir": Reservoir, "balanced": Balanced, "classes": TakeTurns}
 
 
 def shown_in(label: np.ndarray) -> list[int]:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from protocol.errors import ConfigError, RunError
 from protocol.tasks import Task
 
 ARRAYS = ("image", "label", "logits")
-STORAGES = ("ram", "disk")
+Place = Literal["ram", "disk"]  # of the arrays in use; "disk": mapped from the file
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Storage:
         arrays: N x ..., by kind; empty before the first task has filled them, and until they are read.
     """
 
-    def __init__(self, place: str, names: tuple[str, ...]) -> None:
+    def __init__(self, place: Place, names: tuple[str, ...]) -> None:
         """Args: `place`: of the arrays in use: "ram", or "disk": mapped from the file; `names`: see above."""
-        check_choice("storage", place, STORAGES)
+        check_choice("storage", place, get_args(Place))
         self.names, self.place = names, place
         self.arrays: dict[str, np.ndarray] = {}
 

@@ -45,7 +45,7 @@ class ContinualLearner(pl.LightningModule):
 
     task: Task
     metrics: SegmentationMetrics
-    _beginning: Beginning  # with `optimisation.restart`, from the first task on
+    _beginning: Beginning  # with `optimisation.from_initial_weights`, from the first task on
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ContinualLearner(pl.LightningModule):
             self.teacher.learn_from(self.network)
         else:
             self.teacher.leave()
-        if self.optimisation.restart:
+        if self.optimisation.from_initial_weights:
             self._start_anew(task)
         elif task.n_new:
             self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")

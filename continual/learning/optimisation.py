@@ -35,7 +35,7 @@ class Optimisation:
         lr_factors: factors of the learning rate by part, see `parameter_groups`.
         lr_factors_next: the same in the tasks after the first; None keeps the first one's.
         decay_next: "all" or "new": what the weight decay is for after the first task, the new classifier alone (DKD).
-        restart: each task begins with the weights of the first one, a new classifier included.
+        from_initial_weights: each task begins with the weights of the first one, a new classifier included.
     """
 
     make_optimizer: partial[torch.optim.Optimizer]
@@ -47,7 +47,7 @@ class Optimisation:
     lr_factors: Mapping[str, float] | None = None
     lr_factors_next: Mapping[str, float] | None = None
     decay_next: str = "all"
-    restart: bool = False
+    from_initial_weights: bool = False
     _factors: tuple[Mapping[str, float], Mapping[str, float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,15 +67,15 @@ class Optimisation:
             check_factors(network, factors, key)
         if self.decay_next not in ("all", "new"):
             raise ConfigError(f"training.decay_next={self.decay_next} is neither all nor new")
-        if self.restart and loss.classifier_init in EARLIER:
+        if self.from_initial_weights and loss.classifier_init in EARLIER:
             raise ConfigError(
-                f"training.restart=true begins with random classifiers: set loss.classifier_init=random instead of "
-                f"{loss.classifier_init}, or training.restart=false"
+                "training.from_initial_weights=true begins with random classifiers: set loss.classifier_init=random "
+                f"instead of {loss.classifier_init}, or training.from_initial_weights=false"
             )
-        if self.restart and self.freeze:
+        if self.from_initial_weights and self.freeze:
             raise ConfigError(
-                f"training.restart=true begins later tasks anew, and training.freeze={list(self.freeze)} leaves "
-                "parts of them untrained: set one of the two alone"
+                "training.from_initial_weights=true begins later tasks anew, and "
+                f"training.freeze={list(self.freeze)} leaves parts of them untrained: set one of the two alone"
             )
 
     def try_out(self) -> None:

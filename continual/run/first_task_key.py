@@ -33,7 +33,7 @@ LATER_KEYS = (
     "training.lr_factors_next",
     "training.decay_next",
     "training.freeze",
-    "training.restart",
+    "training.from_initial_weights",
     "training.eval_batch_size",
     "training.accelerator",
     "training.devices",

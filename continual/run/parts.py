@@ -59,7 +59,7 @@ def build_learner(
         lr_factors=training.lr_factors,
         lr_factors_next=training.lr_factors_next,
         decay_next=training.decay_next,
-        restart=training.restart,
+        from_initial_weights=training.from_initial_weights,
     )
     network = instantiate(config.network, _convert_="all")
     loss = instantiate(config.loss, _convert_="all")

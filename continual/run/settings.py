@@ -79,7 +79,7 @@ class Learning:
     lr_factors: dict[str, Positive] | None
     lr_factors_next: dict[str, Positive] | None
     decay_next: Literal["all", "new"]
-    restart: bool
+    from_initial_weights: bool
     single_head: bool
     freeze: str | list[str]
     scheduler_interval: Literal["step", "epoch"]

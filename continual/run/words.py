@@ -20,6 +20,11 @@ WORDS = {
 LIMITS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
 LISTS = (list, tuple, Sequence, Iterable, set)
 MOST_NAMES = 16  # that an error message lists
+RENAMED = {  # keys of earlier versions
+    "training.restart": "training.from_initial_weights",
+    "dataset.void_as_background_class": "dataset.void_is_class",
+    "callbacks.replay.lesson": "callbacks.replay.target",
+}
 
 
 def unknown(key: str, names: Iterable[str], keys: Iterable[str] = ()) -> str:
@@ -30,6 +35,8 @@ def unknown(key: str, names: Iterable[str], keys: Iterable[str] = ()) -> str:
         names: what stands in its group.
         keys: full keys that may be meant besides.
     """
+    if key in RENAMED:
+        return f"{key} is called {RENAMED[key]} now"
     group, names = key.rpartition(".")[0], list(names)
     siblings = [f"{group}.{name}" if group else name for name in names]
     nearest = _nearest_key(key, [*siblings, *keys])

@@ -127,8 +127,8 @@ def check(buffer, loss, network=None):
 
 
 def test_what_cannot_be_replayed_is_refused(tmp_path):
-    check(DeepInversion(lesson="kl"), MiB())
-    assert DeepInversion(lesson="kl").give.term.target == "kl"
+    check(DeepInversion(target="kl"), MiB())
+    assert DeepInversion(target="kl").give.term.target == "kl"
     assert DeepInversion().needs_teacher
     assert not ReplayBuffer().needs_teacher
     with pytest.raises(ConfigError, match="DER has terms of its own for replayed labels and logits"):
@@ -144,7 +144,7 @@ def test_what_cannot_be_replayed_is_refused(tmp_path):
         ({"recipe": {"pooling": "sum"}}, r"recipe\.pooling=sum is none of"),
         ({"recipe": {"foo": 1}}, r"recipe\.foo is no key of a recipe, which has lr, pooling"),
         ({"recipe": {"l2": -1}}, r"recipe\.l2=-1 must be at least 0"),
-        ({"lesson": "l1"}, r"lesson=l1 is none of mse, kl, unbiased, pseudo"),
+        ({"target": "l1"}, r"target=l1 is none of mse, kl, unbiased, pseudo"),
         ({"recipe": {"competition": 0.2}}, r"recipe\.competition=0\.2 and student=None: set both or none"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -240,7 +240,7 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
     assert not (tmp_path / "run/task_02/dreams").exists()
     assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
     folder = tmp_path / "run/task_00/dreams"
-    cli(*run, *DREAM, f"deepinversion_images={folder}", "callbacks.replay.lesson=pseudo", "hydra.run.dir=folder")
+    cli(*run, *DREAM, f"deepinversion_images={folder}", "callbacks.replay.target=pseudo", "hydra.run.dir=folder")
     assert not (tmp_path / "folder/task_00/dreams").exists()
     assert len(np.load(tmp_path / "folder/task_00/replay/image.npy")) == 8
     cli(

@@ -3,14 +3,18 @@ from __future__ import annotations
 import re
 import shutil
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from callbacks.replay.delivery import join
+from callbacks.replay.delivery import DELIVERIES, Use, join
+from callbacks.replay.reading import READERS, Labels
 from callbacks.replay.selection import (
+    SELECTIONS,
     Balanced,
+    Choice,
     Reservoir,
     balance,
     eviction_probabilities,
@@ -187,6 +191,11 @@ def test_golden_classes_that_an_image_shows(golden, method):
         for i, label in enumerate(completed):
             want = {int(c) for c in expected[i].split()} - {254, 255}
             assert set(label.unique().tolist()) - {0, 255} == want, (step, i)
+
+
+def test_the_types_of_settings_name_what_the_tables_hold():
+    for choices, table in ((Choice, SELECTIONS), (Labels, READERS), (Use, DELIVERIES)):
+        assert get_args(choices) == tuple(table)
 
 
 def test_classes_without_an_image_left_end_the_search():

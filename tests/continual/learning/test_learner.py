@@ -86,7 +86,7 @@ def test_network_grows_by_the_classes_of_each_task():
 
 
 def test_a_restart_begins_every_task_with_the_first_weights():
-    learner = make_learner(MiB(classifier_init="random"), restart=True)
+    learner = make_learner(MiB(classifier_init="random"), from_initial_weights=True)
     first = copy.deepcopy(learner.network.state_dict())
     for task in TASKS:
         learner.begin_task(task)
@@ -100,9 +100,9 @@ def test_a_restart_begins_every_task_with_the_first_weights():
             for parameter in learner.network.parameters():
                 parameter.fill_(7)
     with pytest.raises(ConfigError, match=r"set loss\.classifier_init=random instead of background"):
-        make_learner(MiB(), restart=True)
-    with pytest.raises(ConfigError, match=r"training\.restart=true begins later tasks anew"):
-        make_learner(MiB(classifier_init="random"), restart=True, freeze=["down"])
+        make_learner(MiB(), from_initial_weights=True)
+    with pytest.raises(ConfigError, match=r"training\.from_initial_weights=true begins later tasks anew"):
+        make_learner(MiB(classifier_init="random"), from_initial_weights=True, freeze=["down"])
 
 
 def test_lr_next_and_schedule_length():

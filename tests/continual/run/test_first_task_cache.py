@@ -59,7 +59,7 @@ def usual(tmp_path_factory):
     [
         ("loss=lwf",), ("loss=ilt",), ("loss=mib",), ("loss=plop",), ("loss=mib", "loss.kd_weight=3"),
         ("callbacks=replay",), ("training.lr_next=0.5",), ("training.next_epochs=7",),
-        ("training.freeze=[stem]",), ("training.decay_next=new",), ("training.restart=true",),
+        ("training.freeze=[stem]",), ("training.decay_next=new",), ("training.from_initial_weights=true",),
         ("training.lr_factors_next={down: 0.5}",), ("loss.classifier_init=zero",), ("training.num_workers=1",),
         ("training.task=null", "training.initial_increment=6", "training.increment=1"), ("training.name=other",),
         ("training.log_images=2",), ("training.devices=1",), ("training.accelerator=auto",),

@@ -90,6 +90,7 @@ def test_what_has_no_signature_takes_anything():
         ("training.foo", "training.foo is no setting (possible are epochs, lr)"),
         ("trainig.epochs", "trainig.epochs is no setting: did you mean training.epochs? (possible are epochs, lr)"),
         ("weight", "weight is no setting: did you mean loss.weight? (possible are epochs, lr)"),
+        ("training.restart", "training.restart is called training.from_initial_weights now"),
     ],
 )
 def test_the_nearest_key_differs_in_one_part(key, message):
