@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from continual.learning.callback import ContinualCallback, learner_of
 from networks.base import SegmentationNetwork
+from protocol.random_streams import Stream, seed_of
 
 NAME = "background_detector"
 
@@ -48,7 +49,7 @@ class Detector(nn.Module):
             them all at once.
         """
         super().__init__()
-        with _random_numbers(seed, -1):
+        with _random_numbers(seed, 0):
             self.embedding = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
                 nn.BatchNorm2d(channels),
@@ -63,7 +64,7 @@ class Detector(nn.Module):
     def grow(self, heads: int) -> None:
         """Heads up to a number; all but the last one, and later the embedding, learn no more."""
         while len(self.heads) < heads:
-            with _random_numbers(self.seed, len(self.heads)):
+            with _random_numbers(self.seed, 1 + len(self.heads)):
                 self.heads.append(nn.Conv2d(self.channels, 1, 1).to(next(self.embedding.parameters())))
         self.requires_grad_(False)
         self.embedding.requires_grad_(heads == 1)
@@ -188,7 +189,7 @@ def epoch_weight(now: int, end: int) -> float:
 def _random_numbers(seed: int, part: int) -> Iterator[None]:
     """A stream of their own, which leaves the others alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash((seed, part)) & 0x7FFFFFFF)
+        torch.manual_seed(seed_of(Stream.DETECTOR, seed, part))
         yield
 
 

@@ -43,7 +43,7 @@ from loss.functional import ReplayTarget
 from protocol.checks import check_counts
 from protocol.errors import ConfigError, full_keys
 from protocol.labels import IGNORE
-from protocol.random_streams import seed_sequence
+from protocol.random_streams import Stream, seed_of, seed_sequence
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Dreams(Selection):
         network.requires_grad_(False)
         dreamer = Dreamer(
             network, task.class_names, mean, std, self.recipe, self._image_size(data_of(trainer)), self.per_class,
-            self.batch_size, learner.seed + task.index, *self._competitor(learner),
+            self.batch_size, seed_of(Stream.DREAM, learner.seed, task.index), *self._competitor(learner),
         )  # fmt: skip
         dreamer.dream(
             range(1, task.n_seen), dreams_beside(folder), trainer.global_rank, trainer.world_size,

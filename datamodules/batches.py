@@ -15,7 +15,7 @@ from datamodules.base import DataError, Split
 from datamodules.saliency import SALIENT, SaliencySource
 from datamodules.sampler import Key
 from protocol.arrays import Pixels
-from protocol.random_streams import sample_seed
+from protocol.random_streams import Stream, seed_of
 
 # image H x W x 3 uint8, mask H x W uint8, seed in [0, 2^32) -> the same two kinds of arrays
 PairTransform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -58,7 +58,7 @@ class TaskDataset(Dataset[Sample]):
         """Image H x W x 3 uint8, label H x W uint8 and index (position in the split) for (epoch, position)."""
         epoch, index = key
         image, mask = self.split.load(index)
-        rng_seed = sample_seed(self.seed, self.task, epoch, index)
+        rng_seed = seed_of(Stream.AUGMENT, self.seed, self.task, epoch, index)
         label = cv2.LUT(mask, self.lut)
         if self.saliency is not None:
             label[(label == 0) & self.saliency(self.split.ids[index], image)] = SALIENT

@@ -16,7 +16,7 @@ from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
 from protocol.arrays import Pixels, Positions
-from protocol.random_streams import HOLD_OUT, SUBSET, seed_sequence
+from protocol.random_streams import Stream, seed_sequence
 from protocol.tasks import Task
 
 # More loader processes make no device faster: each decodes and augments some hundred images a second.
@@ -137,10 +137,10 @@ class ContinualDataModule(pl.LightningDataModule):
         """Images to train on and images held out for validation, both ascending; a function of (seed, task)."""
         train = np.asarray(train, dtype=np.int64)
         if self.subset is not None:
-            train = _choose(train, self.subset, seed_sequence(SUBSET, self.seed, task.index))
+            train = _choose(train, self.subset, seed_sequence(Stream.SUBSET, self.seed, task.index))
         if not self.val_on_train:
             return train, train[:0]
-        held_out = _choose(train, self.val_on_train, seed_sequence(HOLD_OUT, self.seed, task.index))
+        held_out = _choose(train, self.val_on_train, seed_sequence(Stream.HOLD_OUT, self.seed, task.index))
         return np.setdiff1d(train, held_out), held_out
 
     def train_dataloader(self) -> DataLoader[Sample]:

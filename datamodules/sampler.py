@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from protocol.random_streams import ORDER, seed_sequence
+from protocol.random_streams import Stream, seed_sequence
 
 Key = tuple[int, int]  # epoch, position in the split: what a sampler gives and a data set takes
 
@@ -47,7 +47,7 @@ class TrainSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         """(epoch, position) of this device's images in their order."""
-        random = np.random.default_rng(seed_sequence(ORDER, self.seed, self.task, self.epoch))
+        random = np.random.default_rng(seed_sequence(Stream.ORDER, self.seed, self.task, self.epoch))
         order = random.permutation(self.indices)[: len(self) * self.world_size]
         epoch = self.epoch
         return ((epoch, int(index)) for index in order[self.rank :: self.world_size])

@@ -13,7 +13,7 @@ import numpy as np
 
 from protocol.arrays import Positions
 from protocol.errors import TaskError
-from protocol.random_streams import OWNERS, seed_sequence
+from protocol.random_streams import Stream, seed_sequence
 
 KEY = "training.task_images"
 
@@ -35,7 +35,7 @@ def owned_images(
             owners.
     """
     if rule == "random":
-        order = np.random.default_rng(seed_sequence(OWNERS, seed)).permutation(len(ids))
+        order = np.random.default_rng(seed_sequence(Stream.OWNERS, seed)).permutation(len(ids))
         return [np.sort(part) for part in np.array_split(order, n_tasks)]
     if isinstance(rule, str) or not all(isinstance(patterns, list | tuple) for patterns in rule):
         raise TaskError(f"{KEY}={rule} is neither null, nor random, nor a list of patterns for each task")

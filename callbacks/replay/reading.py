@@ -22,7 +22,7 @@ from continual.learning.learner import ContinualLearner
 from datamodules.batches import Loader, Sample, TaskDataset, begin_worker, collate
 from datamodules.datamodule import ContinualDataModule
 from datamodules.saliency import SALIENT
-from protocol.random_streams import DRAW, FILL, FLIP, seed_sequence
+from protocol.random_streams import Stream, seed_sequence
 from protocol.tasks import Task
 
 FRESH_EPOCH = 1_000_000  # of images that are read again, apart from the epochs of their own task
@@ -58,7 +58,7 @@ class Reader:
     entry: str = "labels"
     arrays: tuple[str, ...] = ()
     needs_teacher: bool = False
-    stream: int = DRAW
+    stream: Stream = Stream.REPLAY_DRAW
 
     def __init__(self, flip: bool = True) -> None:
         """Args: `flip`: mirror stored images at random."""
@@ -105,10 +105,9 @@ class Stored(Reader):
         slots = self.slots_of_draw(draw)
         entry = {name: held.arrays[name][slots] for name in self.arrays}
         if self.flip:
-            chance = np.random.default_rng(
-                seed_sequence(FLIP, learner.seed, learner.task.index, draw, learner.global_rank, len(self.arrays[-1]))
-            )
-            mirrored = chance.random(len(slots)) < 0.5
+            numbers = (learner.seed, learner.task.index, draw, learner.global_rank, self.stream)
+            random = np.random.default_rng(seed_sequence(Stream.REPLAY_FLIP, *numbers))
+            mirrored = random.random(len(slots)) < 0.5
             for values in entry.values():
                 values[mirrored] = values[mirrored, ..., ::-1]
         entry |= {"task": held.slots.tasks[slots], "channels": held.slots.channels[slots]}
@@ -121,7 +120,7 @@ class StoredLogits(Stored):
 
     entry = "logits"
     arrays = ("image", "logits")
-    stream = FILL
+    stream = Stream.REPLAY_DRAW_LOGITS
 
 
 class Unlabelled(Stored):

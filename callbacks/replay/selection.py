@@ -22,7 +22,7 @@ from datamodules.datamodule import ContinualDataModule
 from networks.maps import at_size_of
 from protocol.errors import ConfigError
 from protocol.labels import IGNORE
-from protocol.random_streams import FILL, seed_sequence
+from protocol.random_streams import Stream, seed_sequence
 
 
 class Selection:
@@ -75,7 +75,7 @@ class Reservoir(Selection):
         """Offer the task's training images one by one, in a random order."""
         task, data, stores_logits = learner.task, data_of(trainer), "logits" in storage.names
         writer = Writer(folder, storage.arrays)
-        random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
+        random = np.random.default_rng(seed_sequence(Stream.REPLAY_KEEP, data.seed, task.index))
         for batch in batches(trainer, learner, data.fill_dataloader(FRESH_EPOCH), "filling the replay buffer"):
             output = learner.network(batch["image"]) if stores_logits or self.needs_loss else None
             importance = [0.0] * len(batch["index"])
@@ -143,7 +143,7 @@ class TakeTurns(Reservoir):
         """Choose anew among the images so far and the task's, by the classes that each shows."""
         data, task = data_of(trainer), learner.task
         held = [*slots.all(), *self._of_task(trainer, learner)]
-        random = np.random.default_rng(seed_sequence(FILL, data.seed, task.index))
+        random = np.random.default_rng(seed_sequence(Stream.REPLAY_KEEP, data.seed, task.index))
         held = [held[i] for i in random.permutation(len(held))]
         order = (random.permutation(task.n_seen - 1) + 1).tolist()
         slots.replace([held[i] for i in take_turns([slot.shown for slot in held], order, self.capacity.images)])

@@ -33,6 +33,7 @@ from networks.base import SegmentationNetwork
 from networks.pixels import Pixels
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
+from protocol.random_streams import Stream, seed_of
 
 
 @dataclass
@@ -135,7 +136,7 @@ class Dreamer:
         self, number: int, classes: Sequence[int], folder: Path, statistics: FeatureStatistics, watch: Any
     ) -> list[dict[str, Any]]:
         device = next(self.network.parameters()).device
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(seed_of(Stream.DREAM, self.seed, number))
         start = torch.randn(len(classes), 3, *self.size, generator=generator).to(device)
         wanted = torch.tensor(list(classes))
         targets = dense_targets(wanted, self.size, generator) if self.recipe.pooling == "dense" else wanted

@@ -23,6 +23,7 @@ from networks.base import NetworkOutput, SegmentationNetwork
 from networks.maps import at_size_of
 from networks.norm import kept_statistics
 from networks.pixels import Pixels
+from protocol.random_streams import Stream, seed_of
 from protocol.tasks import Task
 
 # Looking at the terms of a loss waits for the device, so that one that is no number is noticed only this often (steps).
@@ -122,7 +123,7 @@ class ContinualLearner(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """One random stream per epoch: a run resumed at an epoch's border draws what the uninterrupted one drew."""
-        torch.manual_seed(hash((self.seed, self.task.index, self.current_epoch, self.global_rank)) & 0x7FFFFFFF)
+        torch.manual_seed(seed_of(Stream.EPOCH, self.seed, self.task.index, self.current_epoch, self.global_rank))
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Normalise on the device, so that a quarter of the bytes travels there."""

@@ -33,6 +33,7 @@ from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
 from datamodules.task_sequence import TaskSequence
 from protocol.files import write_atomically
+from protocol.random_streams import Stream, seed_of
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
@@ -81,7 +82,7 @@ class Experiment:
         self.trainers.loggers = self.loggers
 
     def _prepare_torch(self) -> None:
-        pl.seed_everything(self.training.seed, workers=True, verbose=False)
+        pl.seed_everything(seed_of(Stream.WEIGHTS, self.training.seed), workers=True, verbose=False)
         torch.set_float32_matmul_precision("high" if self.training.allow_tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.training.allow_tf32
 
@@ -129,7 +130,8 @@ class Experiment:
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
-        pl.seed_everything(self.training.seed + task.index, workers=True, verbose=False)
+        seed = seed_of(Stream.TASK, self.training.seed, task.index)
+        pl.seed_everything(seed, workers=True, verbose=False)
         self.learner.begin_task(task)
         self.learner.about = describe(
             task, self.learner.network, self.tasks[-1].n_seen, self.unresolved, self.split.source.mask_table

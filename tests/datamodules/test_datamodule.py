@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
+from itertools import product
 from types import SimpleNamespace
 
 import albumentations as A
@@ -18,7 +19,7 @@ from datamodules.datamodule import ContinualDataModule
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Augmentation, CenterCrop, Identity, ScaleCrop
 from protocol.labels import LabelSpace
-from protocol.random_streams import sample_seed
+from protocol.random_streams import Stream, seed_of
 
 SIZES = {"train": 41, "val": 11, "test": 7}
 
@@ -189,7 +190,8 @@ def test_loaders_leave_the_global_random_numbers_alone():
 
 
 def test_seeds_differ_in_each_of_their_numbers():
-    seeds = [sample_seed(s, t, e, i) for s in range(3) for t in range(3) for e in range(3) for i in range(20)]
+    numbers = list(product(range(3), range(3), range(3), range(20)))
+    seeds = [seed_of(stream, *n) for stream in Stream for n in numbers]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**32 for s in seeds)
 
