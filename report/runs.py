@@ -181,10 +181,11 @@ def _refuse(constant: str) -> None:
 
 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an entry of results.json that a report needs."""
+    """The values of an entry of results.json that a report needs; a mean that it lacks is one of later versions."""
     return {
         "task": int(entry["task"]),
-        **{key: _number(entry[key]) for key, _, _ in MEANS},
+        **{key: _number(entry.get(key)) for key, _, _ in MEANS},
+        "miou": _number(entry["miou"]),
         "iou": {str(name): _number(value) for name, value in entry["iou"].items()},
         "seconds": float(entry["seconds"]),
     }

@@ -125,6 +125,7 @@ class Book:
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
         self.files = list(_files(listed.defaults, (*own_folders, CONF)))
         self.content = merged(file.content for file in self.files)
+        self.own_folders = own_folders
 
     def about(self, topic: str) -> str:
         """The help on a group, or on a key and those below it.
@@ -143,7 +144,9 @@ class Book:
         return "\n".join(map(_lines, keys))
 
     def _about_group(self, group: str) -> str:
-        lines = [f"{group}=... is one of {', '.join(loader().choices(group, self.chosen))}", ""]
+        own = (file for folder in self.own_folders for file in sorted((folder / group).glob("*.yaml")))
+        names = dict.fromkeys([*loader().choices(group, self.chosen), *(file.stem for file in own)])
+        lines = [f"{group}=... is one of {', '.join(names)}", ""]
         if self.chosen[group] is not None:
             choice = self.choice(group)
             lines += [f"{choice.name}: {choice.about}", *(f"  with {other}" for other in choice.brings), ""]

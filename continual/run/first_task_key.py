@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
@@ -47,8 +49,9 @@ LATER_KEYS = (
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations", "opencv-python-headless", "numpy")
 TERMS = ("forward", "classification")
 HOOKS = ("setup", "begin_task", "end_task", *(name for name in dir(Callback) if name.startswith("on_")))
-ROOMS = ("callbacks", "continual", "datamodules", "loss", "networks")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+OURS = tuple(ROOT / room for room in ("callbacks", "continual", "datamodules", "loss", "networks", "protocol"))
+INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
 # All that trains a first task, besides the files of the classes that the settings name.
 CODE = (
     "protocol/*.py",
@@ -187,9 +190,25 @@ def _shared_code() -> Iterator[Path]:
 
 
 def _files(thing: Any) -> Iterator[Path]:
-    """Of a class, and of those of this project that it builds on; of a function; none of what is compiled."""
-    things = thing.__mro__ if inspect.isclass(thing) else [thing]
-    for each in things:
-        if each is thing or each.__module__.split(".")[0] in ROOMS:
-            with suppress(TypeError):
-                yield Path(inspect.getfile(each))
+    """Of a class or function, of the classes that it builds on, and of what lies beside it where it is the user's own.
+
+    Of what is installed, there is the file of the thing itself alone, and none where it is compiled.
+    """
+    for each in thing.__mro__ if inspect.isclass(thing) else [thing]:
+        with suppress(TypeError):
+            path = Path(inspect.getfile(each)).resolve()
+            if each is thing or not _is_below(path, INSTALLED):
+                yield path
+            if not _is_below(path, (*INSTALLED, *OURS)):
+                yield from _loaded_below(path.parent)
+
+
+def _loaded_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder that are imported: what a user's class may call."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    paths = (Path(file).resolve() for file in files if file)
+    yield from (path for path in paths if _is_below(path, [folder]) and not _is_below(path, INSTALLED))
+
+
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)

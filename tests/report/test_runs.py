@@ -106,6 +106,13 @@ def test_a_wrong_value_is_damage(tmp_path, broken):
     assert isinstance(read_run(folder), DamagedRun)
 
 
+def test_a_mean_that_was_not_computed_yet_is_none(tmp_path):
+    """A version with one more column reads the runs of earlier ones."""
+    earlier = {key: value for key, value in TWO_TASKS[0].items() if key != "miou_added"}
+    (entry,) = read_run(write_run(tmp_path / "run", [earlier])).entries
+    assert (entry["miou_added"], entry["miou"]) == (None, TWO_TASKS[0]["miou"])
+
+
 def test_a_missing_setting_is_damage(tmp_path):
     config = settings()
     del config["training"]["joint"]

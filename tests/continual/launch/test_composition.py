@@ -42,7 +42,7 @@ def error_of(*overrides):
         ("training.scheduler_interval=year", "training.scheduler_interval=year must be step or epoch"),
         ("training.accelerator=gpuu", "did you mean gpu?"),
         ("training.restart=true", "training.restart is called training.from_initial_weights now"),
-        ("callbacks=replay callbacks.replay.lesson=kl", "callbacks.replay.lesson is called callbacks.replay.target now"),
+        ("callbacks=replay callbacks.replay.lesson=kl", "lesson is called callbacks.replay.target now"),
         ("training.decay_next=none", "training.decay_next=none must be all or new"),
         ("dataset.mean=[0.5]", "dataset.mean=[0.5] must be a list of 3 numbers of at least 0 and at most 1"),
         ("dataset.std=[0.2,0,0.2]", "dataset.std=[0.2, 0, 0.2] must be a list of 3 numbers above 0 and at most 1"),

@@ -42,6 +42,7 @@ def test_help_on_ones_own_choice(tmp_path):
     (tmp_path / "loss/mine.yaml").write_text("# Mine\ndefaults: [mib]\nkd_weight: 3  # more\n")
     text = help_about(["--help", "loss=mine", "--config-dir", str(tmp_path)])
     assert "loss=mine: Mine" in text
+    assert "ssul, mine\n" in text
     assert "loss.kd_weight=3\n    more; allowed: a number\n" in text
 
 

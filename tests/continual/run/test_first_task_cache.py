@@ -163,10 +163,15 @@ def test_the_key_knows_all_code_that_trains():
 
 def test_changed_code_of_a_users_own_changes_the_key(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_schedule.py").write_text("def mine(optimizer, total_steps): return 1")
-    digest = first_task_key._digest_of_code(["my_schedule.mine"])
-    (tmp_path / "my_schedule.py").write_text("def mine(optimizer, total_steps): return 2")
-    assert first_task_key._digest_of_code(["my_schedule.mine"]) != digest
+    for name in ("mine", "base", "helper", "unused"):
+        (tmp_path / f"my_{name}.py").write_text("def double(x): return 2 * x\n")
+    (tmp_path / "my_base.py").write_text("from my_helper import double\nclass Base: pass\n")
+    (tmp_path / "my_mine.py").write_text("from my_base import Base\nclass Mine(Base): pass\n")
+    digests = {first_task_key._digest_of_code(["my_mine.Mine"])}
+    for name in ("mine", "base", "helper", "unused"):
+        (tmp_path / f"my_{name}.py").write_text("changed = True")
+        digests.add(first_task_key._digest_of_code(["my_mine.Mine"]))
+    assert len(digests) == 4  # as they were, and with each of three files changed
 
 
 TASK = build_tasks(
