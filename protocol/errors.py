@@ -2,6 +2,7 @@
 
 What is made from a group of the configuration does not know the group's place in it, and names its settings by their
 keys alone: `weight=0 must be ...`. Whoever knows the place makes full keys of them: `callbacks.replay.weight=0 ...`.
+The groups `training` and `dataset` have one place alone; messages about them name full keys from the start.
 """
 
 from __future__ import annotations

@@ -106,6 +106,14 @@ def golden_step(data):
     return step
 
 
+def check_gradients(loss, student, data):
+    *features, scores = leaves_of(student)
+    grads = torch.autograd.grad(loss, [student.logits, scores, *features], allow_unused=True, materialize_grads=True)
+    names = ["grad_logits_new", "grad_small_logits_new", *(f"grad_feat_{i}" for i in range(len(features)))]
+    for grad, key in zip(grads, names, strict=True):
+        close(grad, data[key])
+
+
 @pytest.mark.parametrize("name", ["voc_plop", "voc_plop_15_1"])
 def test_golden_step(golden, name):
     data = golden(f"plop_step_{name}")
@@ -114,11 +122,7 @@ def test_golden_step(golden, name):
     assert list(terms) == ["ce", "pod"]
     close(terms["ce"], data["ce_term"])
     close(terms["pod"], data["pod_loss"])
-    *features, scores = leaves_of(step.student)
-    grads = torch.autograd.grad(sum(terms.values()), [step.student.logits, scores, *features])
-    names = ["grad_logits_new", "grad_small_logits_new", *(f"grad_feat_{i}" for i in range(len(features)))]
-    for grad, key in zip(grads, names, strict=True):
-        close(grad, data[key])
+    check_gradients(sum(terms.values()), step.student, data)
 
 
 def test_golden_step_with_probabilities_for_uncertainty(golden):
@@ -129,14 +133,18 @@ def test_golden_step_with_probabilities_for_uncertainty(golden):
     terms = loss(step)
     close(terms["ce"], data["ce_term"])
     n_maps = len(leaves_of(step.student))
-    close(terms["pod"] * n_maps / (n_maps - 1), data["pod_loss"])
+    pod = terms["pod"] * n_maps / (n_maps - 1)
+    close(pod, data["pod_loss"])
+    check_gradients(terms["ce"] + pod, step.student, data)
 
 
 def test_golden_step_of_domains(golden):
     """Nothing new to learn: neither pseudo-labels nor a schedule."""
     data = golden("plop_step_cityscapes_domain")
     factors = float(data["pod_factor"]), float(data["last_factor"])
-    terms = PLOP(*factors, SCALES, pod_schedule=False, pseudo_labels=None)(golden_step(data))
+    step = golden_step(data)
+    terms = PLOP(*factors, SCALES, pod_schedule=False, pseudo_labels=None)(step)
+    check_gradients(sum(terms.values()), step.student, data)
     close(terms["ce"], data["ce_term"])
     close(terms["pod"], data["pod_loss"])
 
