@@ -1,6 +1,6 @@
 """PLOP's thresholds: how unsure the teacher may be of a pixel whose label is background, per predicted class.
 
-Before a task, one pass over its training images as they are trained on. Values v of `loss.plop.uncertainty` in [0, 1]
+Before a task, one pass over its training images as they are trained on. Values v of `loss.plop.teacher_score` in [0, 1]
 go into histograms per predicted class, and the threshold of a class is the median of its histogram, but not below
 `base` (entropy), or not above it (probability). Processes add up their histograms.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from callbacks.passes import batches
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
-from loss.plop import UNCERTAINTIES, Uncertainty, uncertainty
+from loss.plop import UNCERTAINTIES, Uncertainty, teacher_score
 from networks.base import SegmentationNetwork
 from protocol.checks import check_choice
 from protocol.tasks import Task
@@ -85,7 +85,7 @@ class PseudoLabelThresholds(ContinualCallback):
         counts = torch.zeros(n_seen, self.bins, dtype=torch.int64, device=learner.device)
         for batch in batches(trainer, learner, data_of(trainer).train_dataloader(), "pseudo-label thresholds"):
             logits = teacher(batch["image"]).logits
-            value = uncertainty(logits, n_seen, kind, self.normalized)
+            value = teacher_score(logits, n_seen, kind, self.normalized)
             counts += histograms(value, logits.argmax(dim=1), batch["label"] == 0, n_seen, self.bins)
         return counts
 

@@ -26,7 +26,7 @@ from protocol.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache file; another number is scanned again
+FORMAT = 1  # of the cache file; another number makes earlier files useless
 CHUNK = 32  # images per piece of work
 SHOWN_FAILURES = 5  # faulty images in one error message
 
@@ -75,8 +75,8 @@ class ClassIndex:
     ) -> ClassIndex:
         """The index of a split: from its cache file, or scanned and written there.
 
-        The file's name holds a digest of the split's fingerprint and of the values that the labels allow, so a
-        changed file or label space finds no file and is scanned.
+        The file's name holds a digest of the split's fingerprint and of the values that the labels allow: after a
+        change of either the name is another one, and the split is scanned again.
 
         Args:
             split: where masks come from.
@@ -87,7 +87,8 @@ class ClassIndex:
             progress: show a bar while scanning.
 
         Raises:
-            DataError: masks with a value that is no class, or images that do not pass `split.check`.
+            DataError: masks with a value that is neither class nor background nor ignored, or images that do not pass
+                `split.check`.
         """
         name = f"class_index_{_digest(split, labels)}.npz"
         folders = _cache_folders(split, cache_dir)
@@ -154,23 +155,23 @@ def _histogram(split: Split, i: int, allowed: Flags) -> Histogram:
     """Values and pixels of one mask.
 
     Raises:
-        DataError: a value that no class has, or a fault that `split.check` finds.
+        DataError: a value that is neither class nor background nor ignored, or a fault that `split.check` finds.
     """
     split.check(i)
-    # Pillow counts bytes 1.5 times as fast as np.bincount (which widens them to 64 bits first) and in parallel.
     mask = split.load_mask(i)
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise DataError(
             f"mask {split.mask_name(i)} is an array of {mask.dtype} with shape {mask.shape}; it must have one 8-bit "
             "channel of class ids"
         )
+    # Pillow counts bytes 1.5 times as fast as np.bincount (which widens them to 64 bits first) and in parallel.
     counts = np.array(Image.fromarray(mask).histogram())
     values = np.flatnonzero(counts)
     unknown = values[~allowed[values]]
     if len(unknown):
         listed = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:8])
         raise DataError(
-            f"mask {split.mask_name(i)} holds values that no class has: {listed}; correct the file, or name the values "
+            f"mask {split.mask_name(i)} holds values that are no class: {listed}; correct the file, or name the values "
             "in dataset.classes or dataset.ignored (dataset=folder)"
         )
     return values, counts[values]
@@ -229,7 +230,7 @@ def _read(path: Path) -> ClassIndex | None:
 
 
 def _write_to_first(folders: list[Path], name: str, index: ClassIndex) -> None:
-    """Write where it is possible; an index without a file works and is scanned again the next time."""
+    """Write to the first folder that can be written; where none can, say so: the next run scans again."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -2,26 +2,30 @@
 (arXiv 2011.11390).
 
 With z the student's and z' the teacher's logits at the size of the labels, K' the teacher's channels, K the student's,
-p = softmax(z'), c* = argmax p, and means over all pixels:
+K_new the task's new ones, y the labels, p = softmax(z'), c* = argmax p, lse = logsumexp over channels, |.| the L2 norm,
+and means over all pixels:
 
-    loss = mean(f ce) + pod                     task 0: mean(ce)
+    loss = mean(f ce) + pod                     task 0: mean(ce) with l = y
     ce = lse(z) - z_l                           0 where l = 255
     l = c* where y < K' and v < t_{c*}; 255 where y < K' and v >= t_{c*}; y elsewhere           (section 3.2)
-    v = -(sum_c p_c log p_c) / (K' log K' log K)        the uncertainty of the teacher, t_c its thresholds
+    v = -(sum_c p_c log p_c) / (K' log K' log K)        how unsure the teacher is; t_c: thresholds
     f = share of the image's pixels with y < K' whose v is below the threshold                   (adaptive factor)
-    pod = 1/L sum_l w_l sqrt(K / K_new) mean_b |E(a_l^2) - E(a'_l^2)|                            (section 3.1)
+    pod = 1/L sum_i w_i sqrt(K / K_new) mean_b |E(a_i^2) - E(a'_i^2)|                            (section 3.1)
 
-a_l are the stages before their last activation, the embedding and last the scores (the student's new channels added to
-background); w_l is `pod_weight`, for the scores `pod_last_weight`; E concatenates, for every scale s and each of s x s
-regions, the means over the region's width and over its height.
+The L maps a_i are the stages before their last activation, the embedding, and last the scores (the student's new
+channels added to background). w_i is `pod_weight`, for the scores `pod_last_weight`. E concatenates, for every scale s
+and each of s x s regions, the means over the region's width and over its height.
+With `pseudo_labels=probability`, v is max p, and a teacher is sure where not v < t. With `adaptive=false`, f is 1.
 
-The thresholds are medians of v per predicted class over the pixels labelled background, measured before the task by
-callbacks/pseudo_label_thresholds.py. Reproduced from the authors' code, as the published numbers depend on it: v is a
-mean over classes and divided twice (so at most 1 / (K' log K): nearly all of it falls into the first bin of the
-histogram that the median is read from), and the median adds up bins' indices instead of their counts.
-Departures: regions of maps that are not square have their own height and width; `normalized` and `exact_median` give
-what the paper describes. Networks without pre-activations are distilled on their stages. Published (mIoU in %, with
-background in "0-15" and "all"), VOC overlap 15-1: 65.1 / 21.1 / 54.6.
+The threshold t_c is the median of v over the pixels that are labelled background and predicted as c, measured before
+the task by callbacks/pseudo_label_thresholds.py; it is at least `base` (for probability at most).
+Reproduced from the authors' code, as the published numbers depend on it:
+* v is normalised by log K', and then divided by K' and by log K besides. So it is at most 1 / (K' log K), and nearly
+  all pixels fall into the first bin of the histogram that the median is read from.
+* The search for the median adds up the indices of bins where it should add up their counts.
+Departures: regions of maps that are not square have their own height and width. `loss.normalized` and
+`callbacks.thresholds.exact_median` give what the paper describes. Networks without pre-activations are distilled on
+their stages. Published for VOC overlap 15-1, mIoU in % of 0-15 (with background), 16-20 and all: 65.1, 21.1, 54.6.
 """
 
 from __future__ import annotations
@@ -89,7 +93,12 @@ class PLOP(ContinualLoss):
         self.adaptive = adaptive
 
     def check_task(self, task: Task) -> None:
-        """A task without new classes (another domain) has neither a schedule nor background to label."""
+        """Refuse a task without new classes (another domain) where there is a schedule, which would divide by zero, or
+        pseudo-labels, for which no background hides an old class.
+
+        Raises:
+            ConfigError: one of them is on.
+        """
         if task.index and not task.n_new:
             for key, value, other in (
                 ("pod_schedule", self.pod_schedule, "false"),
@@ -106,9 +115,9 @@ class PLOP(ContinualLoss):
         factor = labels.new_ones(len(labels), dtype=torch.float32)
         if self.pseudo_labels is not None:
             teacher = step.teacher.logits
-            value = uncertainty(teacher, step.task.n_seen, self.pseudo_labels, self.normalized)
+            score = teacher_score(teacher, step.task.n_seen, self.pseudo_labels, self.normalized)
             thresholds = step.memory["pseudo_label_thresholds"]
-            labels, sure = pseudo_label(labels, teacher, value, thresholds, self.pseudo_labels)
+            labels, sure = pseudo_label(labels, teacher, score, thresholds, self.pseudo_labels)
             factor = sure if self.adaptive else factor
         pixels = cross_entropy(step.student.logits, labels, reduction="none")
         return {"ce": (factor.view(-1, 1, 1) * pixels).mean(), "pod": self._pod(step, step.teacher)}
@@ -132,13 +141,14 @@ def taps(output: NetworkOutput) -> list[Tensor]:
     return [*output.extras.get("pre_activations", output.stages), output.embedding]
 
 
-def uncertainty(teacher_logits: Tensor, n_seen: int, kind: str, normalized: bool = False) -> Tensor:
-    """How unsure the teacher is of each pixel, B x H x W.
+def teacher_score(teacher_logits: Tensor, n_seen: int, kind: str, normalized: bool = False) -> Tensor:
+    """What is compared with the threshold of a pixel's class, B x H x W: an entropy is low where the teacher is sure, a
+    probability is high.
 
     Args:
         teacher_logits: B x K' x H x W.
         n_seen: K, the classes that the student learns or knows, background included.
-        kind: "entropy": v of the file's head; "probability": max p, which says how sure it is instead.
+        kind: "entropy": v of the file's head; "probability": max p.
         normalized: entropy / log K'.
     """
     p = torch.softmax(at_least_float32(teacher_logits), dim=1)
@@ -150,29 +160,29 @@ def uncertainty(teacher_logits: Tensor, n_seen: int, kind: str, normalized: bool
 
 
 def pseudo_label(
-    labels: Tensor, teacher_logits: Tensor, value: Tensor, thresholds: Tensor, kind: str = "entropy"
+    labels: Tensor, teacher_logits: Tensor, score: Tensor, thresholds: Tensor, kind: str = "entropy"
 ) -> tuple[Tensor, Tensor]:
-    """Labels with the teacher's predictions where it is sure, and the share of background where it is.
+    """Labels in which background and old classes are the teacher's predictions, and the share of which it is sure.
 
     Args:
         labels: B x H x W int64.
         teacher_logits: B x K' x H x W.
-        value: B x H x W, see `uncertainty`.
-        thresholds: at least K', by predicted class. A comparison with NaN is false: that class is never sure by entropy
-            and always by probability, as in the authors' code.
-        kind: as in `uncertainty`.
+        score: B x H x W, see `teacher_score`.
+        thresholds: at least K', by predicted class. The authors' median of a class without pixels may be NaN, and no
+            score is below NaN: the teacher is then never sure of that class by entropy, and always by probability.
+        kind: as in `teacher_score`.
 
     Returns:
-        Labels B x H x W int64: old classes and background become the prediction, or 255 where it is not sure. Share B:
+        Labels B x H x W int64: pixels with y < K' have the prediction, or 255 where the teacher is not sure. Share B:
         sure pixels over pixels with y < K'; 0 for an image without such a pixel.
     """
     prediction = teacher_logits.argmax(dim=1)
     limit = thresholds[prediction]
-    sure = value < limit if kind == "entropy" else ~(value < limit)
-    background = labels < teacher_logits.shape[1]
+    sure = score < limit if kind == "entropy" else ~(score < limit)
+    replaced = labels < teacher_logits.shape[1]
     kept = torch.where(sure, prediction, IGNORE_INDEX)
-    share = (background & sure).sum((1, 2)) / (background.sum((1, 2)) + 1e-6)
-    return torch.where(background, kept, labels), share
+    share = (replaced & sure).sum((1, 2)) / (replaced.sum((1, 2)) + 1e-6)
+    return torch.where(replaced, kept, labels), share
 
 
 def fold_new_classes(scores: Tensor, n_old: int) -> Tensor:
@@ -184,7 +194,7 @@ def fold_new_classes(scores: Tensor, n_old: int) -> Tensor:
 def pod_distillation(
     maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], weights: Sequence[float], scales: Sequence[int]
 ) -> Tensor:
-    """1/L sum_l w_l mean_b |E(a_l^2) - E(a'_l^2)| over pairs of maps B x C_l x h_l x w_l."""
+    """1/L sum_i w_i mean_b |E(a_i^2) - E(a'_i^2)| over L pairs of maps B x C_i x H_i x W_i."""
     distances = [
         weight * (_squared_pod(a, scales) - _squared_pod(b, scales)).norm(dim=1).mean()
         for a, b, weight in zip(maps, teacher_maps, weights, strict=True)
@@ -198,9 +208,12 @@ def _squared_pod(x: Tensor, scales: Sequence[int]) -> Tensor:
 
 
 def local_pod(x: Tensor, scales: Sequence[int]) -> Tensor:
-    """E: per scale s and region (row by row), means over the width, then over the height; B x 2 sum_s C k s^2.
+    """E: per scale s and region (row by row), means over the width, then over the height.
 
     Regions are floor(H/s) x floor(W/s) pixels, from the top left; a remainder is left out.
+
+    Returns:
+        B x sum_s s^2 C (floor(H/s) + floor(W/s)).
     """
     batch, channels, height, width = x.shape
     parts = []

@@ -50,7 +50,7 @@ def select_train_partitioned(tasks: Sequence[Task], presence: Flags) -> tuple[Po
     """Training images of every task under `ade_partition=mib`: each image with a class belongs to exactly one task.
 
     MiB's published lists for ADE20K follow this partition instead of the disjoint rule. Images may show future classes,
-    which then count as background.
+    which are hidden as in other modes.
 
     Args:
         tasks: the whole sequence.
@@ -65,18 +65,19 @@ def select_train_partitioned(tasks: Sequence[Task], presence: Flags) -> tuple[Po
             f"training.mode={tasks[0].protocol.mode} needs training.ade_partition=null"
         )
     classes = sorted(tasks[0].labels.classes)
-    spread = partition_steps([task.new for task in tasks])
-    part_of = {c: part for part, step in enumerate(spread) for c in step}
+    parts_of_classes = partition_steps([task.new for task in tasks])  # finer than the tasks of 100-50, which join some
+    part_of = {c: part for part, classes_of_part in enumerate(parts_of_classes) for c in classes_of_part}
     parts = greedy_partition(presence[:, classes], np.array([part_of[c] for c in classes]))
     return tuple(np.flatnonzero(np.isin(parts, sorted({part_of[c] for c in task.new}))) for task in tasks)
 
 
 def greedy_partition(presence: Flags, step_of_class: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """MiB's assignment of images to steps, which favours the step whose class is least served so far.
+    """MiB's assignment of images to steps, which favours the step of a class that is rare or little served so far.
 
-    Images are visited by their first class, then by position. With n_c the images that show class c, a_c those of
-    them that went to the step of c so far, and T the sum of n_c over the image's classes, an image goes to the step
-    that owns the class with the largest 120 (1 - a_c / n_c) + T / n_c, the first one among equals.
+    Images are visited by their first class, then by position. With n_c the number of images that show class c, a_c the
+    number of those that went to the step of c so far, and T the sum of n_c over the image's classes, an image goes to
+    the step that owns the class with the largest 120 (1 - a_c / n_c) + T / n_c, the first one among equals. The 120 is
+    that of MiB's code.
 
     Args:
         presence: N x K bool, which of the K classes an image shows.

@@ -13,7 +13,7 @@ from datamodules.datamodule import ContinualDataModule
 from loss.base import ReplayTerm
 from protocol.errors import ConfigError
 
-Entries = dict[str, dict[str, Tensor]]  # what the readers read, by their entries
+Entries = dict[str, dict[str, Tensor]]  # tensors of the images of a draw, by `Reader.entry`: "labels" or "logits"
 
 
 class Delivery:
@@ -22,7 +22,7 @@ class Delivery:
     joins_batch = False  # whether they become a part of its images and labels
 
     def __init__(self, term: ReplayTerm, entries: Sequence[str]) -> None:
-        """Args: `term`: that images with a term of their own get; `entries`: what comes, see `Reader.entry`."""
+        """Args: `term`: of the loss, with use=term; `entries`: names of those that `put` gets."""
         self.term, self.entries = term, entries
 
     @property
@@ -34,7 +34,7 @@ class Delivery:
         """Raise ConfigError unless loss and batches take the images; `size`: images per draw."""
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
-        """Add the images to a batch; `name`: of the buffer, which no loss reads."""
+        """Add the images to a batch; `name`: the buffer's own, for images that no loss looks up by a name."""
         raise NotImplementedError
 
 
@@ -43,7 +43,7 @@ class Term(Delivery):
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
         """Under the buffer's name, with what their term is."""
-        (entry,) = entries.values()
+        (entry,) = entries.values()  # with use=term there are no logits
         batch.setdefault("replay", {})[name] = {**entry, "term": self.term}
 
 
@@ -61,8 +61,8 @@ class ForLoss(Delivery):
             if f"replay.{entry}" not in learner.loss.can_use:
                 off = f"{entry}={'null' if entry == 'labels' else 'false'}"
                 raise ConfigError(
-                    f"use=loss would replay {entry} that {type(learner.loss).__name__} does not read: set {off}, give "
-                    "it a weight (loss=der, bacs), or use=term"
+                    f"use=loss would replay {entry}, for which {type(learner.loss).__name__} has no term: set {off}, "
+                    f"use=term, or loss=der or bacs with a loss.{entry}_weight above 0"
                 )
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
@@ -90,7 +90,10 @@ class Replace(Append):
 
     @property
     def publishes(self) -> tuple[str, ...]:
-        """Another buffer that did the same could leave nothing of the batch's own."""
+        """A mark instead of a value: as no two callbacks publish one name, only one buffer of a run can replace images.
+
+        Two could leave nothing of the batch's own.
+        """
         return ("replay.replaced",)
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule, size: int) -> None:
@@ -104,21 +107,23 @@ class Replace(Append):
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
         """In the place of the batch's last own images."""
-        join(batch, entries["labels"], instead=True)
+        join(batch, entries["labels"], replace_own=True)
 
 
 Use = Literal["term", "append", "replace", "loss"]
 DELIVERIES: dict[Use, type[Delivery]] = {"term": Term, "append": Append, "replace": Replace, "loss": ForLoss}
 
 
-def join(batch: dict[str, Any], entry: dict[str, Tensor], instead: bool = False) -> None:
-    """Add images and labels at the end of a batch; their index is -1.
+def join(batch: dict[str, Any], entry: dict[str, Tensor], replace_own: bool = False) -> None:
+    """Add replayed images and labels at the end of a batch, where `batch["replayed"]` images were added before.
 
-    Args: `instead`: leave out as many of the last images that were not added so themselves.
+    Their index is -1; none of their background is salient unless the entry says so.
+
+    Args: `replace_own`: drop as many of the batch's own images, from the end of these.
     """
     added = batch.get("replayed", 0)
     own = len(batch["index"]) - added
-    kept = max(own - len(entry["label"]), 0) if instead else own
+    kept = max(own - len(entry["label"]), 0) if replace_own else own
     entry = {"salient": torch.zeros_like(entry["label"], dtype=torch.bool), **entry}
     entry["index"] = torch.full_like(entry["task"], -1)
     for name in [name for name in ("image", "label", "index", "salient") if name in batch]:

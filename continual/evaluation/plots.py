@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -56,8 +57,8 @@ def iou_matrix(tasks: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarra
         tasks: the entries of results.json's `tasks`, at least one.
 
     Returns:
-        Names of the K classes seen in the end; IoU in percent, K x T, NaN where undefined or not learned yet; K x T
-        bool, which classes were learned.
+        Names of the K classes seen in the end; IoU in percent, K x T, NaN where undefined, not scored or not learned
+        yet; K x T bool, which classes were learned.
     """
     names = list(tasks[-1]["iou"])
     learned = np.array([[name in entry["iou"] for entry in tasks] for name in names])
@@ -80,9 +81,9 @@ def draw_heat_map(tasks: Sequence[Mapping[str, Any]]) -> Figure:
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=100, aspect="auto", interpolation="none"
     )
-    axes.imshow(np.ma.masked_where(learned, np.zeros(values.shape)), cmap=_one_colour(NOT_LEARNED), aspect="auto",
+    axes.imshow(np.ma.masked_where(learned, np.zeros(values.shape)), cmap=ListedColormap([NOT_LEARNED]), aspect="auto",
                 interpolation="none")  # fmt: skip
-    _label_heat_map(axes, tasks, names, fontsize=7 if many else 9)
+    _label_heat_map(axes, tasks, names, many)
     if not many:
         _write_numbers(axes, values, learned, colours)
     bar = figure.colorbar(
@@ -93,26 +94,21 @@ def draw_heat_map(tasks: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _one_colour(colour: str) -> Any:
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([colour])
-
-
-def _label_heat_map(axes: Axes, tasks: Sequence[Mapping[str, Any]], names: Sequence[str], fontsize: int) -> None:
+def _label_heat_map(axes: Axes, tasks: Sequence[Mapping[str, Any]], names: Sequence[str], many: bool) -> None:
+    """Names of tasks and classes; below, where it is not a large map without numbers, what its signs mean."""
     rows, columns = len(names), len(tasks)
     labels = [f"task {entry['task']}\nmIoU {percent(entry['miou'])}" for entry in tasks]
     axes.set_xticks(range(columns), labels, fontsize=8)
-    axes.set_yticks(range(rows), [shorten(name) for name in names], fontsize=fontsize, parse_math=False)
+    axes.set_yticks(range(rows), [shorten(name) for name in names], fontsize=7 if many else 9, parse_math=False)
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1 if fontsize > 8 else 0.5)
+    axes.grid(which="minor", color="white", linewidth=0.5 if many else 1)
     axes.tick_params(which="both", length=0)
-    axes.tick_params(axis="x", top=True, labeltop=True, bottom=rows > MOST_ROWS_WITH_NUMBERS,
-                     labelbottom=rows > MOST_ROWS_WITH_NUMBERS)  # fmt: skip
+    axes.tick_params(axis="x", top=True, labeltop=True, bottom=many, labelbottom=many)
     axes.spines[:].set_visible(False)
-    axes.text(0, -0.01, "grey: not learned yet; –: in neither labels nor predictions", transform=axes.transAxes,
-              fontsize=7, va="top", color="#404040") if rows <= MOST_ROWS_WITH_NUMBERS else None  # fmt: skip
+    if not many:
+        meaning = "grey: not learned yet; –: not scored, or in neither labels nor predictions"
+        axes.text(0, -0.01, meaning, transform=axes.transAxes, fontsize=7, va="top", color="#404040")
 
 
 def _write_numbers(
@@ -129,7 +125,7 @@ def _write_numbers(
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Figure:
-    """Share of each class's labelled pixels (rows) that is predicted as each class (columns).
+    """Percentage of each class's labelled pixels (rows) that is predicted as each class (columns).
 
     Args: `confusion`: C x C pixels, rows = labels; `names`: of the C classes.
     """

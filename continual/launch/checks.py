@@ -23,26 +23,26 @@ from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.words import unknown
 from protocol.errors import ConfigError
 
-OWN = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
+RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
 TARGET = "_target_"
-OF_INSTANTIATE = (TARGET, "_partial_", "_recursive_", "_convert_", "_args_")
-REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; dots before it count from where it stands
+INSTANTIATE_KEYS = (TARGET, "_partial_", "_recursive_", "_convert_", "_args_")
+REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; with dots before it, relative to its own place
 IN_RESOLVER = re.compile(r"\$\{[\w.]+:([^}]*)\}")
 
 
 def check(
     config: DictConfig, root: Schema | None = None, referred: Collection[str] | None = None
 ) -> dict[str, Parameter]:
-    """Check a composed configuration, and give each of its values the type in which it is read: 10.0 for 10.
+    """Check a composed configuration, and convert its values to the types in which they are read: 10 to 10.0.
 
     Args:
-        config: changed in place.
+        config: its values are converted in place.
         root: of keys that a script reads at the root, beside the groups.
-        referred: keys that the configuration's files refer to. They are no mistakes even where nothing reads them any
-            more because the reference was overridden. None: any key may have no reader, as in a saved configuration.
+        referred: keys that the configuration's files refer to. They need no reader: an override may have taken the
+            place of the reference. None: no key needs one, as in a saved configuration.
 
     Returns:
-        What can be given to each key that is read.
+        Of each key that is read, the parameter that reads it.
 
     Raises:
         ConfigError: the first mistake, with the full key.
@@ -51,7 +51,7 @@ def check(
         checker = _Checker(config, root or Schema(), referred)
         parts: dict[str, DictConfig] = {}
         checker.check_group("", config, parts)
-        for key, node in parts.items():  # the last, because their classes are imported
+        for key, node in parts.items():  # last: their classes are imported, and a simple mistake should not wait for it
             checker.check_part(key, node)
     return checker.read
 
@@ -94,12 +94,12 @@ class _Checker:
     """One configuration under check.
 
     Attributes:
-        read: what can be given to each key that is read.
+        read: of each key that is read, the parameter that reads it.
     """
 
     def __init__(self, config: DictConfig, root: Schema, referred: Collection[str] | None) -> None:
         self.config = config
-        self.schemas = {"": root, **OWN}
+        self.schemas = {"": root, **RUN_SCHEMAS}
         self.raw = plain(config)
         self.referred = None if referred is None else {*referred, *references(self.raw)}
         self.read: dict[str, Parameter] = {}
@@ -110,7 +110,7 @@ class _Checker:
         for name, value in _children(key, node):
             full = _join(key, name)
             if name in schema.parameters:
-                self._check_value(full, value, schema.parameters[name])
+                self._convert_value(full, value, schema.parameters[name])
             elif isinstance(value, DictConfig) and TARGET in value:
                 parts[full] = value
             elif full == "hydra" or full in (self.referred or ()):
@@ -121,7 +121,7 @@ class _Checker:
                 names = dict.fromkeys([*schema.parameters, *node])
                 raise ConfigError(unknown(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw)))
         if key == "training" and not any(OmegaConf.is_missing(node, name) for name in node):
-            TrainingSettings.from_config(plain(node, resolve=True))
+            TrainingSettings.from_config(plain(node, resolve=True))  # it refuses settings that exclude one another
 
     def check_part(self, key: str, node: DictConfig) -> None:
         """Check a mapping that is given to the class or function of its `_target_`."""
@@ -129,13 +129,13 @@ class _Checker:
             return
         schema = schema_of(located(f"{key}.{TARGET}", node[TARGET]))
         for name, value in _children(key, node):
-            if name in OF_INSTANTIATE:
+            if name in INSTANTIATE_KEYS:
                 continue
             schema.check_name(key, name)
             if _holds_parts(value):
                 self._check_parts_below(_join(key, name), value)
             elif name in schema.parameters:
-                self._check_value(_join(key, name), value, schema.parameters[name])
+                self._convert_value(_join(key, name), value, schema.parameters[name])
         if not node.get("_partial_") and "_args_" not in node:
             schema.check_complete(key, map(str, node))
 
@@ -149,12 +149,12 @@ class _Checker:
             for i, child in enumerate(value):
                 self._check_parts_below(_join(key, str(i)), child)
 
-    def _check_value(self, key: str, value: Any, parameter: Parameter) -> None:
-        """Check a value, and write it in its type to where it comes from."""
+    def _convert_value(self, key: str, value: Any, parameter: Parameter) -> None:
+        """Check a value, and write the converted value to the key where it comes from."""
         if parameter.nested and isinstance(value, DictConfig):
             for name, child in _children(key, value):
                 parameter.nested.check_name(key, name)
-                self._check_value(_join(key, name), child, parameter.nested.parameters[name])
+                self._convert_value(_join(key, name), child, parameter.nested.parameters[name])
             return
         if OmegaConf.is_config(value):
             try:
@@ -168,7 +168,7 @@ class _Checker:
             OmegaConf.update(self.config, origin, converted, merge=False)
 
     def _origin(self, key: str) -> str:
-        """The key where a value stands, if another one is nothing but a reference to it."""
+        """The key that holds the value of a key, along references; the key itself where it is none."""
         parts = key.split(".")
         for end in range(1, len(parts) + 1):
             node = at(self.raw, ".".join(parts[:end]))
@@ -179,7 +179,9 @@ class _Checker:
 
 
 def _children(key: str, node: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Names and resolved values of a mapping, but for what must be given and is not (another check, before a run)."""
+    """Names and resolved values of a mapping, without those that must be given and are not: continual/launch/jobs.py
+    refuses them before a run.
+    """
     for name in list(node):
         if OmegaConf.is_missing(node, name):
             continue
@@ -201,7 +203,7 @@ def _holds_parts(value: Any) -> bool:
 
 
 def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
-    """All keys that a value names by an interpolation."""
+    """All keys to which a value refers, and each word in a resolver's arguments, which may be one."""
     if isinstance(node, Mapping | list):
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             yield from references(value, (*place, str(key)))
@@ -211,13 +213,13 @@ def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def absolute(reference: re.Match[str], place: tuple[str, ...] | list[str]) -> str:
-    """The key that a reference means which stands at some place."""
+    """The full key to which a reference at some place refers."""
     dots, name = reference.groups()
     return ".".join([*place[: len(place) - len(dots)], name]) if dots else name
 
 
 def at(tree: Any, key: str) -> Any:
-    """What stands at a key with dots; an interpolation where the way to it leads through one."""
+    """The value at a dotted key; where a part of its way is an interpolation, that one."""
     for part in key.split("."):
         if isinstance(tree, Mapping):
             tree = tree.get(part)

@@ -19,7 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from continual.launch.checks import OF_INSTANTIATE, TARGET, check, keys_of, located, references
+from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, located, references
 from continual.models.configuration import plain
 from continual.run.schema import Schema, schema_of
 from continual.run.words import unknown
@@ -143,7 +143,7 @@ class CheckedLoader(ConfigLoaderImpl):
         config = self.compose(config_name, chosen, mode)
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
-        names = [str(n) for n in node if n not in (*OF_INSTANTIATE, "hydra")] if isinstance(node, DictConfig) else []
+        names = [str(n) for n in node if n not in (*INSTANTIATE_KEYS, "hydra")] if isinstance(node, DictConfig) else []
         if names and TARGET in node and name in schema_of(located(f"{parent}.{TARGET}", node[TARGET])).parameters:
             return f"{key} is not set in this configuration: write +{key}=... to set it"
         groups = [key.partition("@")[0] for key in config.hydra.runtime.choices]

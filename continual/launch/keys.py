@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.core.default_element import ResultDefault
 from hydra.types import RunMode
 
-from continual.launch.checks import OWN, REFERENCE, TARGET, absolute, located
+from continual.launch.checks import REFERENCE, RUN_SCHEMAS, TARGET, absolute, located
 from continual.launch.composition import check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
 from continual.run.schema import Parameter, Schema, schema_of
@@ -200,7 +200,7 @@ def _readers(node: Any, key: str = "", schema: Schema | None = None) -> Iterator
         return
     target = node.get(TARGET, "???")
     if schema is None:
-        schema = OWN.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
+        schema = RUN_SCHEMAS.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
     for name, value in node.items():
         full = f"{key}.{name}" if key else str(name)
         if name in schema.parameters:

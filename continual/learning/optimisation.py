@@ -23,7 +23,7 @@ from protocol.tasks import Task
 
 @dataclass
 class Optimisation:
-    """The optimizer, its schedule and what they are for; the same for all tasks but the first where it says "next".
+    """The optimizer, its schedule, and which parameters learn; settings called `..._next` hold after the first task.
 
     Attributes:
         make_optimizer: called with the trainable parameters at the start of each task.
@@ -31,11 +31,13 @@ class Optimisation:
         lr_next: learning rate of the tasks after the first; None keeps the optimizer's.
         scheduler_interval: "step" or "epoch", the unit in which the scheduler steps.
         scheduler_frequency: units per step of the scheduler.
-        freeze: parts of the network that learn in the first task only.
+        freeze: parts of the network that learn in the first task only; `ContinualLearner.begin_task` freezes them.
         lr_factors: factors of the learning rate by part, see `parameter_groups`.
         lr_factors_next: the same in the tasks after the first; None keeps the first one's.
-        decay_next: "all" or "new": what the weight decay is for after the first task, the new classifier alone (DKD).
-        from_initial_weights: each task begins with the weights of the first one, a new classifier included.
+        decay_next: what of the network has weight decay after the first task: "all", or "new": the new classifier alone
+            (DKD). Modules beside the network keep theirs.
+        from_initial_weights: the network of every task starts again from its weights before the first one, with random
+            classifiers for all classes so far; `ContinualLearner.begin_task` does it.
     """
 
     make_optimizer: partial[torch.optim.Optimizer]
@@ -51,13 +53,13 @@ class Optimisation:
     _factors: tuple[Mapping[str, float], Mapping[str, float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Read one frozen part, or no factors, as what they stand for."""
+        """Make `freeze` a tuple, and fill in missing factors."""
         self.freeze = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
         first = self.lr_factors or {}
         self._factors = (first, first if self.lr_factors_next is None else self.lr_factors_next)
 
     def check(self, network: SegmentationNetwork, loss: ContinualLoss) -> None:
-        """Hold the settings against what they are for, before the first task.
+        """Check the settings against the network and the loss, before the first task.
 
         Raises:
             ConfigError: a part of the network does not exist, or settings exclude one another.

@@ -1,6 +1,7 @@
 """Batch statistics over all processes on CPUs, where torch's own synchronised layer refuses to work.
 
-With it, several processes train as one with as large a batch, and what a GPU machine does can be tested without one.
+With it, several processes train as one process would with their joint batch, and what a machine with GPUs does can be
+tested without one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class CPUSyncNorm(LayerSync):
-    """Lightning's hook around training: batch normalisations are synchronised ones for its time."""
+    """Replaces batch normalisation by the synchronised one while a Trainer trains; a hook of Lightning's."""
 
     def __init__(self) -> None:
         self._plain: dict[nn.Module, type[nn.Module]] = {}  # classes of the layers outside training
@@ -43,7 +44,7 @@ class CPUSyncBatchNorm(_BatchNorm):
     momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x C x H x W; gradients flow into every process through the statistics."""
+        """B x C x ... to the same shape; gradients flow into every process through the statistics."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         dtype, x = x.dtype, x.to(self.running_mean.dtype)
@@ -56,29 +57,29 @@ class CPUSyncBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * (count / max(count - 1, 1)), self.momentum)
         y = centred * torch.rsqrt(variance + self.eps)
-        return (y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(dtype)
+        return (y * self.weight.view_as(mean[0]) + self.bias.view_as(mean[0])).to(dtype)
 
     def _check_input_dim(self, x: Tensor) -> None:
         """Any number of dimensions, as torch's synchronised layer."""
 
 
 def _mean_over_processes(x: Tensor) -> Tensor:
-    """Mean of each channel, 1 x C x 1 x 1."""
-    total: Tensor = _SumOverProcesses.apply(x.mean((0, 2, 3), keepdim=True))
+    """Mean of each channel, 1 x C x 1 ... with as many dimensions as `x`."""
+    total: Tensor = _SumOverProcesses.apply(x.mean((0, *range(2, x.dim())), keepdim=True))
     return total / dist.get_world_size()
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The same sum in every process, so that its gradient is the sum of theirs."""
+    """Sum over all processes; its gradient is the sum over all processes of their gradients."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
-        """A tensor of any shape, the same in all processes."""
+        """A tensor whose shape is the same in all processes."""
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """As forward."""
+        """Gradients of all processes, added up."""
         return _SumOverProcesses.forward(ctx, gradient)

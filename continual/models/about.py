@@ -16,14 +16,15 @@ class About(TypedDict):
 
     Attributes:
         config: the run's configuration, with references to other keys left as they are.
-        task: index of the task that the network learned last, or learns.
-        class_counts: channels of each task, background's in the first.
+        task: index of the last task that the network learned; in a checkpoint of an unfinished task, of that one.
+        class_counts: channels that each call of `add_classes` added, background's in the first: to build the network.
         class_names: of the channels, background first.
-        mask_values: values of the channels in the data set's masks.
+        mask_values: class id of each channel; 255 for background where the data set has none.
         colours: of the channels, red, green and blue in [0, 255].
         background: whether channel 0 is used.
-        step_counts: channels of each step of the sequence so far.
-        labels: 256 channels, by mask value.
+        step_counts: channels of each step of the class sequence so far, by which scores are grouped. In joint training
+            the network learns all of them in one task.
+        labels: 256 test labels, by the value in a mask's file: channel, or 255 where the pixel is not scored.
         total: channels after the last task.
     """
 
@@ -45,11 +46,11 @@ def describe(
     """Facts about a checkpoint's network, as plain containers.
 
     Args:
-        task: the task that the network learned last, or learns.
+        task: the last task that the network learned, or the one that it learns.
         network: the network.
         total: channels after the last task.
         config: the run's configuration, with references to other keys left as they are.
-        mask_table: see `DataSource`.
+        mask_table: see `DataSource.mask_table` (datamodules/base.py).
     """
     return {
         "config": config,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from callbacks.pseudo_label_thresholds import authors_median, exact_median, histograms, thresholds
-from loss.plop import uncertainty
+from loss.plop import teacher_score
 from tests.conftest import TINY
 from tests.vectors import cases, variants
 
@@ -20,7 +20,7 @@ def test_golden_histograms_and_thresholds(golden):
         counts = 0
         for logits, labels in zip(case["logits_old"], case["labels"], strict=True):
             logits, labels = torch.from_numpy(logits), torch.from_numpy(labels)
-            value = uncertainty(logits, n_seen, kind)
+            value = teacher_score(logits, n_seen, kind)
             counts = counts + histograms(value, logits.argmax(1), labels == 0, n_seen, bins)
         assert torch.equal(counts, torch.from_numpy(case["histogram"]))
         got = thresholds(counts, float(case["base_threshold"]), kind, exact=False)
@@ -33,7 +33,7 @@ def test_golden_thresholds_of_bacs(golden):
     n_seen, counts = int(data["nb_current"]), 0
     for i in variants(data, r"logits_old_(\d+)"):
         logits, labels = torch.from_numpy(data[f"logits_old_{i}"]), torch.from_numpy(data[f"labels_{i}"])
-        value = uncertainty(logits, n_seen, "entropy")
+        value = teacher_score(logits, n_seen, "entropy")
         np.testing.assert_allclose(value * data["max_entropy"], data[f"entropy_{i}"], rtol=1e-4, atol=1e-6)
         counts = counts + histograms(value, logits.argmax(1), labels == 0, n_seen, data["histogram"].shape[1])
     assert torch.equal(counts, torch.from_numpy(data["histogram"]))

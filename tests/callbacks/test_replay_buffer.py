@@ -151,7 +151,7 @@ def test_merged_images_follow_the_batch():
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 0, 1]
     assert batch["index"].tolist() == [5, 6, -1]
     batch["salient"] = batch["label"] == 0
-    join(batch, {name: 2 * values for name, values in entry.items()}, instead=True)
+    join(batch, {name: 2 * values for name, values in entry.items()}, replace_own=True)
     assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
     assert batch["index"].tolist() == [5, -1, -1]
     assert batch["salient"][:, 0, 0].tolist() == [True, False, False]
@@ -242,12 +242,12 @@ def test_what_is_replayed_must_be_what_the_loss_reads():
         (DER(), {"use": "append"}, r"DER has terms of its own"),
         (DER(), {"labels": "teacher"}, r"DER has terms of its own"),
         (MiB(), {"logits": True}, r"use=term gives the loss no logits: set logits=false, or use=loss"),
-        (MiB(), {"use": "loss"}, r"would replay labels that MiB does not read: .*use=term"),
+        (MiB(), {"use": "loss"}, r"would replay labels, for which MiB has no term: .*use=term"),
         (DER(), {"use": "loss"}, r"for replayed logits, .*set use=loss, logits=true, or loss\.logits_weight=0"),
         (
             DER(logits_weight=0),
             {"use": "loss", "logits": True},
-            r"logits that DER does not read: .*logits=false",
+            r"logits, for which DER has no term: .*logits=false",
         ),
     ):
         with pytest.raises(ConfigError, match=words):

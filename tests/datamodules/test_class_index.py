@@ -94,7 +94,7 @@ def test_other_labels_are_another_index(masks):
     as_void = LabelSpace({c: str(c) for c in range(1, 4)}, ignored=(4, 255))
     assert rebuilt(masks, as_void)[1] == 0
     fewer = LabelSpace({c: str(c) for c in range(1, 4)})
-    with pytest.raises(DataError, match="values that no class has: 4"):
+    with pytest.raises(DataError, match="values that are no class: 4"):
         rebuilt(masks, fewer)
     more = LabelSpace({c: str(c) for c in range(1, 6)})
     assert rebuilt(masks, more)[1] == len(masks)
@@ -180,7 +180,7 @@ def test_the_first_faults_are_told_together(tmp_path):
         rebuilt(split, workers=3, cache_dir=tmp_path)
     lines = str(caught.value).splitlines()
     assert len(lines) == 2 + class_index.SHOWN_FAILURES
-    assert "image_003 holds values that no class has: 9 (1 pixels)" in lines[1]
+    assert "image_003 holds values that are no class: 9 (1 pixels)" in lines[1]
     assert lines[2:6] == [f"- image_{i:03d}.jpg is truncated" for i in range(40, 44)]
     assert lines[-1] == "- and more"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss.plop import PLOP, fold_new_classes, local_pod, pod_distillation, pseudo_label, uncertainty
+from loss.plop import PLOP, fold_new_classes, local_pod, pod_distillation, pseudo_label, teacher_score
 from networks.base import NetworkOutput
 from tests.loss.steps import make_step, stored_weight
 from tests.vectors import cases, variants
@@ -160,7 +160,7 @@ def test_golden_step_of_bacs(golden):
     leaves, thresholds = [student.logits, *leaves_of(student)], tensor(data["thresholds"])
     for leaf in leaves:
         leaf.requires_grad_()
-    value = uncertainty(teacher.logits, int(data["nb_current"]), "entropy")
+    value = teacher_score(teacher.logits, int(data["nb_current"]), "entropy")
     wanted = [tensor(data[f"grad_new_{i}"]) for i in layers]
     for suffix in variants(data, r"labels(|_nobg\d+)"):
         labels = tensor(data[f"labels{suffix}"])
@@ -190,11 +190,11 @@ def test_task_0_is_cross_entropy_over_all_pixels():
 
 def test_normalized_entropy_is_in_the_unit_interval():
     even = torch.zeros(1, 5, 2, 2)
-    close(uncertainty(even, 7, "entropy", normalized=True), np.ones((1, 2, 2)), 1e-5)
-    close(uncertainty(even, 7, "entropy"), np.full((1, 2, 2), 1 / (5 * math.log(7))), 1e-5)
+    close(teacher_score(even, 7, "entropy", normalized=True), np.ones((1, 2, 2)), 1e-5)
+    close(teacher_score(even, 7, "entropy"), np.full((1, 2, 2), 1 / (5 * math.log(7))), 1e-5)
     sure = 100 * torch.nn.functional.one_hot(torch.zeros(1, 2, 2, dtype=torch.int64), 5).permute(0, 3, 1, 2).float()
-    assert uncertainty(sure, 7, "entropy", normalized=True).abs().max() < 1e-6
-    assert uncertainty(sure, 7, "probability").min() > 0.999
+    assert teacher_score(sure, 7, "entropy", normalized=True).abs().max() < 1e-6
+    assert teacher_score(sure, 7, "probability").min() > 0.999
 
 
 def test_a_student_equal_to_its_teacher_has_no_distillation():

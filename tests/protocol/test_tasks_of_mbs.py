@@ -107,7 +107,7 @@ def test_golden_mixture_of_batch_and_memory(golden):
         "label": data["mem_labels"][places],
         "task": torch.zeros(len(places)),
     }
-    join(batch, memory, instead=True)
+    join(batch, memory, replace_own=True)
     assert torch.equal(batch["image"], data["out_images"][order])
     assert torch.equal(batch["label"], data["out_labels"][order])
 
