@@ -20,11 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import pytorch_lightning as pl
 
+from callbacks.replay.buffer import FOLDER, Buffer
+from callbacks.replay.delivery import Term
 from callbacks.replay.reading import Unlabelled
 from callbacks.replay.selection import Selection
 from callbacks.replay.slots import Slot, Slots
-from callbacks.replay.storage import Place, Storage, Writer
-from callbacks.replay_buffer import FOLDER, ReplayBuffer
+from callbacks.replay.storage import ARRAYS, Place, Storage, Writer
 from continual.dreams.dreamer import Dreamer, check_classes, digest
 from continual.dreams.recipe import Recipe, phases
 from continual.dreams.record import RECORD, SHEET
@@ -39,6 +40,7 @@ from datamodules.files import read_image
 from datamodules.geometry import Window
 from datamodules.loose_images import find_images
 from datamodules.transforms import cut, resize_image
+from loss.base import ReplayTerm
 from loss.functional import ReplayTarget
 from protocol.checks import check_counts
 from protocol.errors import ConfigError, full_keys
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 DREAMS = "dreams"  # in a task's folder
 
 
-class DeepInversion(ReplayBuffer):
+class DeepInversion(Buffer):
     """A replay buffer that is filled by dreams.
 
     Args:
@@ -84,14 +86,13 @@ class DeepInversion(ReplayBuffer):
         flip: bool = True,
         storage: Place = "ram",
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, labels="teacher", target=target, weight=weight, flip=flip, storage=storage
-        )
         check_counts(per_class=per_class, synthesis_batch=synthesis_batch, iterations=iterations)
         check_counts(**{key: n for key, n in {"size": size, "shrunk_iterations": shrunk_iterations}.items() if n})
         how = read_recipe(recipe or {}, iterations, shrunk_iterations, clip)
-        self.keep = Dreams(images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch)
-        self.read = [OfEachClass(flip)]
+        keep = Dreams(images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch)
+        read = [OfEachClass(flip)]
+        give = Term(ReplayTerm(weight, target=target), [reader.entry for reader in read])
+        super().__init__(keep, read, give, Storage(storage, ARRAYS[:2]), batch_size)
 
 
 class Dreams(Selection):

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from callbacks.passes import batches
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
+from continual.learning.passes import batches
 from loss.plop import UNCERTAINTIES, Uncertainty, teacher_score
 from networks.base import SegmentationNetwork
 from protocol.checks import check_choice

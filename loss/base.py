@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class ReplayTerm:
     weight: float = 1.0
     background: bool = False
     target: ReplayTarget | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown target with a ConfigError."""
+        check_choice("target", self.target, (*get_args(ReplayTarget), None))
 
 
 @dataclass

@@ -24,6 +24,16 @@ class TaskFolder:
         self.model = path / "model.ckpt"
 
 
+class MapsFolder:
+    """What was predicted on one image: the image itself, its label and its prediction as maps of channels."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.image = path / "image.jpg"
+        self.label = path / "label.png"
+        self.prediction = path / "prediction.png"
+
+
 class RunFolder:
     """The files of a run.
 
@@ -64,6 +74,12 @@ class RunFolder:
         elsewhere = training["ckpt_dir"]
         return cls(path, Path(elsewhere).expanduser() if elsewhere else None)
 
+    @classmethod
+    def around(cls, checkpoint: Path) -> RunFolder | None:
+        """The folder of the run that a task's checkpoint lies in; None where it lies by itself, or in a `ckpt_dir`."""
+        folder = cls(checkpoint.resolve().parent.parent)
+        return folder if folder.results.is_file() else None
+
     def task(self, index: int) -> TaskFolder:
         """Checkpoints of a task."""
         return TaskFolder(self._checkpoints / _task(index))
@@ -76,15 +92,15 @@ class RunFolder:
         """The confusion matrix of a task's test."""
         return self.path / "confusion" / f"{_task(task)}.csv"
 
-    def predictions(self, task: int) -> Path:
-        """Folder of the maps of some predictions after a task."""
-        return self.path / "predictions" / _task(task)
+    def maps(self, task: int, image: str) -> MapsFolder:
+        """What was predicted on an image after a task."""
+        return MapsFolder(self.path / "predictions" / _task(task) / image)
 
-    def predicted_tasks(self) -> list[tuple[int, Path]]:
-        """Tasks with predictions, and the folder of each of their images, in order."""
-        folders = sorted(path.parent for path in (self.path / "predictions").glob("task_*/*/prediction.png"))
-        places = [(folder.parent.name.removeprefix("task_"), folder) for folder in folders]
-        return [(int(task), folder) for task, folder in places if task.isdecimal()]
+    def predicted(self) -> list[tuple[int, MapsFolder]]:
+        """Tasks after which something was predicted, and for each image what, in order."""
+        folders = map(MapsFolder, sorted((self.path / "predictions").glob("task_*/*")))
+        places = [(folder.path.parent.name.removeprefix("task_"), folder) for folder in folders]
+        return [(int(task), folder) for task, folder in places if task.isdecimal() and folder.prediction.is_file()]
 
 
 def _task(index: int) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from continual.evaluation.palette import overlay, voc_colours
 from protocol.arrays import Pixels
 from protocol.labels import IGNORE
-from protocol.run_folder import RunFolder
+from protocol.run_folder import MapsFolder, RunFolder
 from report.runs import Run
 from report.tables import Group
 
@@ -96,24 +96,23 @@ def _legend(groups: Sequence[Group], shots: Iterable[Shot]) -> dict[str, Colour]
     return {name: colours[name] for name in order if name in colours}
 
 
-def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[Path, Run]]]:
+def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[MapsFolder, Run]]]:
     """Folders of pictures by task and image."""
     for run in group.runs:
-        places = RunFolder(run.folder).predicted_tasks()
+        places = RunFolder(run.folder).predicted()
         if places:
-            yield from (((task, folder.name), (folder, run)) for task, folder in places)
+            yield from (((task, folder.path.name), (folder, run)) for task, folder in places)
             return
 
 
-def _shot(folder: Path, run: Run, task: int) -> Shot | None:
+def _shot(folder: MapsFolder, run: Run, task: int) -> Shot | None:
     """A shot from its files; None where a file is missing, half written or damaged."""
     if task >= len(run.entries):
         return None
     try:
-        image = _small(Image.open(folder / "image.jpg").convert("RGB"), Image.Resampling.LANCZOS)
+        image = _small(Image.open(folder.image).convert("RGB"), Image.Resampling.LANCZOS)
         label, prediction = (
-            _small(_mask(folder / name), Image.Resampling.NEAREST, image.size)
-            for name in ("label.png", "prediction.png")
+            _small(_mask(path), Image.Resampling.NEAREST, image.size) for path in (folder.label, folder.prediction)
         )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

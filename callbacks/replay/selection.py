@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from callbacks.passes import batches
 from callbacks.replay.reading import FRESH_EPOCH
 from callbacks.replay.slots import Slot, Slots
 from callbacks.replay.storage import Capacity, Storage, Writer, crops_of
 from continual.learning.callback import data_of
 from continual.learning.learner import ContinualLearner
+from continual.learning.passes import batches
 from datamodules.datamodule import ContinualDataModule
 from networks.maps import at_size_of
 from protocol.errors import ConfigError
@@ -30,9 +30,11 @@ class Selection:
 
     Attributes:
         stores: whether crops are stored; else a list of images, which are read again.
+        capacity: how many images it keeps; None: as many as it makes.
     """
 
     stores = True
+    capacity: Capacity | None = None
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule) -> None:
         """Raise ConfigError unless it can fill a buffer of these data with this learner."""
@@ -56,6 +58,8 @@ class Selection:
 
 class Reservoir(Selection):
     """Each image of all tasks is kept with the same probability."""
+
+    capacity: Capacity
 
     def __init__(self, capacity: Capacity, loss_share: float = 0.0, confidence: float = 0.7) -> None:
         """Args: `loss_share`: see `Balanced`; `confidence`: see `TakeTurns`."""

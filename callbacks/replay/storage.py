@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.passes import evaluating
 from continual.learning.learner import ContinualLearner
+from continual.learning.passes import evaluating
 from datamodules.base import DataError
 from networks.base import NetworkOutput
 from protocol.checks import check_choice, check_counts
@@ -97,17 +97,17 @@ class Storage:
         return array
 
     @torch.no_grad()
-    def check(self, capacity: Capacity, samples: Sequence[dict[str, Tensor]], learner: ContinualLearner) -> None:
-        """See before the first task whether its images could be stored.
+    def check(self, capacity: Capacity | None, samples: Sequence[dict[str, Tensor]], learner: ContinualLearner) -> None:
+        """Refuse, before the first task, images that could not be stored.
 
-        Args: `samples`: some training images as batches of one.
+        Args: `capacity`: of the buffer, where it is limited; `samples`: some training images as batches of one.
 
         Raises:
             DataError: they are of different size.
             ConfigError: not one fits.
         """
         check_stored_size({size_of(sample["label"]) for sample in samples})
-        if capacity.limit is not None:
+        if capacity is not None and capacity.limit is not None:
             image = learner.pixels.normalise(samples[0]["image"].to(learner.device))
             with evaluating(learner.network):
                 output = learner.network(image) if "logits" in self.names else None

@@ -17,6 +17,7 @@ from continual.models.checkpoint import ABOUT
 from continual.models.saved_model import SavedModel
 from protocol.errors import ConfigError, UserError
 from protocol.files import replacing, write_atomically
+from protocol.run_folder import RunFolder
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
 AGREEMENT = 0.999  # share of pixels whose class must be the same; rounding may decide ties differently
@@ -180,16 +181,14 @@ def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapp
 
 
 def _scores(model: SavedModel) -> list[str]:
-    """Test scores of the run that the checkpoint lies in, where there are any."""
-    results = model.path.parent.parent / "results.json"
-    if not results.is_file():
-        return []
+    """Test scores of the run that the checkpoint lies in; where there are none, a line that says so."""
+    folder = RunFolder.around(model.path)
     try:
-        entries = json.loads(results.read_text())["tasks"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):  # then the card has no scores
-        return []
+        entries = json.loads(folder.results.read_text())["tasks"] if folder else []
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        entries = []
     for entry in entries:
         if entry["task"] == model.task:
             iou = ", ".join(f"{name} {percent(value)}" for name, value in entry["iou"].items())
             return ["", f"Test: mIoU {percent(entry['miou'])} % on {entry['images']} images; IoU in %: {iou}."]
-    return []
+    return ["", "Test scores are not known: the checkpoint did not lie in its run's folder."]

@@ -1,13 +1,11 @@
 """Predictions on a few fixed validation images: one picture per task, and the maps for whoever compares methods.
 
-plots/predictions_task_00.png
-predictions/task_00/<image>/{image.jpg, label.png, prediction.png}     maps of channels, 255 = ignored
+The picture is one of the run's plots; label and prediction are maps of channels, 255 = ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,7 +22,7 @@ from continual.loggers.axis import RunAxis
 from continual.models.predictions import write_jpeg
 from networks.maps import at_size_of
 from protocol.labels import IGNORE
-from protocol.run_folder import RunFolder
+from protocol.run_folder import MapsFolder, RunFolder
 
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
@@ -54,7 +52,7 @@ class PredictionImages(pl.Callback):
         rows = [self._row(batch, learner) for batch in samples]
         for batch, row in zip(samples, rows, strict=True):
             name = data.fixed_name(int(batch["index"])).replace("/", "__")
-            save_maps(self.folder.predictions(task.index) / name, row, colours)
+            save_maps(self.folder.maps(task.index, name), row, colours)
         picture = render(draw(rows, task.class_names, colours))
         save_picture(picture, self.folder.plot("predictions", task.index))
         for logger in self.loggers:
@@ -72,13 +70,13 @@ class PredictionImages(pl.Callback):
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
-def save_maps(folder: Path, row: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
+def save_maps(folder: MapsFolder, row: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
     """Image, label and prediction, see the file's head."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     image, label, prediction = row
-    write_jpeg(folder / "image.jpg", image)
-    save_channels(label, colours, folder / "label.png")
-    save_channels(prediction, colours, folder / "prediction.png")
+    write_jpeg(folder.image, image)
+    save_channels(label, colours, folder.label)
+    save_channels(prediction, colours, folder.prediction)
 
 
 def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
