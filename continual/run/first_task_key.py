@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
@@ -10,7 +11,9 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
+from importlib.util import resolve_name
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -190,7 +193,7 @@ def _shared_code() -> Iterator[Path]:
 
 
 def _files(thing: Any) -> Iterator[Path]:
-    """Of a class or function, of the classes that it builds on, and of what lies beside it where it is the user's own.
+    """Of a class or function, of the classes that it builds on, and of what these import of the user's own modules.
 
     Of what is installed, there is the file of the thing itself alone, and none where it is compiled.
     """
@@ -199,15 +202,26 @@ def _files(thing: Any) -> Iterator[Path]:
             path = Path(inspect.getfile(each)).resolve()
             if each is thing or not _is_below(path, INSTALLED):
                 yield path
-            if not _is_below(path, (*INSTALLED, *OURS)):
-                yield from _loaded_below(path.parent)
+            yield from _imported(sys.modules[each.__module__], set())
 
 
-def _loaded_below(folder: Path) -> Iterator[Path]:
-    """Files of a folder that are imported: what a user's class may call."""
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    paths = (Path(file).resolve() for file in files if file)
-    yield from (path for path in paths if _is_below(path, [folder]) and not _is_below(path, INSTALLED))
+def _imported(module: ModuleType, seen: set[Path]) -> Iterator[Path]:
+    """Files of the user's own modules that a module of theirs imports, itself included, and of what those import."""
+    path = Path(module.__file__ or "").resolve()
+    if path in seen or path.suffix != ".py" or _is_below(path, (*INSTALLED, *OURS)):
+        return
+    seen.add(path)
+    yield path
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), module.__package__)
+            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name in sys.modules:
+                yield from _imported(sys.modules[name], seen)
 
 
 def _is_below(path: Path, folders: Iterable[Path]) -> bool:

@@ -169,7 +169,8 @@ def test_changed_code_of_a_users_own_changes_the_key(tmp_path, monkeypatch):
     (tmp_path / "my_mine.py").write_text("from my_base import Base\nclass Mine(Base): pass\n")
     digests = {first_task_key._digest_of_code(["my_mine.Mine"])}
     for name in ("mine", "base", "helper", "unused"):
-        (tmp_path / f"my_{name}.py").write_text("changed = True")
+        with (tmp_path / f"my_{name}.py").open("a") as file:
+            file.write("# changed\n")
         digests.add(first_task_key._digest_of_code(["my_mine.Mine"]))
     assert len(digests) == 4  # as they were, and with each of three files changed
 
