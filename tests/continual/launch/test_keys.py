@@ -10,8 +10,12 @@ from protocol.errors import ConfigError
 from tests.test_configurations import CONF, choices
 
 
-def test_the_page_is_that_of_the_code_and_names_every_choice():
-    text = page()
+@pytest.fixture(scope="module")
+def text():
+    return page()
+
+
+def test_the_page_is_that_of_the_code_and_names_every_choice(text):
     assert PAGE.read_text() == text, "docs/keys.md is old: run python -m continual.launch.keys"
     folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("**/*.yaml")}
     assert {folder for folder in folders if folder.split("/")[0] not in (".", "hydra", PRESETS)} == set(GROUPS)
@@ -19,13 +23,20 @@ def test_the_page_is_that_of_the_code_and_names_every_choice():
         assert all(f"{group}={choice}" in text for choice in choices(group))
 
 
+def test_every_key_has_a_meaning(text):
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 500
+    without = [row for row in rows if row.endswith("|  |")]
+    assert not without, "say in conf/, by a comment behind the value, what the key means"
+
+
 @pytest.mark.parametrize(
     ("topics", "parts"),
     [
-        (["training"], ["training=... is one of default, joint", "training.epochs=30\n    per task; allowed: a whole"]),
+        (["training"], ["training=... is one of default, joint", "training.epochs=30\n    epochs of each task; allowed: a whole"]),
         (["loss=ewc"], ["loss=ewc: EWC (", "with callbacks=ewc", "loss.average=all\n    what the mean divides by"]),
-        (["network=deeplabv3_atrous"], ["network.norm=bn\n    ReLU", "network.output_stride=16"]),
-        (["dataset=voc"], ["dataset.root=???\n    VOC2012, or", "with network=deeplabv3", "training.lr_next=0.001\n"]),
+        (["network=deeplabv3_atrous"], ["network.norm=bn\n    normalisation and", "network.output_stride=16"]),
+        (["dataset=voc"], ["dataset.root=???\n    folder VOC2012", "with network=deeplabv3", "training.lr_next=0.001\n"]),
         (["optimizer.lr"], ["optimizer.lr=0.004\n    learning rate of the first task"]),
         (["callbacks=replay", "scheduler=step"], ["callbacks.replay.capacity=300", "scheduler.every=5000"]),
         (["dataset/augmentation=scale_crop"], ["dataset.augmentation.crop.pad_image=${dataset.mean}\n    colour"]),
