@@ -234,7 +234,7 @@ def images_in(folder: str | None) -> list[Path] | None:
         paths = [p for p in find_images([str(Path(folder).expanduser())]) if p.name != SHEET]
     except DataError as error:
         raise ConfigError(
-            f"deepinversion_images={folder}: {error}; scripts/invert.py makes some, null dreams them in between"
+            f"images={folder}: {error}; scripts/invert.py makes some, null dreams them in between"
         ) from error
     for path in paths:
         read_image(path)

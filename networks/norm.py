@@ -268,8 +268,8 @@ def _compiled(name: str) -> type[nn.Module]:
             """Compute in the precision of the weights: the kernels do not support autocast."""
             if name == "iabn_sync" and x.device.type == "cpu" and self.training and self.group is not None:
                 raise ConfigError(
-                    "network.norm=iabn_sync synchronises processes on GPUs only; on CPUs choose network.norm=abn, the "
-                    "same function, with training.sync_batchnorm=true"
+                    "norm=iabn_sync synchronises processes on GPUs only; on CPUs choose norm=abn, the same function, "
+                    "with training.sync_batchnorm=true"
                 )
             with torch.autocast(x.device.type, enabled=False):
                 y: Tensor = super().forward(x.to(self.weight.dtype))

@@ -98,13 +98,13 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
         state = {from_mib_name(name): value for name, value in state.items()}
     if is_mib != (encoder.norm.slope > 0):
         log.warning(
-            "network.pretrained=%s was trained with %s and network.norm=%s has another activation: "
-            "the features fit only after some training; network.norm=%s fits at once",
+            "pretrained=%s was trained with %s and norm=%s has another activation: the features fit only after some "
+            "training; norm=%s fits at once",
             pretrained, *(("leaky ReLU", encoder.norm.name, "abn") if is_mib else ("ReLU", encoder.norm.name, "bn")),
         )  # fmt: skip
     state = convert_gamma(state, from_absolute=is_mib, to_absolute=encoder.norm.absolute, eps=encoder.norm.eps)
     report = load_exactly(encoder, state, f"pretrained={pretrained}")
-    log.info("network.pretrained=%s: %s", pretrained, report)
+    log.info("pretrained=%s: %s", pretrained, report)
     return report
 
 

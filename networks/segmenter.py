@@ -182,4 +182,4 @@ def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:
     name = f"timm/{backbone}" if pretrained == "imagenet" else pretrained
     state = timm_weights(name, "vit_*") if name.startswith("timm/") else read_state(name)
     state = {key: value for key, value in checkpoint_filter_fn(state, encoder).items() if not key.startswith("head")}
-    log.info("network.pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"pretrained={pretrained}"))
+    log.info("pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"pretrained={pretrained}"))

@@ -77,7 +77,7 @@ class Buffer(ContinualCallback):
             keys = ", ".join({"labels": "labels=stored", "logits": "logits=true"}[name] for name in missing)
             raise ConfigError(
                 f"{type(learner.loss).__name__} has terms of its own for replayed {named}, which no buffer gives: set "
-                f"use=loss, {keys}, or {' and '.join(f'loss.{name}_weight=0' for name in missing)}"
+                f"use=loss, {keys}, or {' and '.join(f'{name}_weight=0' for name in missing)}"
             )
         if self.give.joins_batch and data.saliency is not None and any(reader.arrays for reader in self.read):
             raise ConfigError(

@@ -105,7 +105,7 @@ class FeatureStatistics:
         if any(
             base.__name__ in ("InPlaceABN", "InPlaceABNSync") for layer in self.layers for base in type(layer).__mro__
         ):
-            raise ConfigError(f"{name} has in-place ABN, which overwrites its input: train with network.norm=abn")
+            raise ConfigError(f"{name} has in-place ABN, which overwrites its input: train with norm=abn")
         self.terms: list[Tensor] = []
 
     @contextmanager

@@ -71,8 +71,8 @@ class Optimisation:
             raise ConfigError(f"training.decay_next={self.decay_next} is neither all nor new")
         if self.from_initial_weights and loss.classifier_init in EARLIER:
             raise ConfigError(
-                "training.from_initial_weights=true begins with random classifiers: set loss.classifier_init=random "
-                f"instead of {loss.classifier_init}, or training.from_initial_weights=false"
+                "training.from_initial_weights=true begins with random classifiers: set classifier_init=random instead "
+                f"of {loss.classifier_init}, or training.from_initial_weights=false"
             )
         if self.from_initial_weights and self.freeze:
             raise ConfigError(

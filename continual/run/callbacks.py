@@ -45,10 +45,10 @@ class Callbacks:
         published, loss = self._published(), learner.loss
         with full_keys("loss", type(loss)):
             _check_published(published, type(loss).__name__, loss.reads, loss.remedy)
-        for name, callback in self.continual.items():
-            with callback.full_keys():
-                _check_published(published, f"callbacks.{name}", callback.needs, callback.remedy)
-                callback.check(learner, data, published)
+            for name, callback in self.continual.items():
+                with full_keys("network", type(learner.network)), callback.full_keys():
+                    _check_published(published, f"callbacks.{name}", callback.needs, callback.remedy)
+                    callback.check(learner, data, published)
 
     def _published(self) -> set[str]:
         """All names that are published.

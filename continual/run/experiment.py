@@ -32,6 +32,7 @@ from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
 from datamodules.task_sequence import TaskSequence
+from protocol.errors import full_keys
 from protocol.files import write_atomically
 from protocol.random_streams import Stream, seed_of
 from protocol.run_folder import RunFolder
@@ -197,7 +198,8 @@ class Experiment:
             load_own(files.last)  # a file that cannot be used is a clear error here
             log.info(f"task {task.index}: continuing from {files.last}")
         last = str(files.last) if files.last.exists() else None
-        trainer.fit(self.learner, datamodule=self.data, ckpt_path=last)
+        with full_keys("network", type(self.learner.network)):
+            trainer.fit(self.learner, datamodule=self.data, ckpt_path=last)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if self.training.keep == "best" and trainer.strategy.broadcast(files.best.exists()):

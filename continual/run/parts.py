@@ -63,7 +63,9 @@ def build_learner(
     )
     network = instantiate(config.network, _convert_="all")
     loss = instantiate(config.loss, _convert_="all")
-    learner = ContinualLearner(network, loss, optimisation, Pixels(dataset.mean, dataset.std), seed=training.seed)
+    pixels = Pixels(dataset.mean, dataset.std)
+    with full_keys("loss", type(loss)):
+        learner = ContinualLearner(network, loss, optimisation, pixels, seed=training.seed)
     if not tasks[0].has_background:
         check_without_background(learner.loss, training)
         learner.network.leave_out_background()

@@ -136,7 +136,7 @@ def test_what_cannot_be_replayed_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="Sequential has no batch normalisation"):
         check(DeepInversion(), MiB(), torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
     for settings, words in (
-        ({"images": str(tmp_path)}, r"deepinversion_images=.* gives no image .*scripts/invert\.py makes some"),
+        ({"images": str(tmp_path)}, r"images=.* gives no image .*scripts/invert\.py makes some"),
         ({"per_class": 0}, r"per_class=0 must be a whole number"),
         ({"size": -8}, r"size=-8 must be a whole number"),
         ({"per_class": True}, r"per_class=True must be a whole number"),

@@ -243,7 +243,7 @@ def test_what_is_replayed_must_be_what_the_loss_reads():
         (DER(), {"labels": "teacher"}, r"DER has terms of its own"),
         (MiB(), {"logits": True}, r"use=term gives the loss no logits: set logits=false, or use=loss"),
         (MiB(), {"use": "loss"}, r"would replay labels, for which MiB has no term: .*use=term"),
-        (DER(), {"use": "loss"}, r"for replayed logits, .*set use=loss, logits=true, or loss\.logits_weight=0"),
+        (DER(), {"use": "loss"}, r"for replayed logits, .*set use=loss, logits=true, or logits_weight=0"),
         (
             DER(logits_weight=0),
             {"use": "loss", "logits": True},

@@ -124,8 +124,8 @@ def test_imagenet_for_abn_is_converted_and_warned_of(imagenet, caplog):
     with caplog.at_level(logging.WARNING):
         encoder = DeepLabV3("resnet18", norm="abn", pretrained="imagenet").encoder
     assert (encoder.bn1.weight >= 0).all()
-    assert "trained with ReLU and network.norm=abn has another activation" in caplog.text
-    assert "network.norm=bn fits at once" in caplog.text
+    assert "trained with ReLU and norm=abn has another activation" in caplog.text
+    assert "norm=bn fits at once" in caplog.text
 
 
 def test_no_network_is_one_clear_sentence(monkeypatch):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from continual.launch.composition import check_what_is_composed
 from continual.launch.keys import GROUPS, PAGE, PRESETS, help_about, page
 from continual.launch.yaml_files import YamlFile
 from protocol.errors import ConfigError
 from tests.test_configurations import CONF, choices
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_with_our_loader():
+    check_what_is_composed()
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +39,13 @@ def test_every_key_has_a_meaning(text):
 @pytest.mark.parametrize(
     ("topics", "parts"),
     [
-        (["training"], ["training=... is one of default, joint", "training.epochs=30\n    epochs of each task; allowed: a whole"]),
+        (
+            ["training"],
+            ["training=... is one of default, joint", "training.epochs=30\n    epochs of each task; allowed: a whole"],
+        ),
         (["loss=ewc"], ["loss=ewc: EWC (", "with callbacks=ewc", "loss.average=all\n    what the mean divides by"]),
         (["network=deeplabv3_atrous"], ["network.norm=bn\n    normalisation and", "network.output_stride=16"]),
-        (["dataset=voc"], ["dataset.root=???\n    folder VOC2012", "with network=deeplabv3", "training.lr_next=0.001\n"]),
+        (["dataset=voc"], ["dataset.root=???\n    folder VOC", "with network=deeplabv3", "training.lr_next=0.001\n"]),
         (["optimizer.lr"], ["optimizer.lr=0.004\n    learning rate of the first task"]),
         (["callbacks=replay", "scheduler=step"], ["callbacks.replay.capacity=300", "scheduler.every=5000"]),
         (["dataset/augmentation=scale_crop"], ["dataset.augmentation.crop.pad_image=${dataset.mean}\n    colour"]),

@@ -99,7 +99,7 @@ def test_a_restart_begins_every_task_with_the_first_weights():
         with torch.no_grad():
             for parameter in learner.network.parameters():
                 parameter.fill_(7)
-    with pytest.raises(ConfigError, match=r"set loss\.classifier_init=random instead of background"):
+    with pytest.raises(ConfigError, match=r"set classifier_init=random instead of background"):
         make_learner(MiB(), from_initial_weights=True)
     with pytest.raises(ConfigError, match=r"training\.from_initial_weights=true begins later tasks anew"):
         make_learner(MiB(classifier_init="random"), from_initial_weights=True, freeze=["down"])

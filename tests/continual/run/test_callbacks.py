@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from continual.learning.callback import ContinualCallback
 from continual.models.checkpoint import check_format
 from continual.run.callbacks import Callbacks
+from networks.deeplabv3 import DeepLabV3
 from protocol.errors import ConfigError, RunError
 from tests.test_configurations import choices, composed
 
@@ -53,7 +55,8 @@ def built(loss="finetune", *overrides, **more):
     for name, settings in more.items():
         target = f"{__name__}.{settings.pop('_target_')}"
         OmegaConf.update(config, f"callbacks.{name}", {"_target_": target, **settings}, force_add=True)
-    return Callbacks(config.callbacks), SimpleNamespace(loss=instantiate(config.loss, _convert_="all"))
+    loss = instantiate(config.loss, _convert_="all")
+    return Callbacks(config.callbacks), SimpleNamespace(loss=loss, network=torch.nn.Identity())
 
 
 def error_of(*arguments, **more):
@@ -150,7 +153,26 @@ def test_messages_have_the_name_that_the_user_gave():
     config = composed("callbacks=replay").callbacks
     config = OmegaConf.create({"mine": {**config.replay, "use": "append"}})
     with pytest.raises(ConfigError, match=r"old classes: set callbacks\.mine\.use=term"):
-        Callbacks(config).check(SimpleNamespace(loss=instantiate(composed("loss=cil").loss)), DATA)
+        Callbacks(config).check(built("cil")[1], DATA)
+
+
+class Demanding(ContinualCallback):
+    """Refuses everything, and names settings of its own, of the network and of the loss."""
+
+    def __init__(self, strictness: float = 1.0) -> None:
+        pass
+
+    def check(self, learner, data, published):
+        raise ConfigError("strictness=1: set norm=abn, kd_weight=0 or training.debug=true")
+
+
+def test_messages_about_several_parts_have_the_full_key_of_each():
+    callbacks, learner = built("mib", mine={"_target_": "Demanding"})
+    learner.network = DeepLabV3("resnet18")
+    with pytest.raises(ConfigError) as caught:
+        callbacks.check(learner, DATA)
+    full = "callbacks.mine.strictness=1: set network.norm=abn, loss.kd_weight=0 or training.debug=true"
+    assert str(caught.value) == full
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
