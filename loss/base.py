@@ -119,11 +119,7 @@ class ContinualLoss(nn.Module, ABC):
         self.classifier_init = classifier_init
 
     def check_task(self, task: Task) -> None:
-        """See, before anything is trained, whether the method can learn a task; every one can unless it says so.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+        """Raise ConfigError, before anything is trained, unless the method can learn a task; most can learn any."""
 
     def sure_classes(self, output: NetworkOutput, confidence: float) -> Tensor:
         """Class of each pixel where its probability is at least `confidence`, else 0; B x H x W int64."""

@@ -1,4 +1,4 @@
-"""Each mistake ends with one line that names the file or key and the mend, before any training."""
+"""Each mistake ends with one line that names the file or key and the remedy, before any training."""
 
 from __future__ import annotations
 

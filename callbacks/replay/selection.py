@@ -105,16 +105,16 @@ class Reservoir(Selection):
         """
         place: int | None = slots.filled
         if slots.filled >= room:
-            drawn = int(random.integers(slots.offered))
-            place = self.who_goes(slots, drawn, random) if drawn < room else None
+            candidate = int(random.integers(slots.offered))
+            place = self.who_goes(slots, candidate, random) if candidate < room else None
         slots.offered += 1
         if place is not None:
             slots.put(place, slot)
         return place
 
-    def who_goes(self, slots: Slots, drawn: int, random: np.random.Generator) -> int:
-        """Place of the image that a new one replaces; `drawn`: each with the same probability."""
-        return drawn
+    def who_goes(self, slots: Slots, candidate: int, random: np.random.Generator) -> int:
+        """Place of the image that a new one replaces; `candidate`: a place, each with the same probability."""
+        return candidate
 
 
 class Balanced(Reservoir):
@@ -125,7 +125,7 @@ class Balanced(Reservoir):
         """Whether low losses count beside frequent classes."""
         return self.loss_share > 0
 
-    def who_goes(self, slots: Slots, drawn: int, random: np.random.Generator) -> int:
+    def who_goes(self, slots: Slots, candidate: int, random: np.random.Generator) -> int:
         """One by `eviction_probabilities`."""
         probabilities = eviction_probabilities(slots.importance, slots.shown, self.loss_share)
         return int(random.choice(slots.filled, p=probabilities))

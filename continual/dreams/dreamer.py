@@ -15,17 +15,18 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from continual.dreams.recipe import Recipe
 from continual.dreams.record import RECORD, SHEET, contact_sheet, read_record
-from continual.dreams.synthesis import Network, dense_targets, pixel_bounds, random_draws, synthesise
+from continual.dreams.synthesis import Network, dense_targets, pixel_bounds, random_numbers_of, synthesise
 from continual.dreams.terms import FeatureStatistics, lse_lba
 from continual.evaluation.plots import render, save_picture
 from continual.models.saved_model import SavedModel
@@ -94,33 +95,18 @@ class Dreamer:
         wanted = [c for _ in range(self.per_class) for c in classes]
         batches = [wanted[i : i + self.batch_size] for i in range(0, len(wanted), self.batch_size)]
         files = [folder / f"batch_{number:05d}.json" for number in range(len(batches))]
-        mine = [number for number in range(len(batches)) if number % world == rank]
         with _progress(rank) as progress:
             steps = sum(phase.iterations for phase in self.recipe.phases)
+            mine = range(rank, len(batches), world)
             bar = progress.add_task("dreaming", total=steps * len(mine), losses="")
             for turn, number in enumerate(mine):
                 if read_record(files[number], settings) is None:
-
-                    def watch(done: int, terms: Mapping[str, float], begin: int = turn * steps) -> None:
-                        losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
-                        progress.update(bar, completed=begin + done, losses=losses)
-
+                    watch = partial(_show, progress, bar, turn * steps)
                     records = self._batch(number, batches[number], folder, statistics, watch)
                     write_atomically(files[number], json.dumps({"settings": settings, "images": records}))
                 progress.update(bar, completed=(turn + 1) * steps)
         barrier()
-        if rank:
-            return []
-        images = []
-        for file in files:
-            batch = read_record(file, settings)
-            assert batch is not None, f"{file} is missing, which a process has written"
-            images += batch
-        save_picture(render(contact_sheet(folder, images)), folder / SHEET)
-        write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
-        for file in files:
-            file.unlink()
-        return images
+        return [] if rank else _joined(files, folder, settings)
 
     def _settings(self, classes: Sequence[int]) -> dict[str, Any]:
         """The settings that the images depend on, as they look after a round trip through JSON."""
@@ -141,9 +127,9 @@ class Dreamer:
         wanted = torch.tensor(list(classes))
         targets = dense_targets(wanted, self.size, generator) if self.recipe.pooling == "dense" else wanted
         bounds = pixel_bounds(self.mean, self.std, device)
-        draws = random_draws(generator, self.recipe.flip)
+        numbers = random_numbers_of(generator, self.recipe.flip)
         dreams = synthesise(
-            self._logits, statistics, start, targets.to(device), self.recipe, bounds, draws, self.student, watch
+            self._logits, statistics, start, targets.to(device), self.recipe, bounds, numbers, self.student, watch
         )
         pixels = self._pixels(dreams.images)
         confidence, share = self._judge(pixels, wanted)
@@ -176,6 +162,20 @@ class Dreamer:
         return scores, (logits.argmax(1) == wanted.view(-1, 1, 1)).float().mean((1, 2))
 
 
+def _joined(files: Sequence[Path], folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Make one record and the contact sheet from the records of all batches; gives the images."""
+    images = []
+    for file in files:
+        batch = read_record(file, settings)
+        assert batch is not None, f"{file} is missing, which a process has written"
+        images += batch
+    save_picture(render(contact_sheet(folder, images)), folder / SHEET)
+    write_atomically(folder / RECORD, json.dumps({"settings": settings, "images": images}, indent=1))
+    for file in files:
+        file.unlink()
+    return images
+
+
 def class_probabilities(logits: Tensor) -> Tensor:
     """Probabilities of the classes without background, N x C - 1, in whole images, from logits N x C x H x W."""
     return torch.softmax(lse_lba(logits.float(), 0.0)[:, 1:], dim=1)
@@ -194,6 +194,12 @@ def check_classes(model: SavedModel, names: Sequence[str], key: str) -> None:
     for ours, theirs in zip(names, model.class_names, strict=False):
         if ours != theirs:
             raise ConfigError(f"{key}={model.path} has {theirs} where the network that dreams has {ours}")
+
+
+def _show(progress: Progress, bar: TaskID, begin: int, done: int, terms: Mapping[str, float]) -> None:
+    """Move the bar to the updates of a batch that began at `begin`, and name its losses."""
+    losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
+    progress.update(bar, completed=begin + done, losses=losses)
 
 
 def _progress(rank: int) -> Progress:

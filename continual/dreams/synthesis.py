@@ -5,7 +5,7 @@ Pixels x, at first N(0, 1) in the network's normalised space, are trained so tha
     loss = class CE(s(J(x)), class) + tv_l2 TV2 + tv_l1 TV1 + statistics R_f + l2 R_2 + competition R_adi
 
 J shifts (and mirrors) the images at random. For segmentation the logits z are pooled to one score per class, as in the
-report on MiB with DeepInversion ("LSE-LBA", `lse_lba`), or compared pixel by pixel with a drawn label map ("dense").
+report on MiB with DeepInversion ("LSE-LBA", `lse_lba`), or compared pixel by pixel with a random label map ("dense").
     TV2   sum over four directions of the norm of the differences of the whole batch; TV1: of their mean magnitude
     R_f   over normalisation layers: |running var - var| + |running mean - mean| of the layer's input; the first one
           counts `first_layer` times
@@ -29,8 +29,8 @@ from torch import Tensor
 
 from continual.dreams.recipe import Phase, Recipe
 from continual.dreams.terms import (
-    Draw,
     FeatureStatistics,
+    RandomNumbers,
     competition,
     image_norm,
     jitter,
@@ -73,7 +73,7 @@ def synthesise(
     targets: Tensor,
     recipe: Recipe,
     bounds: tuple[Tensor, Tensor],
-    draws: Callable[[int], Draw],
+    random_numbers: Callable[[int], RandomNumbers],
     student: Network | None = None,
     watch: Callable[[int, dict[str, float]], None] | None = None,
     record: Callable[[Tensor], None] | None = None,
@@ -87,63 +87,87 @@ def synthesise(
         targets: N int64, or label maps N x H x W with `pooling="dense"` (255 = anything).
         recipe: weights and phases.
         bounds: least and greatest value of each channel, 3 x 1 x 1.
-        draws: random numbers of an iteration; given the greatest shift.
+        random_numbers: gives those of an iteration; called with the greatest shift.
         student: for the competition.
         watch: called now and then with the number of updates so far and the terms.
-        record: called with the images before each update.
+        record: called with the images before each update, and after each phase.
     """
     x = start.clone().requires_grad_()
-    best = Dreams(start, math.inf)
-    done = 0
+    dreams, done = Dreams(start, math.inf), 0
     for phase in recipe.phases:
         optimizer = torch.optim.Adam([x], lr=recipe.lr, betas=phase.betas, eps=1e-8)
-        lowest = torch.full((), math.inf, device=x.device)
-        kept, kept_terms = x.detach().clone(), None
+        best = _Best(x)
         for iteration in range(phase.iterations):
             if record is not None:
                 record(x.detach())
             optimizer.param_groups[0]["lr"] = learning_rate(recipe.lr, iteration, phase.iterations)
-            optimizer.zero_grad(set_to_none=True)
-            draw = draws(recipe.jitter // phase.shrink)
-            terms = _terms(x, phase, draw, teacher, statistics, targets, recipe, student)
-            total = torch.stack(list(terms.values())).sum()
-            values = torch.stack([*(term.detach() for term in terms.values()), total.detach()])
-            with torch.no_grad():  # all on the device, so that nothing waits for it
-                better = total < lowest
-                lowest = torch.where(better, total.detach(), lowest)
-                kept = torch.where(better, x.detach(), kept)
-                kept_terms = values if kept_terms is None else torch.where(better, values, kept_terms)
-            total.backward()
-            optimizer.step()
-            if phase.clip:
-                with torch.no_grad():
-                    x.copy_(torch.minimum(torch.maximum(x, bounds[0]), bounds[1]))
+            numbers = random_numbers(recipe.jitter // phase.shrink)
+            terms = _terms(x, phase, numbers, teacher, statistics, targets, recipe, student)
+            terms["loss"] = torch.stack(list(terms.values())).sum()
+            best.offer(x, terms)
+            _update(x, terms["loss"], optimizer, bounds if phase.clip else None)
             done += 1
             if watch is not None and (iteration % 20 == 0 or iteration == phase.iterations - 1):
-                watch(done, dict(zip([*terms, "loss"], values.tolist(), strict=True)))
+                watch(done, {name: term.item() for name, term in terms.items()})
         if record is not None:
             record(x.detach())
-        assert kept_terms is not None  # a phase has at least one iteration
-        numbers = dict(zip([*terms, "loss"], kept_terms.tolist(), strict=True))
-        if not lowest.isfinite():
+        dreams = best.dreams()
+    return dreams
+
+
+class _Best:
+    """The images of a phase that had the lowest loss. All stays on the device, so that nothing waits for it."""
+
+    def __init__(self, x: Tensor) -> None:
+        """Args: `x`: the images at the beginning."""
+        self.images = x.detach().clone()
+        self.lowest = torch.full((), math.inf, device=x.device)
+        self.terms: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def offer(self, x: Tensor, terms: dict[str, Tensor]) -> None:
+        """Keep images, and their terms, where the loss is lower than any before."""
+        better = terms["loss"] < self.lowest
+        self.lowest = torch.where(better, terms["loss"], self.lowest)
+        self.images = torch.where(better, x, self.images)
+        before = self.terms or terms
+        self.terms = {name: torch.where(better, term, before[name]) for name, term in terms.items()}
+
+    def dreams(self) -> Dreams:
+        """The images with their numbers.
+
+        Raises:
+            FloatingPointError: no loss was a number.
+        """
+        numbers = {name: term.item() for name, term in self.terms.items()}
+        if not self.lowest.isfinite():
             raise FloatingPointError(f"the losses of the dreams are no numbers ({numbers}): lower their learning rate")
-        best = Dreams(kept, numbers.pop("loss"), numbers)
-    return best
+        return Dreams(self.images, numbers.pop("loss"), numbers)
+
+
+def _update(x: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer, bounds: tuple[Tensor, Tensor] | None) -> None:
+    """A step of the pixels, which stay between the bounds where there are some."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    if bounds is not None:
+        with torch.no_grad():
+            x.copy_(torch.minimum(torch.maximum(x, bounds[0]), bounds[1]))
 
 
 def _terms(
-    x: Tensor, phase: Phase, draw: Draw, teacher: Network, statistics: FeatureStatistics, targets: Tensor,
+    x: Tensor, phase: Phase, numbers: RandomNumbers, teacher: Network, statistics: FeatureStatistics, targets: Tensor,
     recipe: Recipe, student: Network | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Weighted terms of one iteration, by name."""
-    seen = jitter(F.avg_pool2d(x, phase.shrink) if phase.shrink > 1 else x, draw)
+    seen = jitter(F.avg_pool2d(x, phase.shrink) if phase.shrink > 1 else x, numbers)
     with statistics.watch():
         output = teacher(seen)
     output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
     dense = recipe.pooling == "dense"
     height, width = seen.shape[-2:]
-    wanted = jitter(targets[..., :: phase.shrink, :: phase.shrink][..., :height, :width], draw) if dense else targets
-    scores = output if dense else pool(output, recipe.pooling, draw.beta)
+    wanted = jitter(targets[..., :: phase.shrink, :: phase.shrink][..., :height, :width], numbers) if dense else targets
+    scores = output if dense else pool(output, recipe.pooling, numbers.beta)
     terms = {"class": recipe.classification * F.cross_entropy(scores, wanted, ignore_index=255)}
     tv_l1, tv_l2 = total_variation(seen)
     for name, weight, value in (("tv_l1", recipe.tv_l1, tv_l1), ("tv_l2", recipe.tv_l2, tv_l2)):
@@ -155,22 +179,22 @@ def _terms(
         terms["statistics"] = recipe.statistics * statistics.loss()
     if recipe.competition and student is not None:
         pooling = "mean" if dense else recipe.pooling
-        ours = pool(student(seen).to(scores.dtype), pooling, draw.beta)
-        theirs = pool(output, pooling, draw.beta)
+        ours = pool(student(seen).to(scores.dtype), pooling, numbers.beta)
+        theirs = pool(output, pooling, numbers.beta)
         n = min(ours.shape[1], theirs.shape[1])
         terms["competition"] = recipe.competition * competition(ours[:, :n], theirs[:, :n])
     return terms
 
 
-def random_draws(generator: torch.Generator, flip: bool) -> Callable[[int], Draw]:
+def random_numbers_of(generator: torch.Generator, flip: bool) -> Callable[[int], RandomNumbers]:
     """A function that gives the random numbers of one iteration after the other."""
 
-    def draw(most: int) -> Draw:
+    def numbers(most: int) -> RandomNumbers:
         offsets = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
         chance, beta = torch.rand(2, generator=generator).tolist()
-        return Draw(tuple(offsets), flip and chance < 0.5, beta)
+        return RandomNumbers(tuple(offsets), flip and chance < 0.5, beta)
 
-    return draw
+    return numbers
 
 
 def pixel_bounds(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

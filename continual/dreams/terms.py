@@ -18,8 +18,8 @@ TEMPERATURE, CLAMP = 3.0, (0.01, 0.99)  # of the competition, as in the authors'
 
 
 @dataclass
-class Draw:
-    """Random numbers of one iteration.
+class RandomNumbers:
+    """Those of one iteration.
 
     Attributes:
         offsets: rows and columns of the shift.
@@ -78,10 +78,10 @@ def competition(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - divergence.clamp(0, 1)
 
 
-def jitter(x: Tensor, draw: Draw) -> Tensor:
+def jitter(x: Tensor, numbers: RandomNumbers) -> Tensor:
     """Images or label maps ... x H x W, shifted cyclically and mirrored."""
-    x = torch.roll(x, draw.offsets, dims=(-2, -1))
-    return x.flip(-1) if draw.flip else x
+    x = torch.roll(x, numbers.offsets, dims=(-2, -1))
+    return x.flip(-1) if numbers.flip else x
 
 
 class FeatureStatistics:

@@ -13,10 +13,9 @@ REST = "rest"
 
 
 def check_factors(network: nn.Module, factors: Mapping[str, float], key: str) -> None:
-    """See whether the parts with a factor exist.
+    """Raise ConfigError unless all parts with a factor exist, and each factor is a number above 0.
 
-    Raises:
-        ConfigError: one does not, or a factor is no number above 0; names the configuration's `key`.
+    Args: `key`: of the factors in the configuration, for the message.
     """
     parts = [name for name, _ in network.named_children()]
     names = [f"{name}." for name, _ in network.named_parameters()]

@@ -135,9 +135,9 @@ def _read_in_first_task(settings: Mapping[str, Any], thing: Any, methods: Sequen
 
 def _probe(loss: ContinualLoss, task: Task) -> str:
     """Hex digest of what a plain loss and its gradient are in the first task, for some logits and labels."""
-    draw = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, task.n_seen, 6, 5, generator=draw).requires_grad_()
-    labels = torch.randint(0, task.n_seen, (2, 6, 5), generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, task.n_seen, 6, 5, generator=generator).requires_grad_()
+    labels = torch.randint(0, task.n_seen, (2, 6, 5), generator=generator)
     labels[0, :2] = IGNORE
     step = Step(task, {"label": labels, "index": torch.arange(2)}, NetworkOutput(logits, logits, logits, [logits]))
     terms = [*loss(step).values(), loss.classification(logits, step)]

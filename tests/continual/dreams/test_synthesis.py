@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from continual.dreams.recipe import Phase, Recipe
-from continual.dreams.synthesis import dense_targets, learning_rate, pixel_bounds, random_draws, synthesise
+from continual.dreams.synthesis import dense_targets, learning_rate, pixel_bounds, random_numbers_of, synthesise
 from continual.dreams.terms import (
-    Draw,
     FeatureStatistics,
+    RandomNumbers,
     competition,
     image_norm,
     lse_lba,
@@ -140,16 +140,16 @@ def follow_the_loop(data, vectors, followed):
     )  # fmt: skip
     recorded = iter(zip(vectors["offsets"].tolist(), vectors["flips"].tolist(), strict=True))
 
-    def draws(most):
+    def numbers(most):
         offsets, flip = next(recorded)
         assert max(map(abs, offsets)) <= most
-        return Draw(tuple(offsets), bool(flip), 0.0)
+        return RandomNumbers(tuple(offsets), bool(flip), 0.0)
 
     teacher, student = (Toy(tensors(part(data, f"{name}/"))).eval() for name in ("teacher", "student"))
     seen, told = [], []
     dreams = synthesise(
         teacher, FeatureStatistics(teacher, recipe.first_layer), images[0], torch.from_numpy(data["targets"]), recipe,
-        (low, high), draws, student,
+        (low, high), numbers, student,
         watch=lambda done, terms: told.append((done, terms)), record=lambda x: seen.append(x.clone()),
     )  # fmt: skip
     torch.testing.assert_close(torch.stack(seen), images, rtol=5e-4, atol=5e-4)
@@ -179,7 +179,7 @@ def dream(network, pooling="lse_lba", iterations=150, **settings):
     targets = dense_targets(classes, (32, 32), generator) if pooling == "dense" else classes
     return targets, synthesise(
         network, FeatureStatistics(network), start, targets, recipe,
-        pixel_bounds(MEAN, STD, start.device), random_draws(generator, recipe.flip),
+        pixel_bounds(MEAN, STD, start.device), random_numbers_of(generator, recipe.flip),
     )  # fmt: skip
 
 
@@ -239,13 +239,13 @@ def test_label_maps_of_odd_sizes_shrink_as_images_do():
     classes = torch.tensor([1])
     dreams = synthesise(
         network, FeatureStatistics(network), torch.randn(1, 3, 33, 35), dense_targets(classes, (33, 35), generator),
-        recipe, pixel_bounds(MEAN, STD, torch.device("cpu")), random_draws(generator, True),
+        recipe, pixel_bounds(MEAN, STD, torch.device("cpu")), random_numbers_of(generator, True),
     )  # fmt: skip
     assert dreams.images.shape == (1, 3, 33, 35)
     with pytest.raises(FloatingPointError, match="the losses of the dreams are no numbers"):
         synthesise(
             network, FeatureStatistics(network), torch.full((1, 3, 8, 8), torch.nan), classes, Recipe((Phase(2),)),
-            pixel_bounds(MEAN, STD, torch.device("cpu")), random_draws(generator, True),
+            pixel_bounds(MEAN, STD, torch.device("cpu")), random_numbers_of(generator, True),
         )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def test_network_grows_by_the_classes_of_each_task():
         assert learner(torch.rand(1, 3, 16, 16)).logits.shape[1] == task.n_seen
 
 
-def test_a_restart_begins_every_task_with_the_first_weights():
+def test_from_initial_weights_begins_every_task_with_the_first_weights():
     learner = make_learner(MiB(classifier_init="random"), from_initial_weights=True)
     first = copy.deepcopy(learner.network.state_dict())
     for task in TASKS:
