@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.base import DataError, Split
+from datamodules.cores import usable_cores
 from protocol.arrays import Flags
 from protocol.files import replacing
 from protocol.labels import LabelSpace
@@ -96,7 +96,7 @@ class ClassIndex:
             index = _read(folder / name)
             if index is not None:
                 return index
-        index = cls._scan(split, labels, workers or _cores(), progress)
+        index = cls._scan(split, labels, workers or usable_cores(), progress)
         _write_to_first(folders, name, index)
         return index
 
@@ -196,10 +196,6 @@ def _failure_message(failures: list[str]) -> str:
 def _digest(split: Split, labels: LabelSpace) -> str:
     parts = (str(FORMAT), split.fingerprint(), _allowed(labels).tobytes().hex())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _progress_bar(wanted: bool) -> Progress:

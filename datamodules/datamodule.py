@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -12,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
+from datamodules.cores import usable_cores
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
@@ -244,10 +243,8 @@ class ContinualDataModule(pl.LightningDataModule):
         """Loader processes of this device."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         devices = self.trainer.num_devices if self.trainer else 1
-        return min(max(cores // devices, 1), MOST_WORKERS)
+        return min(max(usable_cores() // devices, 1), MOST_WORKERS)
 
     def _on_cuda(self) -> bool:
         if self.trainer:

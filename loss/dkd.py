@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import binary_cross_entropy
+from loss.functional import binary_cross_entropy, binary_distillation
 from networks.base import NetworkOutput
 from networks.classifier import Init, Layout
 from networks.maps import at_least_float32
@@ -103,13 +103,6 @@ def class_bce(logits: Tensor, labels: Tensor, first: int, positive_weight: float
     target = (labels.unsqueeze(1) == classes).to(logits.dtype)
     weight = logits.new_full((), positive_weight)
     pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
-    return pixels.mean((0, 2, 3)).sum()
-
-
-def binary_distillation(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over the channels of mean B(z_c, s(z'_c)); both B x K x h x w."""
-    target = torch.sigmoid(at_least_float32(teacher))
-    pixels = F.binary_cross_entropy_with_logits(at_least_float32(scores), target, reduction="none")
     return pixels.mean((0, 2, 3)).sum()
 
 

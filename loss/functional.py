@@ -142,7 +142,7 @@ def unbiased_distillation(
 def binary_distillation(
     logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Binary cross entropy of the old channels with the previous network's sigmoids, summed over them (LwF-MC).
+    """Binary cross entropy of the old channels with the previous network's sigmoids, summed over them (LwF-MC, DKD).
 
     Sum over c < K of -s_c log s(z_c) - (1 - s_c) log(1 - s(z_c)) with s_c = sigmoid(z'_c).
 

@@ -62,8 +62,7 @@ class SSUL(ContinualLoss):
         if step.teacher is not None:
             probability = self._probabilities(self._channels(step.teacher))
             labels = pseudo_label(labels, probability, self.confidence, int(self.unknown))
-        loss = binary_cross_entropy if self.sigmoid else cross_entropy
-        return {"bce" if self.sigmoid else "ce": loss(self._channels(step.student), labels)}
+        return {"bce" if self.sigmoid else "ce": self.label_loss(self._channels(step.student), labels)}
 
     def predict(self, output: NetworkOutput) -> Tensor:
         """Class of each pixel, B x H x W int64; unknown objects are background."""

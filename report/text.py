@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from protocol.markdown import markdown_table, one_line
 from report.runs import STATUSES, DamagedRun, Run
 from report.tables import COLUMNS, DASH, Comparison, Group, ReportTable
 
@@ -75,14 +76,14 @@ def markdown(tables: Sequence[ReportTable], runs: Sequence[Run], damaged: Sequen
     """The whole report."""
     parts = ["# Results", summary(runs, damaged)]
     for table in tables:
-        parts += [f"## {_line(table.title)}", _markdown_table(list(map(cells, table.rows)))]
-        lines = [f"* {_line(progress_line(label, run))}" for label, run in table.unfinished]
+        parts += [f"## {one_line(table.title)}", markdown_table(HEADINGS, map(cells, table.rows))]
+        lines = [f"* {one_line(progress_line(label, run))}" for label, run in table.unfinished]
         parts += ["Not finished:\n\n" + "\n".join(lines)] if lines else []
     if damaged:
-        lines = [f"* {_line(str(run.folder))}: {_line(run.error)}" for run in damaged]
+        lines = [f"* {one_line(str(run.folder))}: {one_line(run.error)}" for run in damaged]
         parts += ["## Damaged", "\n".join(lines)]
     parts += ["## Columns", definitions()]
-    papers = [f"* {_line(paper)}: {_line(where)}" for paper, where in sources(tables)]
+    papers = [f"* {one_line(paper)}: {one_line(where)}" for paper, where in sources(tables)]
     parts += ["## Papers", "\n".join(papers)] if papers else []
     return "\n\n".join(parts) + "\n"
 
@@ -91,16 +92,6 @@ def definitions() -> str:
     """What the columns mean, as a Markdown list."""
     about = "Percent after the last task: mean ± sample standard deviation over seeds."
     return "\n".join([about, "", *(f"* {column.heading}: {column.meaning}" for column in COLUMNS)])
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *([_line(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _line(text: str) -> str:
-    """Text that cannot break a table."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def long_csv(tables: Sequence[ReportTable]) -> str:

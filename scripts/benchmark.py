@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,17 +42,19 @@ from loss.mib import MiB
 from networks.pixels import Pixels
 from networks.unet import UNet
 from protocol.labels import LabelSpace
+from protocol.markdown import markdown_table
 from protocol.rules import Protocol
 from protocol.steps import class_steps
 from protocol.tasks import build_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 VOC_TRAIN_IMAGES = 10_582
+HEADINGS = ("what", "here", "plain", "ratio", "goal")
 
 
 @dataclass
 class Row:
-    """One line of the table."""
+    """One line of the table, under `HEADINGS`."""
 
     what: str
     ours: str
@@ -319,13 +321,6 @@ BENCHMARKS = {
 }
 
 
-def markdown(rows: list[Row]) -> str:
-    """The table for the README."""
-    lines = ["| what | here | plain | ratio | goal |", "|---|---|---|---|---|"]
-    lines += [f"| {r.what} | {r.ours} | {r.plain} | {r.ratio} | {r.goal} |" for r in rows]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Run the chosen benchmarks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -338,12 +333,12 @@ def main() -> None:
     rows = []
     for name in track(arguments.names or list(BENCHMARKS), description="benchmarks"):
         rows += BENCHMARKS[name](arguments.repeats)
-    table = Table("what", "here", "plain", "ratio", "goal")
+    table = Table(*HEADINGS)
     for row in rows:
-        table.add_row(row.what, row.ours, row.plain, row.ratio, row.goal)
+        table.add_row(*astuple(row))
     Console().print(table)
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(rows))
+        arguments.markdown.write_text(f"{markdown_table(HEADINGS, map(astuple, rows))}\n")
 
 
 if __name__ == "__main__":

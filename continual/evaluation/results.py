@@ -16,10 +16,11 @@ from rich.table import Table
 from continual.evaluation.means import MEANS
 from continual.evaluation.metrics import average_miou, forgetting
 from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
-from continual.evaluation.text import csv_text, markdown_table, percent
+from continual.evaluation.text import csv_text, percent
 from protocol.arrays import Pixels
 from protocol.errors import RunError
 from protocol.files import write_atomically
+from protocol.markdown import markdown_table
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
@@ -143,7 +144,7 @@ class Results:
         definitions = [f"* {heading}: {definition}" for _, heading, definition in MEANS]
         parts = [
             "# Results on the test set, percent",
-            markdown_table(HEADINGS, list(self.rows())),
+            markdown_table(HEADINGS, self.rows()),
             self._totals(),
             "## IoU per class",
             markdown_table(headings, per_class),

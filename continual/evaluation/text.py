@@ -1,4 +1,4 @@
-"""Numbers, names and tables as text."""
+"""Numbers, names and rows as text."""
 
 from __future__ import annotations
 
@@ -37,9 +37,3 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()
-
-
-def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -25,6 +25,7 @@ from continual.run.schema import Parameter, Schema, schema_of
 from continual.run.words import unknown
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
+from protocol.markdown import markdown_table
 
 ROOT = Path(__file__).parents[2]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
@@ -231,10 +232,8 @@ def _section(choice: Choice) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    cells = [[re.sub(r"([|<>])", r"\\\1", cell) for cell in row] for row in rows]
-    lines = [headings, ["---"] * len(headings), *cells]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+    """A table in Markdown, in which <name> is no HTML."""
+    return markdown_table(headings, [[re.sub(r"([<>])", r"\\\1", cell) for cell in row] for row in rows]) + "\n"
 
 
 if __name__ == "__main__":

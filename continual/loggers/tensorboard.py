@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from continual.loggers.axis import TASK, RunAxis
 from protocol.arrays import Pixels
+from protocol.markdown import markdown_table
 from protocol.settings import flatten
 
 
@@ -42,5 +43,4 @@ class TensorBoardLogger(RunAxis, pl.loggers.TensorBoardLogger):
     @rank_zero_only
     def log_rows(self, key: str, columns: list[str], rows: list[list[Any]]) -> None:
         """As a Markdown table."""
-        lines = [columns, ["---"] * len(columns), *rows]
-        self.experiment.add_text(key, "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+        self.experiment.add_text(key, markdown_table(columns, rows))

@@ -134,7 +134,7 @@ def test_a_kill_while_writing_leaves_no_half_file(masks, tmp_path, monkeypatch):
     def killed(*_args, **_how):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(class_index.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         rebuilt(masks, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from loss.dkd import DKD, binary_distillation, class_bce, reasoning_scores
+from loss.dkd import DKD, class_bce, reasoning_scores
+from loss.functional import binary_distillation
 from networks.base import NetworkOutput
 from networks.classifier import IncrementalClassifier, Layout
 from tests.vectors import cases, tensors
