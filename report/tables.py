@@ -9,6 +9,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
+from continual.evaluation.means import MEANS, OVER_TASKS
 from continual.evaluation.text import one_decimal, shorten
 from report.published import PublishedRow
 from report.runs import FINISHED, JOINT, SEED, Benchmark, Run
@@ -28,16 +29,11 @@ class Column:
     meaning: str
 
 
+OF_ONE_TASK = ("miou_old", "miou_new")  # means that say little of a whole run
 COLUMNS = (
-    Column("miou", "mIoU", "mean IoU over all classes with background (the papers' “all” where background counts)"),
-    Column("miou_nobg", "no bg", "mean IoU over all classes without background (“all” where it does not count)"),
-    Column("miou_initial", "init", "mean IoU over the classes of the first task, without background"),
-    Column("miou_initial_bg", "init+bg", "the same with background"),
-    Column("miou_added", "added", "mean IoU over the classes of all later tasks"),
-    Column("average_miou", "average", "mean of mIoU over the tasks"),
-    Column("forgetting", "forgetting", "best earlier IoU of a class minus its last one, mean over classes"),
-    Column("pixel_accuracy", "accuracy", "share of the labelled pixels that are predicted right"),
-    Column("minutes", "minutes", "that all tasks of a run took"),
+    *(Column(*mean) for mean in MEANS if mean[0] not in OF_ONE_TASK),
+    *(Column(*score) for score in OVER_TASKS),
+    Column("minutes", "minutes", "time that all tasks of a run took"),
 )
 
 
@@ -255,7 +251,8 @@ def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
 def _value(run: Run, key: str) -> float | None:
     if key == "minutes":
         return run.minutes
-    return _percent(getattr(run, key) if key in ("average_miou", "forgetting") else run.entries[-1][key])
+    over_tasks = {"average_miou": run.average_miou, "forgetting": run.forgetting}
+    return _percent(over_tasks[key] if key in over_tasks else run.entries[-1][key])
 
 
 def _percent(value: float | None) -> float | None:

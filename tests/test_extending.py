@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 # A file's name on a line of its own, then its content.
 FILES = dict(re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 PATCHES = [name for name in FILES if name.endswith(".patch")]
-SOURCES = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks", "conf")
+SOURCES = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks", "report", "conf", "scripts")
 COUNTS = {"train": 48, "val": 12, "test": 12}  # those of TINY
 # The page's data set and network instead of the tiny ones.
 SMALL = [argument for argument in TINY if not argument.startswith(("dataset", "network"))]
@@ -73,7 +73,7 @@ def test_a_folder_of_ones_own(study, warm_python):
 
 @pytest.mark.slow
 def test_patches(tmp_path):
-    """The metric in results.json, and images of the new mode, in a copy of the project."""
+    """The metric in results.json and the report, and images of the new mode, in a copy of the project."""
     assert len(PATCHES) == 2
     copy = tmp_path / "palimpsest"
     for name in SOURCES:
@@ -82,12 +82,17 @@ def test_patches(tmp_path):
     for name in PATCHES:
         subprocess.run(["git", "apply", "-"], cwd=copy, input=FILES[name], text=True, check=True)
     settings = ("training.mode=exclusive", "training.task=6-2", "training.batch_size=3", "training.debug=true")
-    arguments = (*TINY, *settings, "hydra.run.dir=run")
     environment = {**cli_environment(), "PYTHONPATH": str(copy)}
-    result = subprocess.run(
-        [sys.executable, "main.py", *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+
+    def python(*call):
+        result = subprocess.run(
+            [sys.executable, *call], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    said = python("main.py", *TINY, *settings, "hydra.run.dir=run")
+    python("scripts/report.py", "run", "--output", "reports")
     tasks = json.loads((copy / "run/results.json").read_text())["tasks"]
     for task, entry in enumerate(tasks):
         confusion = np.loadtxt(copy / f"run/confusion/task_0{task}.csv", delimiter=",", skiprows=1, dtype=str)
@@ -95,8 +100,10 @@ def test_patches(tmp_path):
         labelled = confusion.sum(1) > 0
         accuracies = confusion.diagonal()[labelled] / confusion.sum(1)[labelled]
         assert entry["mean_accuracy"] == pytest.approx(accuracies.mean())
-    assert "mean acc" in (copy / "run/results.md").read_text()
+    for page in ("run/results.md", "reports/report.md", "reports/report.html"):
+        assert "mean acc" in (copy / page).read_text()
+    assert f",mean_accuracy,{round(100 * accuracies.mean(), 6)}," in (copy / "reports/report.csv").read_text()
     drawn = Shapes(size=32, counts=COUNTS, seed=0, most_shapes=4).split("train")
     shown = [set(np.unique(drawn.load_mask(i)).tolist()) - {0, IGNORE} for i in range(len(drawn))]
     alone = sum(bool(classes) and classes <= {7, 8} for classes in shown)
-    assert f"task 1: bar, ring ({alone} train" in result.stdout
+    assert f"task 1: bar, ring ({alone} train" in said

@@ -1,13 +1,21 @@
-"""The means over classes that results.json holds for each task; not in metrics.py, because that imports torch."""
+"""The numbers that results.json holds, in words; not in metrics.py, because that imports torch.
 
-# Key in results.json, heading, definition.
+Each is the key in results.json, a heading and a definition.
+"""
+
+# Of each task.
 MEANS = (
-    ("miou", "mIoU", "mean IoU over all seen classes with background"),
-    ("miou_nobg", "no bg", "over all seen classes without background"),
-    ("miou_old", "old", "over the classes of earlier tasks, without background"),
-    ("miou_new", "new", "over the classes of this task, without background"),
-    ("miou_initial", "init", "over the classes of the first task, without background"),
-    ("miou_initial_bg", "init+bg", "the same with background"),
-    ("miou_added", "added", "over the classes of all later tasks"),
+    ("miou", "mIoU", "mean IoU over all seen classes with background; the papers' “all” where background counts"),
+    ("miou_nobg", "no bg", "mean IoU over all seen classes without background; “all” where it does not count"),
+    ("miou_old", "old", "mean IoU over the classes of earlier tasks, without background"),
+    ("miou_new", "new", "mean IoU over the classes of this task, without background"),
+    ("miou_initial", "init", "mean IoU over the classes of the first task, without background"),
+    ("miou_initial_bg", "init+bg", "mean IoU over the classes of the first task, with background"),
+    ("miou_added", "added", "mean IoU over the classes of all later tasks"),
     ("pixel_accuracy", "acc", "share of the labelled pixels that are predicted right"),
+)
+# Of all tasks together.
+OVER_TASKS = (
+    ("average_miou", "average mIoU", "mean of mIoU over the tasks"),
+    ("forgetting", "forgetting", "best earlier IoU of a class minus its last one, mean over classes"),
 )

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from continual.evaluation.means import MEANS
+from continual.evaluation.means import MEANS, OVER_TASKS
 from continual.evaluation.metrics import average_miou, forgetting
 from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
 from continual.evaluation.text import csv_text, percent
@@ -141,7 +141,7 @@ class Results:
     def _markdown(self) -> str:
         headings, classes = self.class_table()
         per_class = [[name, *map(percent, values)] for name, *values in classes]
-        definitions = [f"* {heading}: {definition}" for _, heading, definition in MEANS]
+        definitions = [f"* {heading}: {definition}" for _, heading, definition in (*MEANS, *OVER_TASKS)]
         parts = [
             "# Results on the test set, percent",
             markdown_table(HEADINGS, self.rows()),
@@ -149,9 +149,8 @@ class Results:
             "## IoU per class",
             markdown_table(headings, per_class),
             "## Definitions",
-            "\n".join([*definitions, "* average mIoU: mean of mIoU over the tasks",
-                       "* forgetting: best earlier IoU of a class minus its last one, mean over classes"]),
-        ]  # fmt: skip
+            "\n".join(definitions),
+        ]
         return "\n\n".join(parts) + "\n"
 
 
