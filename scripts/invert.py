@@ -10,15 +10,17 @@ images in training.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clone  # noqa: F401
 
 from continual.launch.user_errors import one_line_exit
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, full_keys
 
 if TYPE_CHECKING:
+    from continual.dreams.dreamer import Dreamer
     from continual.models.saved_model import SavedModel
 
 # Weights of `continual.dreams.recipe.Recipe`, whose defaults hold where an option is not given.
@@ -59,49 +61,74 @@ def invert(arguments: argparse.Namespace) -> None:
         ConfigError: an option does not fit, or the network has no batch normalisation.
         RunError: a checkpoint cannot be used, or the folder holds other dreams.
     """
-    from continual.dreams.dreamer import Dreamer, check_classes, digest
-    from continual.dreams.recipe import Recipe, phases
     from continual.models.saved_model import SavedModel, find_device
 
-    for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-    if bool(arguments.competition) != (arguments.student is not None):
-        raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
+    check(arguments)
     device = find_device(arguments.device)
     model = SavedModel.load(arguments.checkpoint)
     model.network.to(device)
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
-    judge = SavedModel.load(arguments.judge) if arguments.judge else None
-    unknown = [model.class_names[c] for c in classes if judge and model.class_names[c] not in judge.class_names]
-    if unknown:
-        raise ConfigError(f"--judge {arguments.judge} has not learned {unknown[0]}")
-    student = (None, None)
-    if arguments.student:
-        other = SavedModel.load(arguments.student)
-        check_classes(other, model.class_names, "--student")
-        other.network.to(device)
-        student = (lambda x: other.network(x).logits, digest(other.network))
-    steps = phases(arguments.iterations, arguments.shrunk_iterations, clip=not arguments.no_clip)
-    given = {name: getattr(arguments, name) for name in ("lr", "pooling", "jitter", *WEIGHTS)}
-    given = {name: value for name, value in given.items() if value is not None}
-    recipe = Recipe(steps, flip=not arguments.no_flip, **given)
-    dataset = model.config["dataset"]
-    side = arguments.size or dataset["crop_size"]
-    dreamer = Dreamer(
-        model.network, model.class_names, dataset["mean"], dataset["std"], recipe, (side, side), arguments.per_class,
-        arguments.batch_size, arguments.seed, *student,
-    )  # fmt: skip
-    images = dreamer.dream(classes, arguments.output)
-    mean = lambda key: 100 * sum(image[key] for image in images) / len(images)  # noqa: E731
+    judge = load_judge(arguments.judge, [model.class_names[c] for c in classes]) if arguments.judge else None
+    dreamer = make_dreamer(arguments, model)
+    with full_keys("network", type(model.network)):
+        images = dreamer.dream(classes, arguments.output)
+    confidence, share = (100 * sum(image[key] for image in images) / len(images) for key in ("confidence", "share"))
     print(f"{len(images)} images of {len(classes)} classes: {arguments.output}")
-    print(
-        f"the network is {mean('confidence'):.0f} % sure of them, and sees them on {mean('share'):.0f} % of the pixels"
-    )
+    print(f"the network is {confidence:.0f} % sure of them, and sees them on {share:.0f} % of the pixels")
     if judge:
         judge.network.to(device)
         print(judgement(judge, images, arguments.output))
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError unless the options go together."""
+    for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    if bool(arguments.competition) != (arguments.student is not None):
+        raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
+
+
+def load_judge(path: Path, names: Sequence[str]) -> SavedModel:
+    """Another network, which must know some classes.
+
+    Raises:
+        ConfigError: it has not learned one of them.
+    """
+    from continual.models.saved_model import SavedModel
+
+    judge = SavedModel.load(path)
+    unknown = [name for name in names if name not in judge.class_names]
+    if unknown:
+        raise ConfigError(f"--judge {path} has not learned {unknown[0]}")
+    return judge
+
+
+def make_dreamer(arguments: argparse.Namespace, model: SavedModel) -> Dreamer:
+    """What dreams, by the options; `model`: on its device."""
+    from continual.dreams.dreamer import Dreamer, check_classes, digest
+    from continual.dreams.recipe import Recipe, phases
+    from continual.models.saved_model import SavedModel
+
+    student, student_name = None, None
+    if arguments.student:
+        other = SavedModel.load(arguments.student)
+        check_classes(other, model.class_names, "--student")
+        network = other.network.to(next(model.network.parameters()).device)
+        student, student_name = (lambda x: network(x).logits), digest(network)
+    given = {name: getattr(arguments, name) for name in ("lr", "pooling", "jitter", *WEIGHTS)}
+    recipe = Recipe(
+        phases(arguments.iterations, arguments.shrunk_iterations, clip=not arguments.no_clip),
+        flip=not arguments.no_flip,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    dataset = model.config["dataset"]
+    side = arguments.size or dataset["crop_size"]
+    return Dreamer(
+        model.network, model.class_names, dataset["mean"], dataset["std"], recipe, (side, side), arguments.per_class,
+        arguments.batch_size, arguments.seed, student, student_name,
+    )  # fmt: skip
 
 
 def judgement(judge: SavedModel, images: list[dict[str, Any]], folder: Path) -> str:

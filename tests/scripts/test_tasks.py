@@ -19,4 +19,4 @@ def test_the_split_is_printed_and_written(cli, tmp_path):
             assert all(name.startswith(split) for name in ids) or split == "test"
             assert str(len(ids)) in result.stdout
     assert set(tasks[0]["test"]) <= set(tasks[1]["test"])
-    assert not (tmp_path / "outputs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
