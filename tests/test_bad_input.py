@@ -58,7 +58,7 @@ def test_frozen_part_that_the_network_has_not(cli, tmp_path):
         (["loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=2"], "less than training.batch_size=2"),
         (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a network with a classifier"),
         (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append gives the loss no logits"),
-        (["loss=der", "callbacks.replay.selection=any"], "error: callbacks.replay.selection=any is none of reservoir"),
+        (["loss=der", "callbacks.replay.selection=any"], "error: callbacks.replay.selection=any must be reservoir, "),
         (["loss=plop", "~callbacks.thresholds"], "PLOP reads pseudo_label_thresholds, which no callback"),
         (["loss=der", "callbacks.replay.capacity_bytes=1000"], "capacity_bytes=1000 holds no image"),
     ],
