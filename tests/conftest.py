@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.vectors import GOLDEN, OTHER_GOLDEN, OWN_GOLDEN
 from tests.warm_python import BLANK, WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,10 +37,10 @@ TINY = (
 )
 
 
-# Another set of golden vectors of the same files and keys, with other values, shapes and constants, may be tested.
-OTHER_GOLDEN = os.environ.get("PALIMPSEST_GOLDEN")
-OWN_GOLDEN = ROOT / "tests" / "golden"
-GOLDEN = Path(OTHER_GOLDEN or OWN_GOLDEN)
+def pytest_configure(config: pytest.Config) -> None:
+    """A mistyped folder would skip all golden tests."""
+    if not GOLDEN.is_dir():
+        raise pytest.UsageError(f"PALIMPSEST_GOLDEN={GOLDEN} is no folder: name one that holds golden vectors")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,13 +1,54 @@
-"""Names of golden vectors: cases `c0_logits`, `c0_labels`, `c1_logits` ..., variants `loss_seen`, `loss_noseen`."""
+"""Golden vectors by name: files of one kind `plop_step_voc`, `plop_step_domain` ..., and in a file cases `c0_logits`,
+`c0_labels`, `c1_logits` ..., variants `loss_seen`, `loss_noseen`."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
+
+# Another set of golden vectors, with other values, shapes, constants and numbers of files, may be tested.
+OTHER_GOLDEN = os.environ.get("PALIMPSEST_GOLDEN")
+OWN_GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(OTHER_GOLDEN or OWN_GOLDEN)
+
+
+def golden_files(*patterns: str) -> list[str]:
+    """Names of the files that the patterns match, without their ending, to parametrise a test with.
+
+    A pattern that matches none stands for itself: the fixture `golden` then says what is missing, and the test is not
+    lost.
+    """
+    return [name for pattern in patterns for name in _matching(pattern) or [pattern]]
+
+
+def golden_variants(pattern: str, key: str) -> list[tuple[str, str]]:
+    """(file, variant) for each variant in each file that the pattern matches, see `golden_files` and `variants`."""
+    return [(name, variant) for name in golden_files(pattern) for variant in _variants_of(name, key) or [key]]
+
+
+def _matching(pattern: str) -> list[str]:
+    return sorted(path.stem for path in GOLDEN.glob(f"{pattern}.npz"))
+
+
+def _variants_of(name: str, key: str) -> list[str]:
+    path = GOLDEN / f"{name}.npz"
+    if not path.exists():
+        return []
+    with np.load(path) as file:
+        return _found(file.files, key)
+
+
+def _found(keys: Iterable[str], pattern: str) -> list[str]:
+    """What the group of the pattern matches in whole keys, once each."""
+    return list(dict.fromkeys(match[1] for key in keys if (match := re.fullmatch(pattern, key))))
 
 
 def variants(data: dict[str, np.ndarray], pattern: str) -> Iterator[str]:
@@ -15,7 +56,7 @@ def variants(data: dict[str, np.ndarray], pattern: str) -> Iterator[str]:
 
     Prints each, so that the report of a failed test ends with the variant that failed.
     """
-    found = dict.fromkeys(match[1] for key in data if (match := re.fullmatch(pattern, key)))
+    found = _found(data, pattern)
     assert found, f"no key is like {pattern}"
     for name in found:
         print(f"variant {name!r} of {pattern}")
@@ -26,6 +67,14 @@ def cases(data: dict[str, np.ndarray], kind: str = "c") -> Iterator[dict[str, np
     """The vectors of each case `<kind><number>_`, by their names without it."""
     for number in variants(data, rf"{kind}(\d+)_.*"):
         yield part(data, f"{kind}{number}_")
+
+
+def skip_if_unlike(name: str, data: dict[str, np.ndarray], published: dict[str, Any]) -> None:
+    """Skip what a file computes with other settings of the authors' code than the published ones; an absent key is not
+    another."""
+    other = {key: data[key].item() for key, value in published.items() if key in data and data[key] != value}
+    if other:
+        pytest.skip(f"{name}.npz has {other}: no part of the method as it was published, {published}")
 
 
 def part(data: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

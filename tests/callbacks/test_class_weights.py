@@ -18,6 +18,7 @@ from tests.conftest import TINY
 from tests.datamodules.trees import cityscapes_tree
 from tests.loss.steps import make_step
 from tests.sequences import build_tasks
+from tests.vectors import golden_variants
 
 
 def check(loss, weights, names):
@@ -25,10 +26,13 @@ def check(loss, weights, names):
     ClassWeights(weights).check(SimpleNamespace(loss=loss), data, ())
 
 
-@pytest.mark.parametrize("phase", ["enc", "dec"])
-def test_golden_weighted_cross_entropy(golden, phase):
+PHASES = golden_variants("cil_erfnet_weighted_ce*", r"weights_(\w+)")  # of encoder and decoder
+
+
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_golden_weighted_cross_entropy(golden, name, phase):
     """Void is their last class, of weight 0."""
-    data = golden("cil_erfnet_weighted_ce")
+    data = golden(name)
     logits, labels = (torch.from_numpy(data[name]) for name in ("logits", "labels"))
     logits = logits.double().requires_grad_()
     step = make_step(logits, torch.where(labels == logits.shape[1] - 1, IGNORE, labels))
@@ -39,10 +43,10 @@ def test_golden_weighted_cross_entropy(golden, phase):
     np.testing.assert_allclose(grad, data[f"grad_{phase}"], rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("phase", ["enc", "dec"])
-def test_golden_shares_give_the_authors_weights(golden, phase):
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_golden_shares_give_the_authors_weights(golden, name, phase):
     """With the kappa that the first class tells, a round number."""
-    data = golden("cil_erfnet_weighted_ce")
+    data = golden(name)
     shares, weights = data[f"implied_class_freq_{phase}"], data[f"weights_{phase}"][:-1]
     kappa = round(math.exp(1 / weights[0]) - shares[0], 4)
     np.testing.assert_allclose(frequency_weights(shares, kappa), weights, rtol=1e-5)

@@ -10,7 +10,7 @@ from callbacks.importance import EWC, PI, RW, normalise
 from continual.learning.optimisation import Optimisation
 from protocol.errors import RunError
 from tests.continual.learning.test_learner import TASKS
-from tests.vectors import part, tensors, variants
+from tests.vectors import golden_files, part, tensors, variants
 
 METHODS = {"ewc": EWC, "pi": PI, "rw": RW}
 SAVED = {"ewc": ["fisher"], "pi": ["score"], "rw": ["fisher", "score"]}
@@ -35,10 +35,11 @@ def learner_of(names, index=0):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_golden_penalties_gradients_and_statistics(golden, method):
+@pytest.mark.parametrize("name", golden_files(*(f"mib_{method}*" for method in METHODS)))
+def test_golden_penalties_gradients_and_statistics(golden, name):
     """Weights and gradients are given step by step; penalties, their gradients and what is saved must come out."""
-    vectors = golden(f"mib_{method}")
+    vectors = golden(name)
+    method = next(method for method in METHODS if name.startswith(f"mib_{method}"))
     for normalized in variants(vectors, r"n([01])_.*"):
         case = tensors(part(vectors, f"n{normalized}_"))
         check_tasks(golden_callback(method, case, normalized == "1"), case, method)

@@ -42,7 +42,7 @@ from protocol.tasks import Task
 from tests.conftest import TINY
 from tests.loss.steps import make_step
 from tests.run_files import stop_before
-from tests.vectors import variants
+from tests.vectors import golden_files, variants
 
 TASK = Task(0, 2, (1, 2), (), (3,), (1, 2), LabelSpace({1: "a", 2: "b", 3: "c"}))
 
@@ -81,7 +81,6 @@ def test_golden_insertions(golden):
     """Slots of images, one after the other, in a buffer that is smaller."""
     data = golden("bacs_buffer")
     slots, random = Slots(), Legacy(int(data["trace_numpy_seed"]))
-    selection = Balanced(Capacity(6), loss_share=0.3)
     size = int(data["size"])
     selection = Balanced(Capacity(size), loss_share=BACS_LOSS_SHARE)
     for i, expected in enumerate(data["trace_slots"].tolist()):
@@ -157,10 +156,13 @@ def test_merged_images_follow_the_batch():
     assert batch["salient"][:, 0, 0].tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("method", ["ssul", "dkd"])
-def test_golden_memory_of_all_steps(golden, method):
+MEMORIES = golden_files(*(f"{method}_memory*" for method in CONFIDENCE))
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_golden_memory_of_all_steps(golden, name):
     """Which images the classes take in turn, from their lists and in the order of the authors' shuffles."""
-    data = golden(f"{method}_memory")
+    data = golden(name)
     for step in variants(data, r"(.*step\d+)_class_order"):
         names = data[f"{step}_shuffled_names"].tolist()
         shown = [[int(c) for c in text.split()] for text in data[f"{step}_shuffled_classes"].tolist()]
@@ -168,10 +170,11 @@ def test_golden_memory_of_all_steps(golden, method):
         assert sorted(names[i] for i in chosen) == data[f"{step}_memory_list"].tolist(), step
 
 
-@pytest.mark.parametrize("method", ["ssul", "dkd"])
-def test_golden_classes_that_an_image_shows(golden, method):
+@pytest.mark.parametrize("name", MEMORIES)
+def test_golden_classes_that_an_image_shows(golden, name):
     """Labels of the task, completed by the network from the second task on."""
-    data = golden(f"{method}_memory")
+    data = golden(name)
+    method = name.partition("_")[0]
     for step in variants(data, r"(.*step\d+)_labels"):
         unknown = step.startswith("unknown/")
         loss = SSUL(unknown) if method == "ssul" else DKD()

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from loss.cil import CIL, entropy_bits, teacher_loss
 from loss.functional import binary_cross_entropy, cross_entropy
 from tests.loss.steps import make_step
-
-STAGES = ("cil_loss_stage2", "cil_loss_stage2_T2_gs3", "cil_loss_stage3", "cil_loss_stage3_gs0")
+from tests.vectors import golden_files
 
 
 def tensors(data, *names):
@@ -22,7 +21,7 @@ def close(got, want):
     torch.testing.assert_close(got.detach(), torch.as_tensor(want).double(), rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", golden_files("cil_loss_*"))
 def test_golden_terms_and_gradients(golden, name):
     data = golden(name)
     logits, teacher, labels = tensors(data, "student_logits", "teacher_logits", "labels")

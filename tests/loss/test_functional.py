@@ -16,7 +16,7 @@ from loss.functional import (
     unbiased_cross_entropy,
     unbiased_distillation,
 )
-from tests.vectors import cases, variants
+from tests.vectors import cases, golden_files, variants
 
 LABEL_LOSSES = {
     "cross_entropy": cross_entropy,
@@ -76,8 +76,9 @@ def test_unbiased_cross_entropy_golden(golden):
         assert loss().item() == pytest.approx(float(case["red_mean"]), rel=1e-9)
 
 
-@pytest.mark.parametrize(("name", "function"), [("mib_kd", distillation), ("mib_unkd", unbiased_distillation)])
-def test_distillation_golden(name, function, golden):
+@pytest.mark.parametrize("name", golden_files("mib_kd*", "mib_unkd*"))
+def test_distillation_golden(name, golden):
+    function = unbiased_distillation if name.startswith("mib_unkd") else distillation
     for case in cases(golden(name)):
         logits, teacher = pick(case, "logits", "old_logits")
         mask = torch.from_numpy(case["mask"]) if case["has_mask"] else None

@@ -9,9 +9,10 @@ import torch
 from loss.plop import PLOP, fold_new_classes, local_pod, pod_distillation, pseudo_label, teacher_score
 from networks.base import NetworkOutput
 from tests.loss.steps import make_step, stored_weight
-from tests.vectors import cases, variants
+from tests.vectors import cases, golden_files, skip_if_unlike, variants
 
 SCALES = (1, 2, 4)  # of the windows of pooled outputs, where a file does not say
+PUBLISHED = {"collapse": "local", "prepro": "pow", "extra_channels": "sum"}  # other pooling of the code is none of PLOP
 
 
 def tensor(value):
@@ -46,11 +47,10 @@ def test_regions_of_a_map_that_is_not_square_cover_it():
     assert not local_pod(x.transpose(2, 3), [1])[0, :4].isnan().any()
 
 
-@pytest.mark.parametrize(
-    "name", ["voc_15_1", "voc_15_5_oddsize", "ade_100_10", "cityscapes_domain", "no_options_no_schedule"]
-)
+@pytest.mark.parametrize("name", golden_files("plop_pod_*"))
 def test_golden_distillation_and_gradients(golden, name):
-    data = golden(f"plop_pod_{name}")
+    data = golden(name)
+    skip_if_unlike(name, data, PUBLISHED)
     students = [tensor(data[f"new_{i}"]).requires_grad_() for i in range(int(data["n_feat"]))]
     students.append(tensor(data["new_logits"]).requires_grad_())
     teachers = [tensor(data[f"old_{i}"]) for i in range(int(data["n_feat"]))] + [tensor(data["old_logits"])]
@@ -114,39 +114,27 @@ def check_gradients(loss, student, data):
         close(grad, data[key])
 
 
-@pytest.mark.parametrize("name", ["voc_plop", "voc_plop_15_1"])
+@pytest.mark.parametrize("name", golden_files("plop_step_*"))
 def test_golden_step(golden, name):
-    data = golden(f"plop_step_{name}")
+    """With entropy or probability for uncertainty, and over domains, where nothing is new: neither pseudo-labels nor a
+    schedule. Scores without a gradient were not distilled; the mean is then over the other maps.
+    """
+    data = golden(name)
     step = golden_step(data)
-    terms = PLOP(float(data["pod_factor"]), float(data["last_factor"]), SCALES)(step)
-    assert list(terms) == ["ce", "pod"]
-    close(terms["ce"], data["ce_term"])
-    close(terms["pod"], data["pod_loss"])
-    check_gradients(sum(terms.values()), step.student, data)
-
-
-def test_golden_step_with_probabilities_for_uncertainty(golden):
-    """No adaptive factor and no distillation of the scores in this one, whose mean is over the other maps."""
-    data = golden("plop_step_median_prob")
-    step = golden_step(data)
-    loss = PLOP(float(data["pod_factor"]), 0, SCALES, pseudo_labels="probability", adaptive=False)
+    distilled = bool(data["grad_small_logits_new"].any())
+    loss = PLOP(
+        float(data["pod_factor"]), float(data["last_factor"]) if distilled else 0, SCALES,
+        pod_schedule=bool(data["num_total"] > data["num_old"]),
+        pseudo_labels=("entropy" if "max_entropy" in data else "probability") if "thresholds" in data else None,
+        adaptive="adaptive_factor" in data,
+    )  # fmt: skip
     terms = loss(step)
-    close(terms["ce"], data["ce_term"])
+    assert list(terms) == ["ce", "pod"]
     n_maps = len(leaves_of(step.student))
-    pod = terms["pod"] * n_maps / (n_maps - 1)
+    pod = terms["pod"] * (1 if distilled else n_maps / (n_maps - 1))
+    close(terms["ce"], data["ce_term"])
     close(pod, data["pod_loss"])
     check_gradients(terms["ce"] + pod, step.student, data)
-
-
-def test_golden_step_of_domains(golden):
-    """Nothing new to learn: neither pseudo-labels nor a schedule."""
-    data = golden("plop_step_cityscapes_domain")
-    factors = float(data["pod_factor"]), float(data["last_factor"])
-    step = golden_step(data)
-    terms = PLOP(*factors, SCALES, pod_schedule=False, pseudo_labels=None)(step)
-    check_gradients(sum(terms.values()), step.student, data)
-    close(terms["ce"], data["ce_term"])
-    close(terms["pod"], data["pod_loss"])
 
 
 def test_golden_step_of_bacs(golden):

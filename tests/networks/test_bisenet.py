@@ -10,7 +10,7 @@ from torch import nn
 from networks.bisenet import AttentionRefinement, BiSeNet, ConvBlock, FeatureFusion
 from tests.networks.test_base import Contract
 from tests.networks.test_deeplabv3 import formula, split_at, thinned
-from tests.vectors import part, tensors
+from tests.vectors import golden_variants, part, tensors
 
 # Our names -> the authors', the first that fits counts.
 NAMES = (
@@ -43,11 +43,11 @@ def block(data, prefix, module):
     return module
 
 
-@pytest.mark.parametrize("prefix", ["conv", "conv_s1", "arm"])
-def test_golden_blocks(golden, prefix):
-    data = golden("mib_bisenet_blocks")
+@pytest.mark.parametrize(("file", "prefix"), golden_variants("mib_bisenet_blocks*", r"(\w+)_sd/conv1?\.weight"))
+def test_golden_blocks(golden, file, prefix):
+    data = golden(file)
     x = torch.from_numpy(data[f"{prefix}_x"])
-    if prefix == "arm":
+    if f"{prefix}_sd/conv.weight" in data:
         made = AttentionRefinement(x.shape[1])
     else:
         stride = -(-x.shape[2] // data[f"{prefix}_y_eval"].shape[2])

@@ -12,7 +12,7 @@ from loss.ssul import with_unknown
 from protocol.labels import IGNORE
 from protocol.selection import select_test, select_train, select_val
 from tests.protocol.test_tasks import build, presence_of
-from tests.vectors import cases, variants
+from tests.vectors import cases, golden_files, golden_variants, variants
 
 DATASETS = {"voc": "voc", "ade": "ade20k"}
 
@@ -35,9 +35,9 @@ def ascends(task):
     return list(order) == sorted(order)
 
 
-@pytest.mark.parametrize("mode", ["overlap", "disjoint"])
-def test_golden_images(golden, mode):
-    data = golden("mbs_filter")
+@pytest.mark.parametrize(("name", "mode"), golden_variants("mbs_filter*", r".*/step\d+/(\w+)"))
+def test_golden_images(golden, name, mode):
+    data = golden(name)
     for dataset in variants(data, r"(\w+)_presence"):
         shown = data[f"{dataset}_presence"]
         presence = np.zeros((len(shown), 256), bool)
@@ -76,10 +76,10 @@ def test_golden_labels_with_unknown(golden):
                 assert task.seen_lut[values].tolist() == data[f"{key}/memory"][values].tolist()
 
 
-@pytest.mark.parametrize("mode", ["overlap", "disjoint", "sequential"])
-def test_golden_images_and_labels_of_dkd(golden, mode):
+@pytest.mark.parametrize(("name", "mode"), golden_variants("dkd_filter*", r".*/step\d+/(\w+)/train"))
+def test_golden_images_and_labels_of_dkd(golden, name, mode):
     """Its splits and tables, but for pixels of ADE20K without a label, which it scores as background."""
-    data = golden("dkd_filter")
+    data = golden(name)
     for dataset in variants(data, r"(\w+)_masks"):
         presence = presence_of(data[f"{dataset}_masks"])
         hidden = {"voc": "background", "ade": "ignore"}[dataset]
@@ -112,17 +112,16 @@ def test_golden_mixture_of_batch_and_memory(golden):
     assert torch.equal(batch["label"], data["out_labels"][order])
 
 
-@pytest.mark.parametrize(
-    ("name", "iou", "accuracy", "overall", "unit"),
-    [
-        ("mbs_metrics", "class_iou", "class_acc", "overall_acc", 1),
-        ("ssul_predict", "class_iou", "class_acc", "overall_acc", 1),
-        ("dkd_predict", "miou_by_class", "macc_by_class", "pacc_overall", 100),
-    ],
-)
-def test_golden_metrics(golden, name, iou, accuracy, overall, unit):
+# Names of IoU, accuracy and overall accuracy, and what stands for a score of 1.
+SCORES = {True: ("miou_by_class", "macc_by_class", "pacc_overall", 100),
+          False: ("class_iou", "class_acc", "overall_acc", 1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", golden_files("mbs_metrics*", "ssul_predict*", "dkd_predict*"))
+def test_golden_metrics(golden, name):
     """They move the denominators by 1e-6, and absent classes have 0; MBS's mean leaves out all classes of 0."""
     for values in cases(golden(name)):
+        iou, accuracy, overall, unit = SCORES["miou_by_class" in values]
         metric = SegmentationMetrics(len(values["hist"]))
         for prediction, label in zip(values["preds"], values["labels"], strict=True):
             metric.update(torch.from_numpy(prediction), torch.from_numpy(label))
@@ -133,5 +132,5 @@ def test_golden_metrics(golden, name, iou, accuracy, overall, unit):
         accuracies = class_accuracy(confusion).nan_to_num()
         np.testing.assert_allclose(unit * accuracies, np.nan_to_num(values[accuracy]), atol=unit * 1e-6)
         assert unit * pixel_accuracy(confusion).item() == pytest.approx(values[overall], abs=unit * 1e-6)
-        if name == "mbs_metrics":
+        if "mean_iou_nonzero" in values:
             assert ious[ious > 0].mean().item() == pytest.approx(values["mean_iou_nonzero"], abs=1e-6)

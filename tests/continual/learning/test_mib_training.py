@@ -21,35 +21,31 @@ from loss.lwf_mc import LwFMC
 from loss.mib import MiB
 from networks.base import SegmentationNetwork
 from tests.continual.learning.loops import fit, make_learner, uneven_tasks
-from tests.vectors import part, tensors, variants
+from tests.vectors import golden_files, part, tensors, variants
 
+DATA = "mib_train_data"  # of all runs
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of the Nesterov optimiser of MiB's code; the files do not say it
 
 
-def fine_tuning(options):
+def loss_of(options):
+    """The loss that MiB's command line chooses with these options."""
+    if options["bce"]:
+        return LwFMC(kd_weight=0)
+    if options["icarl_disjoint"]:
+        return LwFMC(disjoint=True, label_background=bool(options["icarl_bkg"]))
+    if options["icarl"]:
+        return LwFMC(options["icarl_importance"])
+    if options["unce"] or options["unkd"] or options["init_balanced"]:
+        init = "background" if options["init_balanced"] else "random"
+        unbiased = {name: bool(options[theirs]) for name, theirs in (("unbiased_ce", "unce"), ("unbiased_kd", "unkd"))}
+        return MiB(options["loss_kd"], options["alpha"], **unbiased, classifier_init=init)
+    if options["loss_de"]:
+        return ILT(options["loss_kd"], options["loss_de"], options["alpha"])
+    if options["loss_kd"]:
+        return LwF(options["loss_kd"], options["alpha"])
     return CrossEntropy("all")
 
 
-def mib(options):
-    init = "background" if options["init_balanced"] else "random"
-    return MiB(options["loss_kd"], options["alpha"], bool(options["unce"]), bool(options["unkd"]), classifier_init=init)
-
-
-# The loss with the options of MiB's command line.
-METHODS = {
-    "FT": fine_tuning,
-    "LWF": lambda options: LwF(options["loss_kd"], options["alpha"]),
-    "LWF-MC": lambda options: LwFMC(options["icarl_importance"]),
-    "ILT": lambda options: ILT(options["loss_kd"], options["loss_de"], options["alpha"]),
-    "EWC": fine_tuning,
-    "RW": fine_tuning,
-    "PI": fine_tuning,
-    "MiB": mib,
-    "BCE": lambda options: LwFMC(kd_weight=0),
-    "icarl_disjoint": lambda options: LwFMC(disjoint=True, label_background=bool(options["icarl_bkg"])),
-    "MiB_noinit": mib,
-    "MiB_ceonly": mib,
-}
 PENALTIES = {
     "ewc": lambda options: [EWC(options["reg_importance"], options["reg_alpha"])],
     "pi": lambda options: [PI(options["reg_importance"])],
@@ -82,9 +78,9 @@ def state_of(data, prefix):
     return {k.replace("cls.", "classifier.heads."): v for k, v in tensors(part(data, prefix)).items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_tasks_give_the_losses_and_weights_of_mibs_code(golden, method):
-    data, expected = golden("mib_train_data"), golden(f"mib_train_{method}")
+@pytest.mark.parametrize("name", [name for name in golden_files("mib_train_*") if name != DATA])
+def test_tasks_give_the_losses_and_weights_of_mibs_code(golden, name):
+    data, expected = golden(DATA), golden(name)
     options = {name: value.item() for name, value in part(expected, "opt_").items()}
     n_tasks = len(list(variants(expected, r"s(\d+)_classes")))
     background_and_first, *later = expected[f"s{n_tasks - 1}_classes"].tolist()
@@ -92,7 +88,7 @@ def test_tasks_give_the_losses_and_weights_of_mibs_code(golden, method):
     power = round(math.log(rates[0][-1] / rates[0][0]) / math.log(1 / len(rates[0])), 6)  # of 1 - k / N, until 1 / N
     callbacks = PENALTIES[options["regularizer"]](options)
     learner = make_learner(
-        Toy(part(expected, "s0_init/")), METHODS[method](options),
+        Toy(part(expected, "s0_init/")), loss_of(options),
         partial(torch.optim.SGD, lr=rates[0][0], momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
         partial(schedules.poly, power=power), lr_next=rates[1][0],
     ).double()  # fmt: skip

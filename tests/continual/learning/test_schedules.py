@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, StepLR
 
 from continual.learning import schedules
-from tests.vectors import cases, variants
+from tests.vectors import cases, golden_files, golden_variants, variants
 
 ALL = [
     schedules.poly, schedules.cosine, schedules.exponential, schedules.step, schedules.cyclic, schedules.constant,
@@ -41,17 +41,11 @@ def test_golden_rates_of_cils_epochs(golden):
     assert got[0] > base == got[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "base", "total", "power", "values"),
-    [
-        ("mib_polylr", "base_lr", "max_iters", "power", "lrs"),
-        ("plop_polylr", "base_lr", "max_iters", "power", "lr"),
-    ],
-)
-def test_poly_golden(name, base, total, power, values, golden):
+@pytest.mark.parametrize("name", golden_files("mib_polylr*", "plop_polylr*"))
+def test_poly_golden(name, golden):
     data = golden(name)
-    steps, expected = int(data[total]), data[values]
-    got = rates(lambda o: schedules.poly(o, steps, float(data[power])), steps, float(data[base]))
+    steps, expected = int(data["max_iters"]), data["lrs" if "lrs" in data else "lr"]
+    got = rates(lambda o: schedules.poly(o, steps, float(data["power"])), steps, float(data["base_lr"]))
     count = min(len(expected), steps + 1)
     np.testing.assert_allclose(got[:count], expected[:count], rtol=1e-12, atol=1e-12)
 
@@ -132,22 +126,25 @@ def test_a_continued_schedule_gives_the_same_rates_to_the_bit(make, tmp_path):
 
 
 # Factors of the two groups, least rate and share of the warm-up: facts of the methods, which the files do not repeat.
+TWO_GROUPS = {
+    "ssul": {"poly": ((1, 1e-4), 1e-6, 0.0), "warm_poly": ((1, 1e-4), 0.0, 0.1)},
+    "dkd": {"poly": ((1, 10), 0.0, 0.0), "warm": ((1, 10), 0.0, 0.2)},
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "key", "factors", "floor", "warmup"),
-    [
-        ("ssul_lr", "poly", (1, 1e-4), 1e-6, 0.0),
-        ("ssul_lr", "warm_poly", (1, 1e-4), 0.0, 0.1),
-        ("dkd_lr", "poly", (1, 10), 0.0, 0.0),
-        ("dkd_lr", "warm", (1, 10), 0.0, 0.2),
-    ],
+    ("name", "key"),
+    [each for method in TWO_GROUPS for each in golden_variants(f"{method}_lr*", r"c\d+_(\w*poly|warm)")],
 )
-def test_golden_rates_of_two_groups(golden, name, key, factors, floor, warmup):
+def test_golden_rates_of_two_groups(golden, name, key):
     """SSUL's warm-up takes a whole number of steps, DKD's a fraction of one more."""
-    for data in cases(golden(name)):
+    vectors, method = golden(name), name.partition("_")[0]
+    factors, floor, warmup = TWO_GROUPS[method][key]
+    for data in cases(vectors):
         total, base = int(data["total_iters"]), float(data["base_lr"])
         groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": base * factor} for factor in factors]
         optimizer = torch.optim.SGD(groups, lr=base)
-        steps = int(warmup * total) if name == "ssul_lr" else warmup
+        steps = int(warmup * total) if method == "ssul" else warmup
         scheduler = schedules.poly(optimizer, total, floor=floor, warmup=steps)
         for want in data[key]:
             np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], want, rtol=1e-12, atol=1e-18)
