@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.conftest import TINY
@@ -85,20 +86,22 @@ def test_root_not_given(cli):
 
 
 def test_missing_root(cli, tmp_path):
-    assert "dataset.root" in error_of(cli, tmp_path / "nowhere")
+    message = error_of(cli, tmp_path / "nowhere")
+    assert message.startswith(f"error: dataset.root={tmp_path}/nowhere: there is no such folder; expected {{train,val")
 
 
 def test_empty_split(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     for path in (root / "val").glob("*/*"):
         path.unlink()
-    assert "val" in error_of(cli, root)
+    assert error_of(cli, root).startswith(f"error: {root}/val/images has no image (.jpg, ")
 
 
 def test_image_without_mask(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     (root / "train" / "masks" / "3.png").unlink()
-    assert "3.jpg" in error_of(cli, root)
+    message = f"error: {root}/train/images/3.jpg has no counterpart with the same name in {root}/train/masks (6 images,"
+    assert error_of(cli, root).startswith(message)
 
 
 def test_unknown_mask_value(cli, tmp_path):
@@ -107,24 +110,22 @@ def test_unknown_mask_value(cli, tmp_path):
     mask = np.array(Image.open(path))
     mask[0, 0] = 77
     Image.fromarray(mask).save(path)
-    message = error_of(cli, root)
-    assert "77" in message
-    assert "2" in message
+    message = f"error: mask {path} holds values that are no class: 77 (1 pixels); correct the file, or name"
+    assert error_of(cli, root).startswith(message)
 
 
 def test_sizes_differ(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     Image.fromarray(np.zeros((20, 32), np.uint8)).save(root / "train" / "masks" / "1.png")
-    message = error_of(cli, root)
-    assert "1.jpg" in message
-    assert "20" in message
+    message = f"error: image {root}/train/images/1.jpg is 32x32 and its mask {root}/train/masks/1.png is 32x20 pixels"
+    assert error_of(cli, root).startswith(message)
 
 
 def test_truncated_jpeg(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     path = root / "train" / "images" / "4.jpg"
     path.write_bytes(path.read_bytes()[:-300])
-    assert "4.jpg" in error_of(cli, root)
+    assert error_of(cli, root).startswith(f"error: image {path} or its mask is damaged (image file is truncated")
 
 
 def test_sizes_that_do_not_fit_an_evaluation_batch(cli, tmp_path):
@@ -135,41 +136,46 @@ def test_sizes_that_do_not_fit_an_evaluation_batch(cli, tmp_path):
         array[:10] = np.arange(5).repeat(2).reshape(-1, *[1] * (len(shape) - 1))
         Image.fromarray(array).save(path)
     message = error_of(cli, root, "training.eval_batch_size=2")
-    assert "32x32, 32x40" in message
-    assert "training.eval_batch_size=1" in message
+    assert message.startswith("error: images of different size (32x32, 32x40) in one batch: for evaluation at native ")
+    assert "set training.eval_batch_size=1 or dataset/evaluation=center_crop" in message
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
 def test_increment_that_does_not_divide(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     message = error_of(cli, root, "training.task=null", "training.initial_increment=1", "training.increment=2")
-    assert "training.increment" in message
+    assert message.startswith("error: training.increment=2: 2 does not divide the 3 classes that follow the first 1; ")
 
 
 def test_unknown_task(cli, tmp_path):
     message = error_of(cli, make_folder(tmp_path / "data"), "training.task=15-1")
-    assert "training.task" in message
-    assert "15-1" in message
+    assert message.startswith("error: training.task=15-1 leaves no class of the 4 of folder for a second task; ")
 
 
 def test_task_without_an_image(cli, tmp_path):
     message = error_of(cli, make_folder(tmp_path / "data"), "training.mode=disjoint")
-    assert "task 0" in message
-    assert "training.mode" in message
+    assert message.startswith("error: task 0 (one, two) has no train image under training.mode=disjoint; use training.")
 
 
 @pytest.mark.parametrize(
-    ("override", "parts"),
+    ("override", "message"),
     [
-        ("training.batch_size=500", ["training.batch_size", "task 0"]),
-        ("training.accelerator=gpu", ["training.accelerator"]),
-        ("optimizer.lr=-1", ["optimizer: Invalid learning rate"]),
+        (
+            "training.batch_size=500",
+            "task 0 has 6 images to train on, fewer than one batch of 500 (training.batch_size=500 on 1 device): set "
+            "training.batch_size=6",
+        ),
+        pytest.param(
+            "training.accelerator=gpu",
+            "No supported gpu backend found! (training.accelerator=gpu, training.devices=auto, ",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
     ],
 )
-def test_settings_that_the_machine_or_the_data_refuse(cli, tmp_path, override, parts):
+def test_settings_that_the_machine_or_the_data_refuse(cli, tmp_path, override, message):
     """What no run can have is refused before, see tests/continual/launch/test_composition.py."""
-    message = error_of(cli, make_folder(tmp_path / "data"), override)
-    assert all(part in message for part in parts), message
+    assert error_of(cli, make_folder(tmp_path / "data"), override).startswith(f"error: {message}")
 
 
 def test_run_of_another_configuration(cli, tmp_path):
@@ -182,16 +188,19 @@ def test_run_of_another_configuration(cli, tmp_path):
         "training.task=2-1", "hydra.run.dir=run", "training.debug=true",
     ]  # fmt: skip
     cli(*arguments)
-    assert "loss.kd_weight" in error_of(cli, root, "training.debug=true", "loss.kd_weight=3")
-    assert "training.resume=false" in error_of(cli, root, "training.debug=true", "training.resume=false")
+    other = error_of(cli, root, "training.debug=true", "loss.kd_weight=3")
+    assert "run was made with other settings (loss.kd_weight: 10.0 -> 3.0); use the same settings to" in other
+    again = error_of(cli, root, "training.debug=true", "training.resume=false")
+    assert "run holds a run already and training.resume=false; give another training.name or delete" in again
     edit(tmp_path / "run/state.json", next_task=1)
     model = tmp_path / "run/task_00/model.ckpt"
     model.write_bytes(model.read_bytes()[:100])
-    assert "task_00/model.ckpt" in error_of(cli, root, "training.debug=true")
+    damaged = error_of(cli, root, "training.debug=true")
+    assert damaged.startswith(f"error: checkpoint {model} cannot be read (RuntimeError): it is damaged or not a checkp")
 
 
 def test_scripts_tasks_has_the_same_errors(cli, tmp_path):
     result = cli("dataset=shapes", "training.task=99-1", script="scripts/tasks.py", check=False)
     assert result.returncode == 1
-    assert "error: " in result.stderr
-    assert "training.task" in result.stderr
+    words = " ".join(result.stderr.split())
+    assert words.startswith("error: training.task=99-1 leaves no class of the 8 of shapes for a second task; ")
