@@ -96,7 +96,7 @@ class SDR(ContinualLoss):
             return {"ce": self.classification(logits, step)}
         known = prototypes.counts > 0
         present = class_sums(by_class.detach(), cells, step.task.n_seen)[1] > 0
-        old = self._old_cells(step, step.teacher, cells)
+        old = old_cells(step.task, step.teacher, cells)
         to_match = scramble(features, old, by_rows=True) if self.literal_layout else features
         return {
             "ce": self.classification(logits, step),
@@ -112,13 +112,19 @@ class SDR(ContinualLoss):
         """Cross entropy in which background may be any old class, mean over all pixels."""
         return unbiased_cross_entropy(logits, step.batch["label"], step.task.n_old, reduction="none").mean()
 
-    @staticmethod
-    def _old_cells(step: Step, teacher: NetworkOutput, cells: Tensor) -> Tensor:
-        """Old class of each cell, B x h x w; 0 where there is none."""
-        if step.task.protocol.mode == "sequential":
-            return torch.where(cells < step.task.n_old, cells, 0)
-        predicted = nearest_pixels(teacher.logits.argmax(dim=1), cells.shape[-2:])
-        return torch.where(cells == 0, predicted, 0)
+
+def old_cells(task: Task, teacher: NetworkOutput, cells: Tensor) -> Tensor:
+    """Old class of each cell, B x h x w; 0 where there is none.
+
+    In sequential mode the labels show old classes; in the others they are hidden in background, where the teacher finds
+    them.
+
+    Args: `cells`: labels of the cells, B x h x w int64.
+    """
+    if task.protocol.mode == "sequential":
+        return torch.where(cells < task.n_old, cells, 0)
+    predicted = nearest_pixels(teacher.logits.argmax(dim=1), cells.shape[-2:])
+    return torch.where(cells == 0, predicted, 0)
 
 
 def matching(features: Tensor, classes: Tensor, prototypes: Tensor, known: Tensor | None = None) -> Tensor:

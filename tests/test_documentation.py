@@ -42,13 +42,15 @@ def test_every_command_composes(command):
         return
     sweep = arguments[:1] == ["-m"]
     for job in jobs(arguments[1:]) if sweep else [arguments]:
-        assert composed(*job).training is not None
+        composed(*job)
 
 
 def test_every_page_and_picture_that_is_linked_exists():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+    links = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    files = [(page, target) for page, target in links if "://" not in target]
+    assert len(files) > 10
+    for page, target in files:
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 ROOMS = ("protocol", "datamodules", "networks", "loss", "continual", "callbacks", "report")

@@ -75,7 +75,9 @@ def test_a_first_task_that_is_taken_over_is_as_one_that_is_trained(cli, tmp_path
     outputs, alone = tmp_path / "outputs", tmp_path / "alone"
     assert sum(SHARED in log for log in logs(outputs)) == 1
     assert numbers(outputs) == numbers(alone)
+    assert len(numbers(alone)) == 2
     assert logged_tests(outputs) == logged_tests(alone)
+    assert all(logged_tests(alone).values())
 
 
 def logged_tests(folder):

@@ -42,7 +42,7 @@ class Callbacks:
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule) -> None:
         """Raise ConfigError unless the loss and all callbacks get what they read, and each can work in this run."""
-        published, loss = self._published(), learner.loss
+        published, loss = self.published(), learner.loss
         with full_keys("loss", type(loss)):
             _check_published(published, type(loss).__name__, loss.reads, loss.remedy)
             for name, callback in self.continual.items():
@@ -50,7 +50,7 @@ class Callbacks:
                     _check_published(published, f"callbacks.{name}", callback.needs, callback.remedy)
                     callback.check(learner, data, published)
 
-    def _published(self) -> set[str]:
+    def published(self) -> set[str]:
         """All names that are published.
 
         Raises:

@@ -98,12 +98,12 @@ def first_task_facts(
     return {
         "settings": settings_behind_the_numbers(numbers, LATER_KEYS),
         "loss": [list(astuple(loss.layout)), type(loss).predict.__qualname__],
-        "loss_values": _probe(loss, split.tasks[0]) if is_plain else None,
+        "loss_values": probe(loss, split.tasks[0]) if is_plain else None,
         "weights": digest_of_tensors(network.state_dict()),
         "task": _describe_task(split, saliency),
         "machine": [trainer.world_size, type(trainer.accelerator).__name__, *threads],
         "packages": {name: installed_version(name) for name in PACKAGES},
-        "code": _digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
+        "code": digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
     }
 
 
@@ -133,7 +133,7 @@ def _read_in_first_task(settings: Mapping[str, Any], thing: Any, methods: Sequen
     return {key: value for key, value in settings.items() if key not in later}
 
 
-def _probe(loss: ContinualLoss, task: Task) -> str:
+def probe(loss: ContinualLoss, task: Task) -> str:
     """Hex digest of what a plain loss and its gradient are in the first task, for some logits and labels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, task.n_seen, 6, 5, generator=generator).requires_grad_()
@@ -170,16 +170,16 @@ def _describe_task(split: TaskSequence, saliency: Any) -> dict[str, Any]:
     }
 
 
-def _digest_of_code(targets: Iterable[str]) -> str:
+def digest_of_code(targets: Iterable[str]) -> str:
     """Hex digest of the source that trains a first task: the shared part, and the files of what the settings name."""
     named = {path for target in targets for path in _files(get_object(target))}
     digest = hashlib.sha256()
-    for path in sorted({*named, *_shared_code()}):
+    for path in sorted({*named, *shared_code()}):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _shared_code() -> Iterator[Path]:
+def shared_code() -> Iterator[Path]:
     """The files of `CODE`.
 
     Raises:

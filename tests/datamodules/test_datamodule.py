@@ -226,8 +226,8 @@ def test_devices_share_the_batches_of_one_device(count, batch_size, world_size, 
     parts = [batches(batch_size, r, world_size) for r in range(world_size)]
     assert [set().union(*p) for p in zip(*parts, strict=True)] == together
     assert len(together) == count // (batch_size * world_size)
-    assert sum(map(len, together)) == len(set().union(*together) if together else set())
-    assert set().union(*together) <= set(chosen.tolist()) if together else True
+    assert sum(map(len, together)) == len(set().union(*together))
+    assert set().union(*together) <= set(chosen.tolist())
 
 
 @given(st.integers(0, 60), st.integers(1, 5))

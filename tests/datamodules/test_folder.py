@@ -104,9 +104,9 @@ def test_a_classes_file_that_is_not_understood_is_named(tmp_path, name, text):
 
 
 def test_values_beyond_a_byte_name_their_key(tree):
-    with pytest.raises(DataError, match=r"dataset.background=\[300\]"):
+    with pytest.raises(DataError, match=r"dataset\.background=\[300\] must be mask values from 0 to 255"):
         source(tree, background=300)
-    with pytest.raises(DataError, match=r"dataset.ignored"):
+    with pytest.raises(DataError, match=r"dataset\.ignored=.*-1.* must be mask values from 0 to 255"):
         source(tree, ignored=(-1,))
 
 

@@ -67,10 +67,13 @@ def test_the_fingerprint_follows_every_setting(change):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"),
-    [({"size": 8}, "dataset.size"), ({"most_shapes": 0}, "dataset.most_shapes"),
-     ({"counts": {**COUNTS, "val": 0}}, "dataset.counts")],
-)  # fmt: skip
-def test_settings_without_an_image_name_their_key(arguments, key):
-    with pytest.raises(DataError, match=key):
+    ("arguments", "message"),
+    [
+        ({"size": 8}, r"dataset\.size=8 is too small to draw shapes; use 16 or more"),
+        ({"most_shapes": 0}, r"dataset\.counts and dataset\.most_shapes must be at least 1"),
+        ({"counts": {**COUNTS, "val": 0}}, r"dataset\.counts and dataset\.most_shapes must be at least 1"),
+    ],
+)
+def test_settings_without_an_image_name_their_key(arguments, message):
+    with pytest.raises(DataError, match=message):
         source(**arguments)

@@ -8,6 +8,7 @@ from torch import Tensor
 from loss.base import Step
 from networks.base import NetworkOutput
 from protocol.labels import LabelSpace
+from protocol.rules import Protocol
 from protocol.tasks import Task
 
 
@@ -20,12 +21,12 @@ def output(logits: Tensor) -> NetworkOutput:
     return NetworkOutput(logits, scores=logits, embedding=logits, stages=[])
 
 
-def make_step(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Step:
+def make_step(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, mode: str = "overlap") -> Step:
     """Task 0 without a teacher, else task 1 with the teacher's channels as the old ones."""
     n_old = 1 if teacher is None else teacher.shape[1]
     old, new = tuple(range(1, n_old)), tuple(range(n_old, logits.shape[1]))
     space = LabelSpace({c: f"class {c}" for c in range(1, logits.shape[1])})
-    task = Task(int(teacher is not None), 2, new, old, (), old or new, space)
+    task = Task(int(teacher is not None), 2, new, old, (), old or new, space, Protocol(mode))
     image = torch.zeros(len(logits), 3, *labels.shape[1:])
     batch = {"image": image, "label": labels, "index": torch.arange(len(logits))}
     return Step(task, batch, output(logits), None if teacher is None else output(teacher))

@@ -92,11 +92,11 @@ def test_a_pixel_has_either_a_label_or_a_teacher(seed, share):
     old = torch.randint(0, 5, (2, 4, 5), generator=generator)
     labels = torch.where(new, torch.randint(4, 7, (2, 4, 5), generator=generator), torch.where(old == 4, 255, old))
     terms = CIL()(make_step(logits, labels, teacher))
-    for term, pixels in (("ce", new), ("kd", ~new)):
-        (grad,) = torch.autograd.grad(terms[term], logits, retain_graph=True)
-        assert grad.isfinite().all()
-        assert torch.equal(grad.abs().sum(1) > 0, pixels) or term == "kd"
-        assert not grad.abs().sum(1)[~pixels].any()
+    by_labels, by_teacher = (torch.autograd.grad(terms[n], logits, retain_graph=True)[0] for n in ("ce", "kd"))
+    assert by_labels.isfinite().all()
+    assert by_teacher.isfinite().all()
+    assert torch.equal(by_labels.abs().sum(1) > 0, new)
+    assert not by_teacher.abs().sum(1)[new].any()  # elsewhere it may be 0 too, where the student agrees
 
 
 def test_what_it_cannot_be_set_to():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from callbacks.prototypes import Prototypes
-from loss.sdr import SDR, attraction, matching, repulsion, scramble, sparsity
+from loss.sdr import SDR, attraction, matching, old_cells, repulsion, scramble, sparsity
 from networks.base import NetworkOutput
 from networks.maps import nearest_pixels
 from protocol.labels import LabelSpace
@@ -80,24 +80,24 @@ def test_golden_matching_of_bacs(golden):
     data = golden("bacs_sdr_matching")
     features = tensor(data["features"]).requires_grad_()
     for mode in variants(data, r"labels_(\w+)"):
-        old = old_cells(tensor(data[f"labels_{mode}"]), tensor(data["logits_old"]), features, mode == "seq")
+        old = cells_to_match(data, features, f"labels_{mode}", "sequential" if mode == "seq" else "overlap")
         for kind, chosen in (("ref", scramble(features, old, by_rows=True)), ("fixed", features)):
             value = matching(chosen, old, tensor(data["prototypes"]))
             check(value, features, data[f"matching_{mode}_{kind}"], data[f"grad_matching_{mode}_{kind}"])
 
 
-def old_cells(labels, teacher, features, sequential):
-    step = make_step(torch.zeros(len(labels), teacher.shape[1] + 1, *labels.shape[1:]), labels, teacher)
-    object.__setattr__(step.task, "protocol", Protocol("sequential" if sequential else "overlap"))
-    return SDR._old_cells(step, step.teacher, nearest_pixels(labels, features.shape[-2:]))
+def cells_to_match(data, features, labels, mode):
+    labels, teacher = tensor(data[labels]), tensor(data["logits_old"])
+    step = make_step(torch.zeros(len(labels), teacher.shape[1] + 1, *labels.shape[1:]), labels, teacher, mode)
+    return old_cells(step.task, step.teacher, nearest_pixels(labels, features.shape[-2:]))
 
 
 @pytest.mark.parametrize(("file", "labelled"), golden_variants("sdr_proto_match*", r"(\w+)_mean_then_mse"))
 def test_golden_matching(golden, file, labelled):
     data = golden(file)
     features = tensor(data["features"]).requires_grad_()
-    labels = tensor(data["labels" if labelled == "masked" else "labels_nomask"])
-    old = old_cells(labels, tensor(data["logits_old"]), features, labelled == "nomask")
+    labels, mode = ("labels", "overlap") if labelled == "masked" else ("labels_nomask", "sequential")
+    old = cells_to_match(data, features, labels, mode)
     prototypes = tensor(data["prototypes"])
     name = f"{labelled}_mean_then_mse"
     check(matching(scramble(features, old, by_rows=True), old, prototypes), features, data[name], data[f"{name}_grad"])
@@ -141,8 +141,7 @@ def prototypes_for(data, task, vectors, counts):
 
 
 def golden_step(data, logits, old_logits, labels, mode):
-    step = make_step(tensor(data[logits]).requires_grad_(), tensor(data[labels]), tensor(data[old_logits]))
-    object.__setattr__(step.task, "protocol", Protocol(mode))
+    step = make_step(tensor(data[logits]).requires_grad_(), tensor(data[labels]), tensor(data[old_logits]), mode)
     features = tensor(data["features"]).requires_grad_()
     step.student.stages = [features]
     return step, features

@@ -173,6 +173,7 @@ class Contract:
     def test_running_statistics_move_in_training(self):
         network = self.grown()
         layers = [m for m in network.modules() if is_norm(m)]
+        assert layers
         before = [layer.running_var.clone() for layer in layers]
         network(self.image())
         assert not any(torch.equal(layer.running_var, old) for layer, old in zip(layers, before, strict=True))

@@ -140,7 +140,7 @@ def test_weights_of_another_size_from_disk(tmp_path):
     ("settings", "message"),
     [
         ({"backbone": "vit_x"}, r"backbone=vit_x is no model of timm"),
-        ({"backbone": "resnet18"}, r"backbone=resnet18 .*"),
+        ({"backbone": "resnet18"}, r"backbone=resnet18 with backbone_options=\{\}: .*'img_size'"),
         ({"backbone": "vit_small_patch14_reg4_dinov2"}, r"no plain vision transformer"),
         ({"backbone": "vit_tiny_patch16_224", "backbone_options": {"width": 3}}, r"backbone_options=\{'width': 3\}"),
         ({"backbone": "vit_tiny_patch16_224", "pretrained": "missing.pth"}, r"pretrained=missing\.pth: there is no"),

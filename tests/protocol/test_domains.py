@@ -94,10 +94,10 @@ def test_all_classes_are_new_once_and_labelled_always():
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (MiB(), "unbiased_kd=false"),
-        (SDR(), "SDR"),
-        (PLOP(pseudo_labels=None), "pod_schedule=false"),
-        (PLOP(pod_schedule=False), "pseudo_labels=null"),
+        (MiB(), "unbiased distillation needs new classes, and task 1 has none: set unbiased_kd=false"),
+        (SDR(), "SDR needs new classes, and task 1 has none: choose another loss"),
+        (PLOP(pseudo_labels=None), "task 1 has no new classes: set pod_schedule=false"),
+        (PLOP(pod_schedule=False), "task 1 has no new classes: set pseudo_labels=null"),
     ],
 )
 def test_losses_that_need_new_classes_say_so(loss, words):

@@ -12,11 +12,13 @@ def test_the_split_is_printed_and_written(cli, tmp_path):
     assert [task["task"] for task in tasks] == [0, 1]
     assert [len(task["new"]) for task in tasks] == [6, 2]
     assert all(len(task["names"]) == len(task["new"]) for task in tasks)
-    for task in tasks:
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in result.stdout.splitlines() if "│" in line]
+    for task, row in zip(tasks, rows, strict=True):
         for split in ("train", "val", "test"):
             ids = task[split]
             assert ids == sorted(set(ids))
-            assert all(name.startswith(split) for name in ids) or split == "test"
-            assert str(len(ids)) in result.stdout
+            assert all(name.startswith(split) for name in ids)
+        counts = [str(len(task[split])) for split in ("train", "val", "test")]
+        assert row == [str(task["task"]), ", ".join(task["names"]), *counts]
     assert set(tasks[0]["test"]) <= set(tasks[1]["test"])
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]

@@ -143,20 +143,20 @@ def test_changed_code_changes_the_key(tmp_path, monkeypatch):
     (tmp_path / "networks").mkdir()
     (tmp_path / "networks" / "unet.py").write_text("width = 1")
     (tmp_path / "unrelated.py").write_text("width = 1")
-    digest = first_task_key._digest_of_code([])
+    digest = first_task_key.digest_of_code([])
     (tmp_path / "unrelated.py").write_text("width = 2")
-    assert first_task_key._digest_of_code([]) == digest
+    assert first_task_key.digest_of_code([]) == digest
     (tmp_path / "networks" / "unet.py").write_text("width = 2")
-    assert first_task_key._digest_of_code([]) != digest
-    named = {first_task_key._digest_of_code([name]) for name in ("loss.crossentropy.CrossEntropy", "loss.mib.MiB")}
+    assert first_task_key.digest_of_code([]) != digest
+    named = {first_task_key.digest_of_code([name]) for name in ("loss.crossentropy.CrossEntropy", "loss.mib.MiB")}
     assert len(named | {digest}) == 3
     monkeypatch.setattr(first_task_key, "CODE", ("networks/*.py", "rooms/*.py"))
     with pytest.raises(FileNotFoundError, match=r"rooms/\*.py matches no file"):
-        first_task_key._digest_of_code([])
+        first_task_key.digest_of_code([])
 
 
 def test_the_key_knows_all_code_that_trains():
-    shared = {str(path.relative_to(first_task_key.ROOT)) for path in first_task_key._shared_code()}
+    shared = {str(path.relative_to(first_task_key.ROOT)) for path in first_task_key.shared_code()}
     assert {"continual/learning/sharding.py", "continual/run/experiment.py", "protocol/tasks.py"} <= shared
     assert not {path for path in shared if path.startswith(("tests", "report", "loss/mib"))}
 
@@ -167,11 +167,11 @@ def test_changed_code_of_a_users_own_changes_the_key(tmp_path, monkeypatch):
         (tmp_path / f"my_{name}.py").write_text("def double(x): return 2 * x\n")
     (tmp_path / "my_base.py").write_text("from my_helper import double\nclass Base: pass\n")
     (tmp_path / "my_mine.py").write_text("from my_base import Base\nclass Mine(Base): pass\n")
-    digests = {first_task_key._digest_of_code(["my_mine.Mine"])}
+    digests = {first_task_key.digest_of_code(["my_mine.Mine"])}
     for name in ("mine", "base", "helper", "unused"):
         with (tmp_path / f"my_{name}.py").open("a") as file:
             file.write("# changed\n")
-        digests.add(first_task_key._digest_of_code(["my_mine.Mine"]))
+        digests.add(first_task_key.digest_of_code(["my_mine.Mine"]))
     assert len(digests) == 4  # as they were, and with each of three files changed
 
 
@@ -185,7 +185,7 @@ def test_losses_that_are_equal_in_the_first_task_are_those_that_the_documentatio
     for choice in choices("loss"):
         loss = instantiate(composed(f"loss={choice}").loss, _convert_="all")
         if valid_claim(loss, "shares_first_task", ("forward", "classification")):
-            kinds.setdefault(first_task_key._probe(loss, TASK), set()).add(choice)
+            kinds.setdefault(first_task_key.probe(loss, TASK), set()).add(choice)
     assert sorted(map(sorted, kinds.values())) == [
         ["cil", "crossentropy", "der", "mbs"],
         ["ewc", "finetune", "ilt", "lwf", "mib", "pi", "plop", "rw"],
@@ -195,7 +195,7 @@ def test_losses_that_are_equal_in_the_first_task_are_those_that_the_documentatio
 
 def test_what_a_loss_gives_says_what_it_is():
     random_state = torch.get_rng_state()
-    probes = {first_task_key._probe(loss, TASK) for loss in (CrossEntropy("all"), MiB(), MiB(kd_weight=3.0))}
+    probes = {first_task_key.probe(loss, TASK) for loss in (CrossEntropy("all"), MiB(), MiB(kd_weight=3.0))}
     assert len(probes) == 1
 
     class Changed(CrossEntropy):
@@ -204,8 +204,8 @@ def test_what_a_loss_gives_says_what_it_is():
         def classification(self, logits, step):
             return super().classification(logits, step) * (1 + 1e-6)
 
-    assert first_task_key._probe(Changed("all"), TASK) not in probes
-    assert first_task_key._probe(CrossEntropy("valid"), TASK) not in probes
+    assert first_task_key.probe(Changed("all"), TASK) not in probes
+    assert first_task_key.probe(CrossEntropy("valid"), TASK) not in probes
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
