@@ -28,7 +28,7 @@ def numbers(folder):
         for entry in content["tasks"]:
             del entry["seconds"]
         del content["config"]
-        found["/".join(path.parts[-4:-2])] = content
+        found["/".join(path.parts[-4:-1])] = content
     return found
 
 
