@@ -98,5 +98,7 @@ def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np
         Patch(facecolor=colours[c] / 255, edgecolor="#808080", label=shorten(names[c]))
         for c in sorted(shown - {IGNORE})[:MOST_LEGEND_ENTRIES]
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a class may have dollars in its name
     return figure

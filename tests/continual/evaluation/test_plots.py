@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from continual.evaluation.plots import CURVES, draw_curves, draw_heat_map, iou_matrix, render, save_picture
+from continual.evaluation.plots import (
+    CURVES,
+    draw_confusion,
+    draw_curves,
+    draw_heat_map,
+    iou_matrix,
+    render,
+    save_picture,
+)
 from continual.evaluation.text import shorten
 from tests.continual.evaluation.test_results import FIRST, SECOND, entry
 
@@ -53,8 +61,12 @@ def test_pictures_of_any_number_of_tasks(draw, tasks, tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["p.png"]
 
 
-def test_names_with_dollars_are_no_formulas(tmp_path):
-    render(draw_heat_map([{**FIRST, "iou": {"a $x_{b": 0.5, "bücher & co": 0.25}}]))
+def test_names_with_dollars_are_no_formulas():
+    """As formulas these could not be drawn."""
+    names = ["a $x_{b$", "bücher & co"]
+    for figure in (draw_heat_map([{**FIRST, "iou": dict.fromkeys(names, 0.5)}]), draw_confusion(np.eye(2), names)):
+        assert render(figure).size
+        assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
 
 
 def test_long_names_are_cut():

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from continual.evaluation.palette import palette, voc_colours
+from continual.evaluation.plots import render
 from continual.run.pictures import PredictionImages, draw
 from datamodules.batches import collate
 from datamodules.camvid import CamVid
@@ -112,6 +113,14 @@ def test_colours_are_vocs():
     assert colours[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert colours[15].tolist() == [192, 128, 128]  # person
     assert len(np.unique(colours, axis=0)) == 256
+
+
+def test_a_class_with_dollars_in_its_name_can_be_drawn():
+    image, label = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.uint8)
+    names = ("background", "a $x_{b$")
+    figure = draw([(image, label, label)], names, voc_colours())
+    assert render(figure).size
+    assert tuple(text.get_text() for text in figure.legends[0].get_texts()) == names
 
 
 def test_wrong_pixels_are_those_that_count():
