@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import os
-from itertools import product
 from types import SimpleNamespace
 
 import albumentations as A
@@ -19,7 +18,6 @@ from datamodules.datamodule import ContinualDataModule
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Augmentation, CenterCrop, Identity, ScaleCrop
 from protocol.labels import LabelSpace
-from protocol.random_streams import Stream, seed_of
 
 SIZES = {"train": 41, "val": 11, "test": 7}
 
@@ -186,13 +184,6 @@ def test_loaders_leave_the_global_random_numbers_alone():
     data = make()
     list(data.train_dataloader()), list(data.val_dataloader())
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_seeds_differ_in_each_of_their_numbers():
-    numbers = list(product(range(3), range(3), range(3), range(20)))
-    seeds = [seed_of(stream, *n) for stream in Stream for n in numbers]
-    assert len(set(seeds)) == len(seeds)
-    assert all(0 <= s < 2**32 for s in seeds)
 
 
 def test_order_differs_between_epochs_tasks_and_seeds():

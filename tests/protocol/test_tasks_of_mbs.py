@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.replay.delivery import join
 from continual.evaluation.metrics import SegmentationMetrics, class_accuracy, class_iou, pixel_accuracy
 from loss.ssul import with_unknown
 from protocol.labels import IGNORE
@@ -93,23 +92,6 @@ def test_golden_images_and_labels_of_dkd(golden, name, mode):
                 tables = {"test": task.eval_lut}
             for split, table in tables.items():
                 assert table[values].tolist() == data[f"{key}/{mode}/{split}_lut"][values].tolist()
-
-
-def test_golden_mixture_of_batch_and_memory(golden):
-    """As many images of the memory as there, at the end instead of at random places."""
-    data = {key: torch.from_numpy(value) for key, value in golden("ssul_memmix").items()}
-    places = data["rand_index"]
-    kept = [i for i in range(len(data["images"])) if i not in places.tolist()]
-    order = torch.tensor([*kept, *places.tolist()])
-    batch = {"image": data["images"][order], "label": data["labels"][order], "index": order}
-    memory = {
-        "image": data["mem_images"][places],
-        "label": data["mem_labels"][places],
-        "task": torch.zeros(len(places)),
-    }
-    join(batch, memory, replace_own=True)
-    assert torch.equal(batch["image"], data["out_images"][order])
-    assert torch.equal(batch["label"], data["out_labels"][order])
 
 
 # Names of IoU, accuracy and overall accuracy, and what stands for a score of 1.

@@ -6,12 +6,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from callbacks.replay_buffer import ReplayBuffer
 from continual.launch import command_line as launch
 from continual.launch.command_line import prepared
 from continual.launch.user_errors import user_message
 from datamodules.base import DataError
-from protocol.errors import ConfigError, RunError, full_keys, with_full_keys
+from protocol.errors import ConfigError
 
 
 def test_what_a_user_can_mend_is_shown():
@@ -49,14 +48,6 @@ def test_what_a_constructor_refuses_has_its_full_key(settings, message):
     with pytest.raises(InstantiationException) as caught:
         instantiate(config.callbacks.mine)
     assert user_message(caught.value) == message
-
-
-def test_keys_of_other_groups_and_paths_stay_as_they_are():
-    message = "weight=3 with dataset.weight=4 in a/weight=1: set weight=2 or give.weight.of=1"
-    full = "a.b.weight=3 with dataset.weight=4 in a/weight=1: set a.b.weight=2 or give.weight.of=1"
-    assert with_full_keys(message, "a.b", ReplayBuffer) == full
-    with pytest.raises(RunError, match=r"^a\.b\.flip=3$"), full_keys("a.b", ReplayBuffer):
-        raise RunError("flip=3")
 
 
 def test_a_mistake_in_the_configuration_is_one_line():

@@ -62,22 +62,6 @@ def test_images_are_normalised_on_the_device():
     torch.testing.assert_close(make_learner().pixels.normalise(image), (image / 255 - mean) / std)
 
 
-def test_teacher_is_the_frozen_previous_network_outside_the_module_tree():
-    learner = make_learner()
-    learner.begin_task(TASKS[0])
-    assert learner.teacher.network is None
-    before = copy.deepcopy(learner.network).eval()
-    learner.begin_task(TASKS[1])
-    assert not any("teacher" in key for key in learner.state_dict())
-    assert not any(p.requires_grad for p in learner.teacher.network.parameters())
-    assert not learner.teacher.network.training
-    image = torch.rand(1, 3, 16, 16)
-    torch.testing.assert_close(learner.teacher(image).logits, before(image).logits, rtol=0, atol=0)
-    fit(learner)
-    torch.testing.assert_close(learner.teacher(image).logits, before(image).logits, rtol=0, atol=0)
-    assert not learner.teacher.network.training
-
-
 def test_network_grows_by_the_classes_of_each_task():
     learner = make_learner()
     for task in TASKS:
@@ -101,58 +85,6 @@ def test_from_initial_weights_begins_every_task_with_the_first_weights():
                 parameter.fill_(7)
     with pytest.raises(ConfigError, match=r"set classifier_init=random instead of background"):
         make_learner(MiB(), from_initial_weights=True)
-    with pytest.raises(ConfigError, match=r"training\.from_initial_weights=true begins later tasks anew"):
-        make_learner(MiB(classifier_init="random"), from_initial_weights=True, freeze=["down"])
-
-
-def test_lr_next_and_schedule_length():
-    learner = make_learner(lr_next=0.01)
-    learner.begin_task(TASKS[0])
-    trainer = fit(learner, max_epochs=2)
-    assert trainer.optimizers[0].defaults["lr"] == 0.1
-    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
-    learner.begin_task(TASKS[1])
-    assert fit(learner).optimizers[0].defaults["lr"] == 0.01
-
-
-@pytest.mark.parametrize(
-    ("interval", "frequency", "accumulate", "expected"),
-    [("step", 1, 1, 12), ("step", 2, 1, 6), ("epoch", 1, 1, 3), ("step", 1, 3, 6), ("epoch", 1, 3, 3)],
-)
-def test_scheduler_gets_the_number_of_its_own_steps(interval, frequency, accumulate, expected):
-    seen = []
-
-    def record(optimizer, total_steps):
-        seen.append(total_steps)
-        return schedules.constant(optimizer, total_steps)
-
-    learner = make_learner(scheduler_interval=interval, scheduler_frequency=frequency)
-    learner.optimisation.make_scheduler = record
-    learner.begin_task(TASKS[0])
-    fit(learner, max_epochs=3, accumulate_grad_batches=accumulate)
-    assert seen == [expected]
-
-
-class Broken(ContinualLoss):
-    def forward(self, step):
-        return {"fine": step.student.logits.mean(), "broken": step.student.logits.sum() / torch.zeros(())}
-
-
-def test_a_term_that_is_no_number_stops_the_training_by_name():
-    learner = make_learner(Broken())
-    learner.begin_task(TASKS[0])
-    with pytest.raises(FloatingPointError, match=r"loss term broken .* task 0.*optimizer\.lr"):
-        fit(learner)
-
-
-def test_teacher_runs_only_if_the_loss_asks():
-    from loss.crossentropy import CrossEntropy
-
-    learner = make_learner(CrossEntropy())
-    learner.begin_task(TASKS[0])
-    learner.begin_task(TASKS[1])
-    assert learner.teacher.network is None
-    fit(learner)
 
 
 def test_random_stream_depends_on_seed_task_and_epoch():

@@ -10,7 +10,6 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from continual.run.schema import Parameter, schema_of
 from continual.run.words import unknown
-from protocol.checks import did_you_mean
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,8 +98,3 @@ def test_the_nearest_key_differs_in_one_part(key, message):
 
 def test_of_many_names_none_is_listed():
     assert unknown("a.x", [f"name{i}" for i in range(99)]).endswith("(python main.py --help a shows all)")
-
-
-def test_nothing_is_meant_where_nothing_is_near():
-    assert did_you_mean("mibb", ["mib", "plop"]) == ": did you mean mib?"
-    assert did_you_mean("xyz", ["mib", "plop"]) == ""

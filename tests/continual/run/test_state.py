@@ -1,43 +1,16 @@
 from __future__ import annotations
 
-import json
-import os
-
 import pytest
 
 from continual.run.state import RunState
 from protocol.errors import RunError
-from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint, settings_behind_the_numbers
-
-CONFIG = {
-    "training": {"seed": 1, "name": None, "num_workers": 2, "epochs": 3, "ckpt_dir": None},
-    "loss": {"kd_weight": 10.0},
-    "logger": {"csv": {}},
-}
-
-
-def changed(**values):
-    config = json.loads(json.dumps(CONFIG))
-    for key, value in values.items():
-        section, name = key.split("__")
-        config[section][name] = value
-    return config
+from tests.protocol.test_settings import CONFIG, changed
 
 
 def new_state(config=CONFIG):
     return RunState(fingerprint(config), settings_behind_the_numbers(config), run_id="abc")
-
-
-@pytest.mark.parametrize("change", [{"training__num_workers": 0}, {"training__name": "x"}, {"logger__wandb": {}}])
-def test_fingerprint_ignores_what_changes_no_number(change):
-    assert fingerprint(changed(**change)) == fingerprint(CONFIG)
-
-
-@pytest.mark.parametrize("change", [{"training__epochs": 4}, {"loss__kd_weight": 9.0}, {"training__new": 1}])
-def test_fingerprint_sees_what_changes_numbers(change):
-    assert fingerprint(changed(**change)) != fingerprint(CONFIG)
 
 
 def test_state_survives_the_disk(tmp_path):
@@ -63,19 +36,6 @@ def test_damaged_state_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(RunError, match=r"state\.json (is damaged \(|has format \d+, not 2: another version)"):
         RunState.load(RunFolder(tmp_path))
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "state.json"
-    write_atomically(path, "old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
 
 
 def test_an_attempt_that_could_not_begin_may_have_had_other_settings(tmp_path):

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from continual.learning import schedules
+from continual.learning.optimisation import Optimisation
+from loss.mib import MiB
+from networks.unet import UNet
+from protocol.errors import ConfigError
+from tests.continual.learning.test_learner import TASKS, fit, make_learner
+
+SGD = partial(torch.optim.SGD, lr=0.1, weight_decay=0.01)
+STEPS = SimpleNamespace(estimated_stepping_batches=10)  # of a trainer
+
+
+def network():
+    made = UNet(width=4, num_layers=3, bilinear=True)
+    made.add_classes(3)
+    made.add_classes(1)
+    return made
+
+
+def groups(optimisation, task, beside=()):
+    """Learning rate and weight decay of each group by its name."""
+    optimizer = optimisation.begin(task, network(), beside, STEPS)["optimizer"]
+    return {group.get("name"): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+
+
+def test_settings_of_later_tasks():
+    optimisation = Optimisation(SGD, schedules.constant, lr_next=0.02, lr_factors_next={"up": 0.5}, decay_next="new")
+    assert groups(optimisation, TASKS[0]) == {None: (0.1, 0.01)}
+    beside = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)]
+    assert groups(optimisation, TASKS[1], beside) == {
+        "rest": (0.02, 0.0), "up": (0.01, 0.0), "rest/new": (0.02, 0.01), "auxiliaries": (0.02, 0.01),
+    }  # fmt: skip
+
+
+def test_later_tasks_keep_what_is_not_set_for_them():
+    optimisation = Optimisation(SGD, schedules.constant, lr_factors={"up": 0.5})
+    for task in TASKS[:2]:
+        assert groups(optimisation, task) == {"rest": (0.1, 0.01), "up": (0.05, 0.01)}
+    assert groups(Optimisation(SGD, schedules.constant, lr_factors={"up": 0.5}, lr_factors_next={}), TASKS[1]) == {
+        None: (0.1, 0.01)
+    }
+
+
+def test_what_is_frozen_has_no_part():
+    made = network()
+    made.freeze(["down", "stem"])
+    optimizer = Optimisation(SGD, schedules.constant).begin(TASKS[1], made, (), STEPS)["optimizer"]
+    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert learning == {id(p) for n, p in made.named_parameters() if n.split(".")[0] in ("up", "classifier")}
+
+
+def test_lr_next_and_schedule_length():
+    learner = make_learner(lr_next=0.01)
+    learner.begin_task(TASKS[0])
+    trainer = fit(learner, max_epochs=2)
+    assert trainer.optimizers[0].defaults["lr"] == 0.1
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
+    learner.begin_task(TASKS[1])
+    assert fit(learner).optimizers[0].defaults["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("interval", "frequency", "accumulate", "expected"),
+    [("step", 1, 1, 12), ("step", 2, 1, 6), ("epoch", 1, 1, 3), ("step", 1, 3, 6), ("epoch", 1, 3, 3)],
+)
+def test_scheduler_gets_the_number_of_its_own_steps(interval, frequency, accumulate, expected):
+    seen = []
+
+    def record(optimizer, total_steps):
+        seen.append(total_steps)
+        return schedules.constant(optimizer, total_steps)
+
+    learner = make_learner(scheduler_interval=interval, scheduler_frequency=frequency)
+    learner.optimisation.make_scheduler = record
+    learner.begin_task(TASKS[0])
+    fit(learner, max_epochs=3, accumulate_grad_batches=accumulate)
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"freeze": "encoder"}, r"training\.freeze=\['encoder'\]: encoder is none of stem, down, up"),
+        ({"lr_factors": {"body": 1.0}}, "^training.lr_factors: body is no part of the network"),
+        ({"lr_factors_next": {"body": 1.0}}, "^training.lr_factors_next: body is no part of the network"),
+        ({"decay_next": "old"}, "^training.decay_next=old is neither all nor new$"),
+        ({"from_initial_weights": True}, r"set loss\.classifier_init=random instead of background"),
+    ],
+)
+def test_settings_that_the_network_or_the_loss_exclude(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Optimisation(SGD, schedules.poly, **settings).check(network(), MiB())
+
+
+def test_a_restart_leaves_nothing_frozen():
+    loss = MiB(classifier_init="random")
+    Optimisation(SGD, schedules.poly, from_initial_weights=True).check(network(), loss)
+    with pytest.raises(ConfigError, match=r"begins later tasks anew, and training\.freeze=\['down'\] leaves parts"):
+        Optimisation(SGD, schedules.poly, from_initial_weights=True, freeze=["down"]).check(network(), loss)
+
+
+def test_mistakes_of_optimizer_and_schedule_do_not_wait_for_the_first_task():
+    Optimisation(SGD, schedules.poly).try_out()
+    with pytest.raises(ConfigError, match=r"^optimizer: Invalid learning rate: -1$"):
+        Optimisation(partial(torch.optim.SGD, lr=-1), schedules.poly).try_out()
+    with pytest.raises(ConfigError, match=r"^scheduler: .*'lags'"):
+        Optimisation(SGD, partial(schedules.poly, lags=1)).try_out()

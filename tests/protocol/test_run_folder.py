@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.run_folder import RunFolder, task_name
+
+
+def test_predicted_tasks_are_those_with_whole_predictions_in_order(tmp_path):
+    """A folder that somebody made, and one that a killed run left without its last file, are none."""
+    folder = RunFolder(tmp_path)
+    assert folder.predicted_tasks() == []
+    for task, image in ((1, "b"), (0, "town__2"), (1, "a"), (12, "a")):
+        image_folder = folder.predictions(task) / image
+        image_folder.mkdir(parents=True)
+        (image_folder / "prediction.png").touch()
+    for stray in (
+        "task_01/half/label.png",
+        "task_old/a/prediction.png",
+        "mine/a/prediction.png",
+        "task_00/prediction.png",
+    ):
+        path = tmp_path / "predictions" / stray
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert folder.predicted_tasks() == [
+        (task, tmp_path / f"predictions/task_{task:02d}" / image)
+        for task, image in ((0, "town__2"), (1, "a"), (1, "b"), (12, "a"))
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(tasks=st.sets(st.integers(0, 99), min_size=2, max_size=5))
+def test_each_task_has_files_of_its_own(tasks):
+    folder = RunFolder(Path("run"))
+    files = [
+        path
+        for task in tasks
+        for of_task in [folder.task(task)]
+        for path in (of_task.last, of_task.best, of_task.model, folder.plot("x", task), folder.confusion(task),
+                     folder.predictions(task))
+    ]  # fmt: skip
+    assert len(set(files)) == 6 * len(tasks)
+    assert all(path.is_relative_to("run") for path in files)
+    assert folder.plot("x") not in files
+    models = [folder.task(task).model for task in sorted(tasks)]
+    assert models == sorted(models)  # as a file manager lists them
+
+
+def test_checkpoints_may_lie_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = RunFolder.of(Path("run"), {"ckpt_dir": "~/models"})
+    assert folder.task(3).model == tmp_path / "models/task_03/model.ckpt"
+    assert (folder.state, folder.predictions(3)) == (Path("run/state.json"), Path("run/predictions/task_03"))
+    for nowhere in (None, ""):
+        assert RunFolder.of(Path("run"), {"ckpt_dir": nowhere}).task(3).model == Path("run/task_03/model.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [
+        ({"default_task": "4-2"}, "4-2"),
+        ({"task": "15-1", "default_task": "4-2"}, "15-1"),
+        ({"initial_increment": 3, "increment": 1, "default_task": "4-2"}, "3-1"),
+        ({"task": "15-1", "joint": True}, "joint-15-1"),
+        ({"default_task": "4-2", "shuffle_classes": True}, "4-2-shuffled"),
+    ],
+)
+def test_the_name_of_a_sequence(training, name):
+    none = {"task": None, "initial_increment": None, "increment": None, "default_task": None}
+    assert task_name({**none, "joint": False, "shuffle_classes": False, **training}) == name
