@@ -34,8 +34,7 @@ def groups(optimisation, task, beside=()):
 def test_settings_of_later_tasks():
     optimisation = Optimisation(SGD, schedules.constant, lr_next=0.02, lr_factors_next={"up": 0.5}, decay_next="new")
     assert groups(optimisation, TASKS[0]) == {None: (0.1, 0.01)}
-    beside = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)]
-    assert groups(optimisation, TASKS[1], beside) == {
+    assert groups(optimisation, TASKS[1], [nn.Parameter(torch.zeros(2))]) == {
         "rest": (0.02, 0.0), "up": (0.01, 0.0), "rest/new": (0.02, 0.01), "auxiliaries": (0.02, 0.01),
     }  # fmt: skip
 
@@ -49,12 +48,15 @@ def test_later_tasks_keep_what_is_not_set_for_them():
     }
 
 
-def test_what_is_frozen_has_no_part():
+@pytest.mark.parametrize("settings", [{}, {"decay_next": "new"}])
+def test_what_is_frozen_has_no_part(settings):
     made = network()
     made.freeze(["down", "stem"])
-    optimizer = Optimisation(SGD, schedules.constant).begin(TASKS[1], made, (), STEPS)["optimizer"]
+    beside = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)]
+    optimizer = Optimisation(SGD, schedules.constant, **settings).begin(TASKS[1], made, beside, STEPS)["optimizer"]
     learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert learning == {id(p) for n, p in made.named_parameters() if n.split(".")[0] in ("up", "classifier")}
+    expected = {id(p) for n, p in made.named_parameters() if n.split(".")[0] in ("up", "classifier")}
+    assert learning == {*expected, id(beside[0])}
 
 
 def test_lr_next_and_schedule_length():
