@@ -9,27 +9,30 @@ from hypothesis import strategies as st
 from protocol.run_folder import RunFolder, task_name
 
 
-def test_predicted_tasks_are_those_with_whole_predictions_in_order(tmp_path):
+def test_what_was_predicted_is_what_has_whole_predictions_in_order(tmp_path):
     """A folder that somebody made, and one that a killed run left without its last file, are none."""
     folder = RunFolder(tmp_path)
-    assert folder.predicted_tasks() == []
-    for task, image in ((1, "b"), (0, "town__2"), (1, "a"), (12, "a")):
-        image_folder = folder.predictions(task) / image
-        image_folder.mkdir(parents=True)
-        (image_folder / "prediction.png").touch()
-    for stray in (
-        "task_01/half/label.png",
-        "task_old/a/prediction.png",
-        "mine/a/prediction.png",
-        "task_00/prediction.png",
-    ):
-        path = tmp_path / "predictions" / stray
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert folder.predicted_tasks() == [
-        (task, tmp_path / f"predictions/task_{task:02d}" / image)
-        for task, image in ((0, "town__2"), (1, "a"), (1, "b"), (12, "a"))
-    ]
+    assert folder.predicted() == []
+    images = [(1, "b"), (0, "town__2"), (1, "a"), (12, "a")]
+    strays = [(1, "half/label.png"), ("old", "a/prediction.png"), (0, "prediction.png")]
+    for place in [folder.maps(task, image).prediction for task, image in images] + [
+        tmp_path / f"predictions/task_{task:0>2}/{stray}" for task, stray in strays
+    ]:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    found = [(task, maps.path) for task, maps in folder.predicted()]
+    assert found == [(task, tmp_path / f"predictions/task_{task:02d}/{image}") for task, image in sorted(images)]
+
+
+def test_a_checkpoint_tells_its_run_where_there_is_one(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    model = folder.task(1).model
+    model.parent.mkdir(parents=True)
+    model.touch()
+    assert RunFolder.around(model) is None
+    folder.results.touch()
+    assert RunFolder.around(model).path == tmp_path / "run"
+    assert RunFolder.around(folder.results) is None
 
 
 @settings(max_examples=25, deadline=None)
@@ -41,7 +44,7 @@ def test_each_task_has_files_of_its_own(tasks):
         for task in tasks
         for of_task in [folder.task(task)]
         for path in (of_task.last, of_task.best, of_task.model, folder.plot("x", task), folder.confusion(task),
-                     folder.predictions(task))
+                     folder.maps(task, "x").prediction)
     ]  # fmt: skip
     assert len(set(files)) == 6 * len(tasks)
     assert all(path.is_relative_to("run") for path in files)
@@ -54,7 +57,7 @@ def test_checkpoints_may_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = RunFolder.of(Path("run"), {"ckpt_dir": "~/models"})
     assert folder.task(3).model == tmp_path / "models/task_03/model.ckpt"
-    assert (folder.state, folder.predictions(3)) == (Path("run/state.json"), Path("run/predictions/task_03"))
+    assert (folder.state, folder.confusion(3)) == (Path("run/state.json"), Path("run/confusion/task_03.csv"))
     for nowhere in (None, ""):
         assert RunFolder.of(Path("run"), {"ckpt_dir": nowhere}).task(3).model == Path("run/task_03/model.ckpt")
 
