@@ -75,5 +75,5 @@ def test_each_task_has_one_table_even_if_it_begins_twice():
 def test_images_without_labels_are_more_than_one():
     assert not made().needs_teacher
     assert made(Unlabelled).needs_teacher
-    with pytest.raises(ConfigError, match="^batch_size=1: images without labels are a batch of their own"):
+    with pytest.raises(ConfigError, match=r"^batch_size=1: images without labels are a batch of their own"):
         made(Unlabelled, batch_size=1)
