@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from continual.learning.callback import ContinualCallback, learner_of
 from networks.base import SegmentationNetwork
+from protocol.numbers import Count, Fraction, ProperFraction
 from protocol.random_streams import Stream, seed_of
 
 NAME = "background_detector"
@@ -92,7 +93,11 @@ class BackgroundDetector(ContinualCallback):
     needs_whole_weights = True
 
     def __init__(
-        self, channels: int = 512, dropout: float = 0.1, seen_alpha: float | None = None, active: bool = True
+        self,
+        channels: Count = 512,
+        dropout: ProperFraction = 0.1,
+        seen_alpha: Fraction | None = None,
+        active: bool = True,
     ) -> None:
         """Args: `active`: whether there is one; the others as in `Detector`."""
         self.active = active

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Annotated, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from annotated_types import Gt
 
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
@@ -23,7 +25,8 @@ from protocol.errors import ConfigError
 from protocol.labels import IGNORE
 from protocol.tasks import Task
 
-PUBLISHED = {
+Published = Literal["erfnet_encoder", "erfnet_decoder"]
+PUBLISHED: dict[Published, dict[str, float]] = {
     "erfnet_encoder": {
         "road": 2.3653597831726, "sidewalk": 4.4237880706787, "building": 2.9691488742828, "wall": 5.3442072868347,
         "fence": 5.2983593940735, "pole": 5.2275490760803, "traffic light": 5.4394111633301,
@@ -48,7 +51,7 @@ class ClassWeights(ContinualCallback):
 
     publishes = ("class_weights",)
 
-    def __init__(self, weights: str | float) -> None:
+    def __init__(self, weights: Published | Annotated[float, Gt(1)]) -> None:
         """Args:
         weights: "erfnet_encoder" or "erfnet_decoder", the published ones; or kappa, above 1.
 
@@ -82,7 +85,7 @@ class ClassWeights(ContinualCallback):
         learner.memory["class_weights"] = torch.tensor(values, dtype=torch.float32, device=learner.device)
 
 
-def published_weights(weights: str, names: Collection[str]) -> list[float]:
+def published_weights(weights: Published, names: Collection[str]) -> list[float]:
     """The authors' weights of some classes.
 
     Args: `weights`: which ones, see `PUBLISHED`; `names`: of the classes.

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
+from annotated_types import Ge
 
 from callbacks.replay.buffer import FOLDER, Buffer
 from callbacks.replay.delivery import Term
@@ -45,12 +46,15 @@ from loss.functional import ReplayTarget
 from protocol.checks import check_counts
 from protocol.errors import ConfigError, full_keys
 from protocol.labels import IGNORE
+from protocol.numbers import Count, Positive, Whole
 from protocol.random_streams import Stream, seed_of, seed_sequence
+from protocol.settings import SettingsOf
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
 DREAMS = "dreams"  # in a task's folder
+PHASES = "phases"  # of a recipe: they come from the numbers of iterations
 
 
 class DeepInversion(Buffer):
@@ -72,17 +76,17 @@ class DeepInversion(Buffer):
     def __init__(
         self,
         images: str | None = None,
-        per_class: int = 8,
-        size: int | None = None,
-        synthesis_batch: int = 32,
-        iterations: int = 2000,
-        shrunk_iterations: int = 0,
+        per_class: Count = 8,
+        size: Count | None = None,
+        synthesis_batch: Count = 32,
+        iterations: Count = 2000,
+        shrunk_iterations: Whole = 0,
         clip: bool = True,
         student: str | None = None,
-        recipe: Annotated[dict[str, Any], Recipe] | None = None,
-        batch_size: int = 15,
+        recipe: Annotated[dict[str, Any], SettingsOf(Recipe, supplied=(PHASES,))] | None = None,
+        batch_size: Annotated[int, Ge(2)] = 15,
         target: ReplayTarget = "mse",
-        weight: float = 1.0,
+        weight: Positive = 1.0,
         flip: bool = True,
         storage: Place = "ram",
     ) -> None:
@@ -215,7 +219,7 @@ def read_recipe(values: Mapping[str, Any], iterations: int, shrunk_iterations: i
     Raises:
         ConfigError: a value is out of its range, or there is no such key.
     """
-    known = [field.name for field in fields(Recipe) if field.name != "phases"]
+    known = [field.name for field in fields(Recipe) if field.name != PHASES]
     for key in values.keys() - set(known):
         raise ConfigError(f"recipe.{key} is no key of a recipe, which has {', '.join(known)}")
     with full_keys("recipe", Recipe):

@@ -35,6 +35,7 @@ from torch import Tensor
 from continual.learning.callback import ContinualCallback, learner_of
 from continual.learning.learner import ContinualLearner
 from protocol.errors import RunError
+from protocol.numbers import Amount, Count, Fraction, Positive
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class EWC(ImportancePenalty):
     term = "ewc"
     curvature = 2.0
 
-    def __init__(self, weight: float = 500.0, alpha: float = 0.9, normalize: bool = True) -> None:
+    def __init__(self, weight: Amount = 500.0, alpha: Fraction = 0.9, normalize: bool = True) -> None:
         """Args: `alpha`: weight of the newest gradient; the others as in `ImportancePenalty`."""
         super().__init__(weight, normalize)
         self.alpha = alpha
@@ -227,7 +228,7 @@ class PI(ImportancePenalty):
     term = "pi"
     curvature = 2.0
 
-    def __init__(self, weight: float = 500.0, damping: float = 1e-20, normalize: bool = True) -> None:
+    def __init__(self, weight: Amount = 500.0, damping: Positive = 1e-20, normalize: bool = True) -> None:
         """Args: `damping`: keeps weights that hardly moved from outweighing all others; the others as in
         `ImportancePenalty`.
         """
@@ -270,7 +271,9 @@ class RW(EWC):
     term = "rw"
     curvature = 4.0
 
-    def __init__(self, weight: float = 100.0, alpha: float = 0.9, iterations: int = 10, normalize: bool = True) -> None:
+    def __init__(
+        self, weight: Amount = 100.0, alpha: Fraction = 0.9, iterations: Count = 10, normalize: bool = True
+    ) -> None:
         """Args: `iterations`: steps between two measurements of s; the others as in `EWC`."""
         super().__init__(weight, alpha, normalize)
         self.iterations = iterations

@@ -22,6 +22,7 @@ from continual.learning.passes import batches
 from loss.plop import UNCERTAINTIES, Uncertainty, teacher_score
 from networks.base import SegmentationNetwork
 from protocol.checks import check_choice
+from protocol.numbers import Count, Fraction
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class PseudoLabelThresholds(ContinualCallback):
     def __init__(
         self,
         kind: Uncertainty | None = "entropy",
-        base: float | None = None,
-        bins: int | None = None,
+        base: Fraction | None = None,
+        bins: Count | None = None,
         normalized: bool = False,
         exact_median: bool = False,
     ) -> None:

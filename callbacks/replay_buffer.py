@@ -23,6 +23,7 @@ from loss.base import ReplayTerm
 from loss.functional import ReplayTarget
 from protocol.checks import check_choice
 from protocol.errors import ConfigError
+from protocol.numbers import Count, Fraction, Positive
 
 
 class ReplayBuffer(Buffer):
@@ -53,16 +54,16 @@ class ReplayBuffer(Buffer):
 
     def __init__(
         self,
-        capacity: int = 300,
-        capacity_bytes: int | None = None,
-        batch_size: int | None = 12,
+        capacity: Count = 300,
+        capacity_bytes: Count | None = None,
+        batch_size: Count | None = 12,
         selection: Choice = "balanced",
-        loss_share: float = 0.3,
-        confidence: float = 0.7,
+        loss_share: Fraction = 0.3,
+        confidence: Fraction = 0.7,
         labels: Labels | None = "stored",
         logits: bool = False,
         use: Use = "term",
-        weight: float = 1.0,
+        weight: Positive = 1.0,
         target: ReplayTarget = "mse",
         background: bool = False,
         flip: bool = True,

@@ -11,6 +11,7 @@ import yaml
 from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, image_files, pair_by_stem, read_list
 from protocol.labels import LabelSpace
+from protocol.numbers import MaskValue
 
 HOME = "expected {train,val[,test]}/{images,masks}, or images/, masks/ and the lists train.txt, val.txt[, test.txt]"
 
@@ -23,7 +24,7 @@ class Folder(DataSource):
 
     name = "folder"
 
-    def __init__(self, root: str, classes: str, background: int | None, ignored: Sequence[int]) -> None:
+    def __init__(self, root: str, classes: str, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
         """Args:
         root: the folder.
         classes: file below the root: .txt with one name per line, whose line number (from 0) is the mask's value, or

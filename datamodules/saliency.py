@@ -18,6 +18,7 @@ import numpy as np
 
 from datamodules.base import DataError
 from protocol.arrays import Flags
+from protocol.numbers import Amount, Count
 
 SaliencySource = Callable[[str, np.ndarray], Flags]
 SALIENT = 254  # label of salient background, between the mask's file and the batch
@@ -79,7 +80,7 @@ class SpectralResidual:
     logarithm of its amplitude and its phase, h a 3 x 3 mean; smoothed, and salient where above `factor` times its mean.
     """
 
-    def __init__(self, size: int = 64, factor: float = 3.0) -> None:
+    def __init__(self, size: Count = 64, factor: Amount = 3.0) -> None:
         """Args: see the class."""
         self.size, self.factor = size, factor
 

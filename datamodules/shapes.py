@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import cv2
 import numpy as np
+from annotated_types import Ge
 
 from datamodules.base import DataError, DataSource, Split
 from protocol.labels import IGNORE, LabelSpace
+from protocol.numbers import Count, Whole
+from protocol.settings import SettingsOf
 
 Points = np.ndarray  # N x 2 corners around the origin, radius 1
-SPLITS = ("train", "val", "test")
+LEAST = 16  # side of an image that shows shapes, pixels
 
 
 def _polygon(corners: int, turn: float = 0.0) -> Points:
@@ -69,6 +74,18 @@ OUTLINES: dict[str, Callable[[], Points]] = {
 }
 HOLE = 0.55  # inner radius of the ring, in units of the outer one
 HUE_DEVIATION = 9  # of a class's hue; the hues of neighbouring classes are 22.5 apart
+
+
+@dataclass
+class Counts:
+    """Number of images in each split."""
+
+    train: Count
+    val: Count
+    test: Count
+
+
+SPLITS = tuple(field.name for field in fields(Counts))
 
 
 class ShapesSplit(Split):
@@ -147,18 +164,24 @@ class Shapes(DataSource):
     name = "shapes"
     labels = LabelSpace(dict(enumerate(OUTLINES, start=1)))
 
-    def __init__(self, size: int, counts: dict[str, int], seed: int, most_shapes: int) -> None:
+    def __init__(
+        self,
+        size: Annotated[int, Ge(LEAST)],
+        counts: Annotated[dict[str, int], SettingsOf(Counts)],
+        seed: Whole,
+        most_shapes: Count,
+    ) -> None:
         """Args:
         size: side of the square images in pixels.
-        counts: number of images in train, val and test.
+        counts: number of images in train, val and test, see `Counts`.
         seed: of all images.
         most_shapes: shapes per image, from one to this many.
 
         Raises:
             DataError: a size or count that leaves no image.
         """
-        if size < 16:
-            raise DataError(f"dataset.size={size} is too small to draw shapes; use 16 or more")
+        if size < LEAST:
+            raise DataError(f"dataset.size={size} is too small to draw shapes; use {LEAST} or more")
         if min(counts.values()) < 1 or most_shapes < 1:
             raise DataError("dataset.counts and dataset.most_shapes must be at least 1")
         self.splits = {name: ShapesSplit(name, counts[name], size, seed, most_shapes) for name in SPLITS}

@@ -16,16 +16,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import albumentations as A
 import cv2
 import numpy as np
+from annotated_types import Ge, Predicate
 from PIL import Image
 
 from datamodules.base import DataError
 from datamodules.geometry import (
-    Range,
     ScaleCropLayout,
     Window,
     sample_window,
@@ -34,9 +34,11 @@ from datamodules.geometry import (
     visible_part,
 )
 from protocol.labels import IGNORE
+from protocol.numbers import Colour, Count, Interval, MaskValue, ascending
 
 Pair = tuple[np.ndarray, np.ndarray]
 Interpolation = Literal["cv2", "pil"]
+Factor = Annotated[float, Ge(1)]
 
 
 class Augmentation:
@@ -85,7 +87,7 @@ class CenterCrop:
     The interpolation is Pillow's, so that numbers are those of the papers' code. Nothing is random.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: Count) -> None:
         """Args: `size`: side of the square in pixels."""
         self.size = size
         self.output_size = (size, size)
@@ -106,7 +108,7 @@ class CenterCrop:
 class ResizeImage:
     """Images at one size, masks as they are: predictions are brought to the masks' size (CIL's evaluation)."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: Count, width: Count) -> None:
         """Args: `height`, `width`: of what the network gets, pixels."""
         self.output_size = (height, width)
 
@@ -124,9 +126,9 @@ class RandomResizedCrop(A.DualTransform):
 
     def __init__(
         self,
-        size: int,
-        scale: Range = (0.5, 2.0),
-        ratio: Range = (3 / 4, 4 / 3),
+        size: Count,
+        scale: Interval = (0.5, 2.0),
+        ratio: Interval = (3 / 4, 4 / 3),
         interpolation: Interpolation = "cv2",
     ) -> None:
         """The window is drawn by `sample_window`.
@@ -162,11 +164,11 @@ class ScaleCrop(A.DualTransform):
 
     def __init__(
         self,
-        size: int,
-        scale: Range = (0.5, 2.0),
+        size: Count,
+        scale: Interval = (0.5, 2.0),
         resize_short: bool = True,
-        pad_image: Sequence[float] = (0.0, 0.0, 0.0),
-        pad_label: int = IGNORE,
+        pad_image: Colour = (0.0, 0.0, 0.0),
+        pad_label: MaskValue = IGNORE,
         interpolation: Interpolation = "cv2",
     ) -> None:
         """Scale and place are drawn by `scale_crop_layout`.
@@ -218,11 +220,11 @@ class ShrinkCrop(A.DualTransform):
 
     def __init__(
         self,
-        height: int,
-        width: int,
-        shrink: Range,
-        crop_height: int,
-        crop_width: int,
+        height: Count,
+        width: Count,
+        shrink: Annotated[tuple[Factor, Factor], Predicate(ascending)],
+        crop_height: Count,
+        crop_width: Count,
         interpolation: Interpolation = "cv2",
     ) -> None:
         """The factor s is uniform; the shrunk image has `height` // s and `width` // s pixels.

@@ -38,6 +38,7 @@ from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.classifier import Init
 from networks.maps import at_least_float32, nearest_pixels
 from protocol.errors import ConfigError
+from protocol.numbers import Amount, Fraction
 from protocol.tasks import Task
 
 
@@ -65,13 +66,13 @@ class BACS(DER):
 
     def __init__(
         self,
-        logits_weight: float = 0.8,
-        labels_weight: float = 0.5,
+        logits_weight: Amount = 0.8,
+        labels_weight: Amount = 0.5,
         background: bool = False,
-        distill_weight: float = 0.25,
-        distill_threshold: float = 0.5,
-        seen_gamma: float = 2.0,
-        seen_threshold: float = 0.5,
+        distill_weight: Amount = 0.25,
+        distill_threshold: Fraction = 0.5,
+        seen_gamma: Amount = 2.0,
+        seen_threshold: Fraction = 0.5,
         old_as_one: bool = True,
         detector: bool = True,
         classifier_init: Init = "background",

@@ -30,6 +30,7 @@ from loss.functional import IGNORE_INDEX, cross_entropy
 from networks.classifier import Init
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
+from protocol.numbers import Amount, Positive
 
 Norm = Literal["pixels", "weights"]
 NORMS = get_args(Norm)
@@ -77,9 +78,9 @@ class CIL(ContinualLoss):
 
     def __init__(
         self,
-        kd_weight: float = 1.0,
-        temperature: float = 1.0,
-        gradient_scaling: float = 1.0,
+        kd_weight: Amount = 1.0,
+        temperature: Positive = 1.0,
+        gradient_scaling: Amount = 1.0,
         norm: Norm = "pixels",
         classifier_init: Init = "random",
     ) -> None:

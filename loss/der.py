@@ -18,6 +18,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, dark_logits, replayed_cross_entropy
 from networks.classifier import Init
+from protocol.numbers import Amount
 
 
 class DER(ContinualLoss):
@@ -27,8 +28,8 @@ class DER(ContinualLoss):
 
     def __init__(
         self,
-        logits_weight: float = 0.8,
-        labels_weight: float = 0.5,
+        logits_weight: Amount = 0.8,
+        labels_weight: Amount = 0.5,
         background: bool = False,
         classifier_init: Init = "background",
     ) -> None:

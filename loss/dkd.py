@@ -27,6 +27,7 @@ from loss.functional import binary_cross_entropy, binary_distillation
 from networks.base import NetworkOutput
 from networks.classifier import Init, Layout
 from networks.maps import at_least_float32
+from protocol.numbers import Amount
 
 
 class DKD(ContinualLoss):
@@ -45,10 +46,10 @@ class DKD(ContinualLoss):
 
     def __init__(
         self,
-        positive_weight: float = 2.0,
-        positive_weight_next: float = 1.0,
-        kd_weight: float = 5.0,
-        dkd_weight: float = 5.0,
+        positive_weight: Amount = 2.0,
+        positive_weight_next: Amount = 1.0,
+        kd_weight: Amount = 5.0,
+        dkd_weight: Amount = 5.0,
         classifier_init: Init = "copy",
     ) -> None:
         """Args:

@@ -18,6 +18,7 @@ from loss.base import Step
 from loss.functional import feature_distillation
 from loss.lwf import LwF
 from networks.classifier import Init
+from protocol.numbers import Amount, Positive
 
 
 class ILT(LwF):
@@ -27,9 +28,9 @@ class ILT(LwF):
 
     def __init__(
         self,
-        kd_weight: float = 100.0,
-        feature_weight: float = 100.0,
-        alpha: float = 1.0,
+        kd_weight: Amount = 100.0,
+        feature_weight: Amount = 100.0,
+        alpha: Positive = 1.0,
         classifier_init: Init = "random",
     ) -> None:
         """Args:

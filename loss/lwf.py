@@ -19,6 +19,7 @@ from torch import Tensor
 from loss.base import ContinualLoss, Step
 from loss.functional import cross_entropy, distillation
 from networks.classifier import Init
+from protocol.numbers import Amount, Positive
 
 
 class LwF(ContinualLoss):
@@ -27,7 +28,7 @@ class LwF(ContinualLoss):
     needs_teacher = True
     shares_first_task = True
 
-    def __init__(self, kd_weight: float = 100.0, alpha: float = 1.0, classifier_init: Init = "random") -> None:
+    def __init__(self, kd_weight: Amount = 100.0, alpha: Positive = 1.0, classifier_init: Init = "random") -> None:
         """Args:
         kd_weight: of the distillation.
         alpha: factor on the teacher's logits.

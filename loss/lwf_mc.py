@@ -29,6 +29,7 @@ from loss.functional import (
 )
 from networks.classifier import Init
 from protocol.errors import ConfigError
+from protocol.numbers import Amount
 from protocol.tasks import Task
 
 
@@ -41,7 +42,7 @@ class LwFMC(ContinualLoss):
 
     def __init__(
         self,
-        kd_weight: float = 10.0,
+        kd_weight: Amount = 10.0,
         disjoint: bool = False,
         label_background: bool = False,
         only_labelled: bool = False,

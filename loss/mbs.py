@@ -33,6 +33,7 @@ from networks.base import NetworkOutput
 from networks.classifier import Init
 from networks.maps import at_least_float32, nearest_pixels
 from protocol.errors import ConfigError
+from protocol.numbers import Amount
 from protocol.tasks import Task
 
 
@@ -45,14 +46,14 @@ class MBS(ContinualLoss):
 
     def __init__(
         self,
-        confidence: float = 0.7,
+        confidence: Amount = 0.7,
         selective: bool = True,
-        patch_weight: float = 1.0,
-        class_weight: float = 1.0,
+        patch_weight: Amount = 1.0,
+        class_weight: Amount = 1.0,
         adaptive: bool = True,
-        output_weight: float = 25.0,
+        output_weight: Amount = 25.0,
         label_guided: bool = True,
-        orthogonal_weight: float = 1.0,
+        orthogonal_weight: Amount = 1.0,
         classifier_init: Init = "background",
     ) -> None:
         """Args:

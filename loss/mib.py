@@ -35,6 +35,7 @@ from loss.functional import (
 )
 from networks.classifier import Init
 from protocol.errors import ConfigError
+from protocol.numbers import Amount, Positive
 from protocol.tasks import Task
 
 
@@ -47,11 +48,11 @@ class MiB(ContinualLoss):
 
     def __init__(
         self,
-        kd_weight: float = 10.0,
-        alpha: float = 1.0,
+        kd_weight: Amount = 10.0,
+        alpha: Positive = 1.0,
         unbiased_ce: bool = True,
         unbiased_kd: bool = True,
-        feature_weight: float = 0.0,
+        feature_weight: Amount = 0.0,
         classifier_init: Init = "background",
     ) -> None:
         """Args:

@@ -44,6 +44,7 @@ from networks.classifier import Init
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
 from protocol.errors import ConfigError
+from protocol.numbers import Amount, Counts
 from protocol.tasks import Task
 
 Uncertainty = Literal["entropy", "probability"]
@@ -61,9 +62,9 @@ class PLOP(ContinualLoss):
 
     def __init__(
         self,
-        pod_weight: float = 0.01,
-        pod_last_weight: float = 0.0005,
-        scales: Sequence[int] = (1, 2, 4),
+        pod_weight: Amount = 0.01,
+        pod_last_weight: Amount = 0.0005,
+        scales: Counts = (1, 2, 4),
         pod_schedule: bool = True,
         pseudo_labels: Uncertainty | None = "entropy",
         normalized: bool = False,

@@ -32,6 +32,7 @@ from networks.base import NetworkOutput
 from networks.classifier import Init
 from networks.maps import at_least_float32, class_sums, nearest_pixels
 from protocol.errors import ConfigError
+from protocol.numbers import Amount
 from protocol.tasks import Task
 
 
@@ -54,11 +55,11 @@ class SDR(ContinualLoss):
 
     def __init__(
         self,
-        kd_weight: float = 100.0,
-        match_weight: float = 0.01,
-        attract_weight: float = 1e-3,
-        repulse_weight: float = 1e-3,
-        sparsity_weight: float = 1e-3,
+        kd_weight: Amount = 100.0,
+        match_weight: Amount = 0.01,
+        attract_weight: Amount = 1e-3,
+        repulse_weight: Amount = 1e-3,
+        sparsity_weight: Amount = 1e-3,
         literal_layout: bool = False,
         nested_attraction: bool = False,
         classifier_init: Init = "random",

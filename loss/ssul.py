@@ -25,6 +25,7 @@ from loss.functional import IGNORE_INDEX, binary_cross_entropy, cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import Init, Layout
 from networks.maps import at_least_float32
+from protocol.numbers import Amount
 
 
 class SSUL(ContinualLoss):
@@ -38,7 +39,7 @@ class SSUL(ContinualLoss):
         self,
         unknown: bool = True,
         sigmoid: bool = True,
-        confidence: float = 0.7,
+        confidence: Amount = 0.7,
         classifier_init: Init = "unknown",
     ) -> None:
         """Args:

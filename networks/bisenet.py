@@ -22,7 +22,8 @@ from networks.classifier import IncrementalClassifier
 from networks.module_list import ModuleListOf
 from networks.norm import Norm
 from networks.pretrained import load_encoder
-from networks.resnet import ResNet
+from networks.resnet import Backbone, ResNet
+from protocol.numbers import Amount
 
 CHANNELS = 256  # of the spatial path and of the embedding
 
@@ -73,9 +74,9 @@ class BiSeNet(SegmentationNetwork):
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: Backbone = "resnet50",
         pretrained: str | None = None,
-        auxiliary_weight: float = 1.0,
+        auxiliary_weight: Amount = 1.0,
         freeze_norm: bool = False,
     ) -> None:
         """Args:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.norm import Norm
+from networks.norm import Norm, NormName
 from networks.pretrained import load_encoder
-from networks.resnet import ResNet
+from networks.resnet import Backbone, OutputStride, ResNet
+from protocol.numbers import Count, Fraction
 
 DILATIONS = {8: (12, 24, 32), 16: (6, 12, 18), 32: (3, 6, 9)}
 
@@ -93,13 +94,13 @@ class DeepLabV3(SegmentationNetwork):
 
     def __init__(
         self,
-        backbone: str = "resnet101",
-        output_stride: int = 16,
-        norm: str = "abn",
-        norm_momentum: float = 0.1,
+        backbone: Backbone = "resnet101",
+        output_stride: OutputStride = 16,
+        norm: NormName = "abn",
+        norm_momentum: Fraction = 0.1,
         freeze_norm: bool = False,
         pretrained: str | None = None,
-        pooling: int | None = 32,
+        pooling: Count | None = 32,
         activated_head: bool = True,
     ) -> None:
         """Args:

@@ -16,7 +16,8 @@ from networks.base import SegmentationNetwork
 from networks.classifier import BlockLayer, kaiming_pointwise
 from networks.norm import Norm
 from networks.pretrained import load_encoder
-from networks.resnet import ResNet
+from networks.resnet import Backbone, OutputStride, ResNet
+from protocol.numbers import Fraction
 
 DILATIONS = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 DROPOUT = 0.1
@@ -63,9 +64,9 @@ class DeepLabV3Original(SegmentationNetwork):
 
     def __init__(
         self,
-        backbone: str = "resnet101",
-        output_stride: int = 16,
-        encoder_momentum: float = 0.01,
+        backbone: Backbone = "resnet101",
+        output_stride: OutputStride = 16,
+        encoder_momentum: Fraction = 0.01,
         freeze_norm: bool = False,
         pretrained: str | None = None,
         last_conv: bool = False,

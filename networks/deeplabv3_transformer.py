@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.norm import Norm
+from networks.norm import Norm, NormName
 from networks.pretrained import load_encoder
-from networks.resnet import ResNet
+from networks.resnet import Backbone, OutputStride, ResNet
 from networks.token_classifier import TokenClassifier, TokenNetwork
+from protocol.errors import ConfigError
+from protocol.numbers import Count, Fraction
 
 
 class TransformerDecoder(nn.Module):
@@ -72,17 +74,17 @@ class DeepLabV3Transformer(TokenNetwork):
 
     def __init__(
         self,
-        backbone: str = "resnet101",
-        output_stride: int = 16,
-        norm: str = "abn",
-        norm_momentum: float = 0.1,
+        backbone: Backbone = "resnet101",
+        output_stride: OutputStride = 16,
+        norm: NormName = "abn",
+        norm_momentum: Fraction = 0.1,
         freeze_norm: bool = False,
         pretrained: str | None = None,
-        channels: int = 256,
-        feedforward: int = 2048,
-        heads: int = 8,
-        layers: int = 2,
-        crop_size: int = 512,
+        channels: Count = 256,
+        feedforward: Count = 2048,
+        heads: Count = 8,
+        layers: Count = 2,
+        crop_size: Count = 512,
     ) -> None:
         """Args:
         backbone, output_stride, norm, norm_momentum, freeze_norm, pretrained: see `DeepLabV3`.
@@ -91,7 +93,12 @@ class DeepLabV3Transformer(TokenNetwork):
         heads: of the attention.
         layers: blocks of the decoder.
         crop_size: side of the images for which positions are learned, pixels.
+
+        Raises:
+            ConfigError: the heads cannot share the channels.
         """
+        if channels % heads:
+            raise ConfigError(f"channels={channels} must be a multiple of heads={heads}")
         super().__init__(embedding_channels=channels, freeze_norm=freeze_norm, classifier=TokenClassifier(channels))
         self.encoder = ResNet(backbone, Norm(norm, norm_momentum), output_stride)
         side = -(-crop_size // output_stride)

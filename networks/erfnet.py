@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
 from networks.pretrained import load_exactly, read_state
+from protocol.numbers import ProperFraction
 
 WHERE_FROM = (
     "ERFNet's authors publish erfnet_encoder_pretrained.pth.tar (Eromera/erfnet_pytorch on GitHub, trained_models); "
@@ -122,7 +123,9 @@ class ERFNet(SegmentationNetwork):
     `stages` are the encoder's outputs at strides 2, 4 and 8.
     """
 
-    def __init__(self, dropout: Sequence[float] = (0.03, 0.3), pretrained: str | None = None) -> None:
+    def __init__(
+        self, dropout: tuple[ProperFraction, ProperFraction] = (0.03, 0.3), pretrained: str | None = None
+    ) -> None:
         """Args:
         dropout: probability of dropping a channel in the encoder's blocks at strides 4 and 8.
         pretrained: file with the encoder's weights, see `load_encoder`; None: random ones.

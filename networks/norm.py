@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from protocol.errors import ConfigError
 
 LEAKY_SLOPE = 0.01
-NAMES = ("bn", "bn_leaky", "abn", "iabn", "iabn_sync", "abr")
+NormName = Literal["bn", "bn_leaky", "abn", "iabn", "iabn_sync", "abr"]
+NAMES = get_args(NormName)
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Norm:
     """Makes the normalisation layers of a network: `norm(c)` without activation, `norm.activated(c)` with it.
 
     Attributes:
-        name: one of `NAMES`.
+        name: see the head of the file.
         momentum: weight of a batch in the running statistics.
         eps: added to the variance, and to abs(gamma) in "abn", "iabn" and "iabn_sync".
     """
 
-    name: str = "bn"
+    name: NormName = "bn"
     momentum: float = 0.1
     eps: float = 1e-5
 

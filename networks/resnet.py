@@ -6,11 +6,16 @@ torchvision's names.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from networks.norm import Norm, activate
 from protocol.errors import ConfigError
+
+Backbone = Literal["resnet18", "resnet50", "resnet101"]
+OutputStride = Literal[8, 16, 32]  # pixels of the image per pixel of the last stage
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
@@ -103,13 +108,15 @@ class Bottleneck(_Block):
         return y
 
 
-BACKBONES = {
+BACKBONES: dict[Backbone, tuple[type[_Block], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
 # Which of the stages 2, 3, 4 keep their resolution and are dilated instead, by output stride.
-DILATED = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+DILATED: dict[OutputStride, tuple[bool, bool, bool]] = {
+    32: (False, False, False), 16: (False, False, True), 8: (False, True, True),
+}  # fmt: skip
 
 
 class ResNet(TorchvisionResNet):
@@ -121,9 +128,9 @@ class ResNet(TorchvisionResNet):
         out_channels: channels of the last stage.
     """
 
-    def __init__(self, name: str, norm: Norm, output_stride: int = 16, dilate_first: bool = True) -> None:
+    def __init__(self, name: Backbone, norm: Norm, output_stride: OutputStride = 16, dilate_first: bool = True) -> None:
         """Args:
-        name: one of `BACKBONES`.
+        name: which network it is.
         norm: makes the normalisation layers.
         output_stride: 8, 16 or 32, of the last stage.
         dilate_first: the first block of a dilated stage is dilated as the others; false: as the stage before, as in

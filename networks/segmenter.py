@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from networks.pretrained import load_exactly, read_state, timm_weights
 from networks.token_classifier import MaskClassifier, TokenNetwork
 from protocol.errors import ConfigError
+from protocol.numbers import Count, ProperFraction
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ class Segmenter(TokenNetwork):
         self,
         backbone: str = "vit_base_patch16_384",
         backbone_options: Mapping[str, Any] | None = None,
-        crop_size: int = 512,
+        crop_size: Count = 512,
         pretrained: str | None = None,
-        layers: int = 2,
-        heads: int | None = None,
-        drop_path: float = 0.1,
+        layers: Count = 2,
+        heads: Count | None = None,
+        drop_path: ProperFraction = 0.1,
     ) -> None:
         """Args:
         backbone: a vision transformer of timm with learned positions, e.g. vit_tiny_patch16_224, vit_base_patch16_384.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
+from protocol.numbers import Count
 
 
 def double_conv(in_channels: int, out_channels: int, mid_channels: int | None = None) -> nn.Sequential:
@@ -49,7 +51,7 @@ class UNet(SegmentationNetwork):
     `stages` are the encoder's outputs at strides 1, 2, 4, ...
     """
 
-    def __init__(self, width: int = 64, num_layers: int = 5, bilinear: bool = False) -> None:
+    def __init__(self, width: Count = 64, num_layers: Annotated[int, Ge(2)] = 5, bilinear: bool = False) -> None:
         """Args:
         width: channels at full resolution; they double with each halving of the resolution.
         num_layers: resolutions, the full one included.

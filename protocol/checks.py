@@ -27,8 +27,12 @@ def check_counts(**counts: object) -> None:
 
 def did_you_mean(given: str, choices: Iterable[str]) -> str:
     """The end of a message that names the nearest of some choices; empty where none is near."""
-    nearest = difflib.get_close_matches(given, list(choices), n=1, cutoff=ALIKE)
-    return f": did you mean {nearest[0]}?" if nearest else ""
+    return "".join(f": did you mean {choice}?" for choice in nearest(given, choices))
+
+
+def nearest(given: str, choices: Iterable[str]) -> list[str]:
+    """The choice that is most like a word; none where none is near."""
+    return difflib.get_close_matches(given, list(choices), n=1, cutoff=ALIKE)
 
 
 def listed(words: Iterable[str]) -> str:

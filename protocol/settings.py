@@ -1,10 +1,11 @@
-"""The settings that a run's numbers depend on, and their fingerprint."""
+"""Settings: those that a run's numbers depend on, their fingerprint, and whose those in a mapping are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # What may differ between a run and its continuation without changing a single number.
@@ -21,6 +22,19 @@ FREE_KEYS = (
     "training.log_images",
     "training.log_every",
 )
+
+
+@dataclass(frozen=True)
+class SettingsOf:
+    """A note on the type of a mapping that holds arguments: `Annotated[dict[str, Any], SettingsOf(Recipe)]`.
+
+    Attributes:
+        made: what they are given to.
+        supplied: names of its arguments that are no settings, because they come from elsewhere.
+    """
+
+    made: Callable[..., Any]
+    supplied: tuple[str, ...] = ()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from protocol.errors import ConfigError
+from protocol.numbers import Amount, Positive, Whole
 
-POOLINGS = ("lse_lba", "mean", "max", "dense")
+Pooling = Literal["lse_lba", "mean", "max", "dense"]
+POOLINGS = get_args(Pooling)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Recipe:
     Attributes:
         phases: one after the other.
         lr: greatest learning rate.
-        pooling: one of `POOLINGS`.
+        pooling: see `Pooling`.
         jitter: greatest shift in pixels, divided by the phase's `shrink`.
         flip: mirror at random.
         classification, tv_l1, tv_l2, l2, statistics, first_layer, competition: weights of the terms, see
@@ -48,17 +51,17 @@ class Recipe:
     """
 
     phases: tuple[Phase, ...] = (Phase(2000, shrink=2), Phase(1000))
-    lr: float = 0.2
-    pooling: str = "lse_lba"
-    jitter: int = 30
+    lr: Positive = 0.2
+    pooling: Pooling = "lse_lba"
+    jitter: Whole = 30
     flip: bool = True
-    classification: float = 1.0
-    tv_l1: float = 0.0
-    tv_l2: float = 1e-4
-    l2: float = 1e-5
-    statistics: float = 0.05
-    first_layer: float = 10.0
-    competition: float = 0.0
+    classification: Amount = 1.0
+    tv_l1: Amount = 0.0
+    tv_l2: Amount = 1e-4
+    l2: Amount = 1e-5
+    statistics: Amount = 0.05
+    first_layer: Amount = 10.0
+    competition: Amount = 0.0
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless all values can be used."""
@@ -68,6 +71,6 @@ class Recipe:
             raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
         if self.lr <= 0 or not isinstance(self.jitter, int) or self.jitter < 0:
             raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
-        for weight in (f.name for f in fields(self) if f.type == "float" and f.name != "lr"):
+        for weight in (f.name for f in fields(self) if f.type == "Amount"):
             if getattr(self, weight) < 0:
                 raise ConfigError(f"{weight}={getattr(self, weight)} must be at least 0")

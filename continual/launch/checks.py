@@ -6,26 +6,42 @@ or by another key (`${dataset.size}`), whose type it then has. A key that nothin
 
 from __future__ import annotations
 
-import pydoc
+import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+from hydra._internal.utils import _locate
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from continual.launch.moved import new_paths
+from continual.launch.user_errors import user_message
+from continual.learning import optimisation
 from continual.models.configuration import plain
 from continual.run.schema import Parameter, Schema, schema_of
 from continual.run.settings import DatasetSettings, TrainingSettings
-from continual.run.words import unknown
+from continual.run.words import UnknownKey, shown
+from protocol.checks import did_you_mean, nearest
 from protocol.errors import ConfigError
 
 RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
 TARGET = "_target_"
-INSTANTIATE_KEYS = (TARGET, "_partial_", "_recursive_", "_convert_", "_args_")
+PARTIAL = "_partial_"
+INSTANTIATE_KEYS = (TARGET, PARTIAL, "_recursive_", "_convert_", "_args_")
+CHEAP = ("dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
+# What a run gives to the parts that it makes itself of these groups: arguments that are no settings.
+SUPPLIED = {
+    "optimizer": ("params",),
+    "scheduler": ("optimizer", "total_steps"),
+    "logger": ("directory", "run_id", "name", "config"),
+}
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; with dots before it, relative to its own place
 IN_RESOLVER = re.compile(r"\$\{[\w.]+:([^}]*)\}")
 
@@ -53,7 +69,26 @@ def check(
         checker.check_group("", config, parts)
         for key, node in parts.items():  # last: their classes are imported, and a simple mistake should not wait for it
             checker.check_part(key, node)
+        try_out(parts)
     return checker.read
+
+
+def try_out(parts: Mapping[str, DictConfig]) -> None:
+    """Make what is cheap to make, once for nothing: some classes refuse more than their signatures say.
+
+    Raises:
+        ConfigError: one refuses its settings.
+    """
+    complete = {key: part for key, part in parts.items() if not OmegaConf.missing_keys(part)}
+    try:
+        made = {key: instantiate(complete[key], _convert_="all") for key in CHEAP if key in complete}
+    except InstantiationException as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        raise ConfigError(message) from error
+    if {"optimizer", "scheduler"} <= made.keys():
+        optimisation.try_out(made["optimizer"], made["scheduler"])
 
 
 @contextmanager
@@ -75,19 +110,55 @@ def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{prefix}{key}.")
 
 
-def located(key: str, path: str) -> Callable[..., Any]:
-    """The class or function that a `_target_` names.
+def located(key: str, path: Any) -> Callable[..., Any]:
+    """The class or function that a `_target_` names, found as `instantiate` finds it.
 
     Raises:
         ConfigError: there is none, or its module cannot be imported.
     """
     try:
-        found = pydoc.locate(path)
-    except pydoc.ErrorDuringImport as error:
-        raise ConfigError(f"{key}={path} cannot be imported: {error.value!r}") from error
-    if not callable(found):
-        raise ConfigError(f"{key}={path} is no class or function (CHANGES.md says which have moved)")
-    return found
+        found = _locate(path)
+    except Exception as error:
+        reason = error.__cause__
+        if isinstance(reason, Exception) and not isinstance(reason, AttributeError) and not _lacks(reason, path):
+            raise ConfigError(f"{key}={path} cannot be imported: {reason!r}") from error
+        found = None
+    if callable(found):
+        return cast("Callable[..., Any]", found)
+    for new in filter(_exists, new_paths(str(path))):
+        raise ConfigError(f"{key}={path} is called {new} now")
+    raise ConfigError(f"{key}={shown(path)} is no class or function{_nearest_path(str(path))}")
+
+
+def _lacks(error: Exception, path: str) -> bool:
+    """Whether an error says that a module on the path to something does not exist, and not one that this imports."""
+    return isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
+
+
+def _exists(path: str) -> bool:
+    try:
+        _locate(path)
+    except Exception:  # of any kind, from a module that is imported
+        return False
+    return True
+
+
+def _nearest_path(path: str) -> str:
+    """The end of a message about a path to nothing, which names the one that differs least in its first wrong part."""
+    parts = path.split(".")
+    there = next((end for end in range(len(parts) - 1, 0, -1) if _exists(".".join(parts[:end]))), 0)
+    if not there:
+        return ""
+    parent, wrong, rest = parts[:there], parts[there], parts[there + 1 :]
+    place = _locate(".".join(parent))
+    names = [*vars(place), *(module.name for module in pkgutil.iter_modules(getattr(place, "__path__", [])))]
+    return did_you_mean(path, [".".join([*parent, name, *rest]) for name in nearest(wrong, names)])
+
+
+def schema_at(key: str, node: Mapping[str, Any]) -> Schema:
+    """The settings of what the `_target_` of a node names; `key`: of the node."""
+    schema = schema_of(located(f"{key}.{TARGET}", node[TARGET]))
+    return schema.without(SUPPLIED.get(key.partition(".")[0], ()))
 
 
 class _Checker:
@@ -113,13 +184,15 @@ class _Checker:
                 self._convert_value(full, value, schema.parameters[name])
             elif isinstance(value, DictConfig) and TARGET in value:
                 parts[full] = value
-            elif full == "hydra" or full in (self.referred or ()):
+            elif full == "hydra":
+                _check_hydra(full, value)
+            elif full in (self.referred or ()):
                 continue
             elif isinstance(value, DictConfig):
                 self.check_group(full, value, parts)
             elif self.referred is not None:
                 names = dict.fromkeys([*schema.parameters, *node])
-                raise ConfigError(unknown(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw)))
+                raise UnknownKey(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw))
         if key == "training" and not any(OmegaConf.is_missing(node, name) for name in node):
             TrainingSettings.from_config(plain(node, resolve=True))  # it refuses settings that exclude one another
 
@@ -127,17 +200,20 @@ class _Checker:
         """Check a mapping that is given to the class or function of its `_target_`."""
         if OmegaConf.is_missing(node, TARGET):
             return
-        schema = schema_of(located(f"{key}.{TARGET}", node[TARGET]))
+        schema = schema_at(key, node)
         for name, value in _children(key, node):
             if name in INSTANTIATE_KEYS:
                 continue
-            schema.check_name(key, name)
+            parameter = schema.parameter(key, name)
             if _holds_parts(value):
                 self._check_parts_below(_join(key, name), value)
-            elif name in schema.parameters:
-                self._convert_value(_join(key, name), value, schema.parameters[name])
-        if not node.get("_partial_") and "_args_" not in node:
+            else:
+                self._convert_value(_join(key, name), value, parameter)
+        if not node.get(PARTIAL) and "_args_" not in node:
             schema.check_complete(key, map(str, node))
+        supplied = SUPPLIED.get(key.partition(".")[0])
+        if supplied and not node.get(PARTIAL):
+            raise ConfigError(f"{key}.{PARTIAL} must be true: the run gives {', '.join(supplied)} itself")
 
     def _check_parts_below(self, key: str, value: Any) -> None:
         if isinstance(value, DictConfig) and TARGET in value:
@@ -152,9 +228,10 @@ class _Checker:
     def _convert_value(self, key: str, value: Any, parameter: Parameter) -> None:
         """Check a value, and write the converted value to the key where it comes from."""
         if parameter.nested and isinstance(value, DictConfig):
+            origin = self._origin(key)
             for name, child in _children(key, value):
-                parameter.nested.check_name(key, name)
-                self._convert_value(_join(key, name), child, parameter.nested.parameters[name])
+                self._convert_value(_join(key, name), child, parameter.nested.parameter(origin, name))
+            parameter.nested.check_complete(origin, map(str, value))
             return
         if OmegaConf.is_config(value):
             try:
@@ -176,6 +253,26 @@ class _Checker:
             if reference:
                 return self._origin(".".join([absolute(reference, parts[:end]), *parts[end:]]))
         return key
+
+
+def _check_hydra(key: str, node: DictConfig) -> None:
+    """Refuse keys of Hydra's own that it does not know; their values it checks itself."""
+    kind = OmegaConf.get_type(node)
+    names = [str(name) for name in node if name not in INSTANTIATE_KEYS]
+    if is_dataclass(kind):
+        known = [field.name for field in fields(kind) if field.name not in INSTANTIATE_KEYS]
+        if key == "hydra":
+            known.append("env")  # a group of Hydra's for which it has no field
+        if TARGET in node and not set(names) <= set(known):
+            known += schema_of(located(f"{key}.{TARGET}", node[TARGET])).parameters
+        for name in names:
+            if name not in known:
+                raise UnknownKey(f"{key}.{name}", dict.fromkeys(known))
+    for name in names:
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            child = node[name]
+            if isinstance(child, DictConfig):
+                _check_hydra(f"{key}.{name}", child)
 
 
 def _children(key: str, node: DictConfig) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import hydra._internal.hydra
@@ -18,15 +18,18 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
 
-from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, located, references
+from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, references, schema_at
 from continual.models.configuration import plain
-from continual.run.schema import Schema, schema_of
-from continual.run.words import unknown
+from continual.run.schema import Schema
+from continual.run.words import UnknownKey, shown
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
+GROUPS_OF_ONE = ("network", "loss", "optimizer", "scheduler")  # a choice of them is a class; two cannot be one
+NEEDED = (*GROUPS_OF_ONE, "dataset", "training", "callbacks", "logger")
 # Hydra's messages about the command line, and what is said instead.
 PLAINLY = {
     r"Ambiguous value for argument '(.+?)'": "{} has several values: with -m they are a sweep, in [...] a list",
@@ -67,7 +70,11 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
         if run_mode == RunMode.RUN:  # what a sweep varies has no values until its jobs are composed
-            check(config, self.root, self.referred)
+            self._check_needed(config, config_name)
+            try:
+                check(config, self.root, self.referred)
+            except UnknownKey as error:
+                raise self._with_owners(error, config) from error
         return config
 
     def compose(
@@ -80,9 +87,38 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         self.referred = frozenset()
         try:
-            return super().load_configuration(config_name, overrides, run_mode, *args, **kwargs)
+            made = self._choices_made(overrides, config_name)
+            return super().load_configuration(config_name, made, run_mode, *args, **kwargs)
         except HydraException as error:
             raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
+
+    def _choices_made(self, overrides: Sequence[str], config_name: str | None) -> list[str]:
+        """The overrides without those that ask for no choice where none is made anyway, `experiment=null`.
+
+        Raises:
+            ConfigError: a group gets what is none of its choices, or a choice is written without its slash.
+        """
+        made = []
+        for text, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
+            key, value = override.key_or_group, override.value()
+            group = key.replace(".", "/")
+            is_choice = not (override.is_delete() or override.is_sweep_override() or isinstance(value, dict))
+            if is_choice and self.get_group_options(group):
+                if key != group:
+                    choices = listed(self._all_choices(group, config_name))
+                    raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
+                if value is None and self._known_choices(config_name).get(group, "some") is None:
+                    continue
+                if not isinstance(value, str | list) or (isinstance(value, list) and group in GROUPS_OF_ONE):
+                    raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
+            made.append(text)
+        return made
+
+    def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
+        """Raise ConfigError unless a choice is made of each group that every run needs."""
+        for group in NEEDED:
+            if group not in config or (group in GROUPS_OF_ONE and TARGET not in config[group]):
+                raise ConfigError(f"{group} must be {listed(self._all_choices(group, config_name))}")
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
@@ -108,22 +144,32 @@ class CheckedLoader(ConfigLoaderImpl):
         if isinstance(error, OverrideParseException):
             return f"{error.override} cannot be read: {error.message.splitlines()[0]}"
         if found := NO_KEY.match(str(error)):
-            return self._no_key(found[1], name, overrides, mode)
+            inner = str(getattr(error.__cause__, "full_key", None))  # of the key that a mapping has too many
+            return self._no_key(inner if inner.startswith(f"{found[1]}.") else found[1], name, overrides, mode)
         for theirs, ours in PLAINLY.items():
             if found := re.match(theirs, str(error)):
                 return ours.format(found[1])
-        about = " ".join(str(e) for e in (error, error.__cause__) if e is not None)
-        return " ".join(about.partition("Config search path")[0].split())
+        if isinstance(error.__cause__, ValidationError):  # of Hydra's own keys, which have types of OmegaConf
+            cause = error.__cause__
+            return f"{cause.full_key}={shown(cause.value)}: {str(cause.msg).splitlines()[0]}"
+        return " ".join(str(e).partition("\n")[0] for e in (error, error.__cause__) if e is not None)
 
     def _no_choice(self, path: str, options: list[str], config_name: str | None) -> str:
         """The message about a choice that a group does not have, by the path of its file."""
         names = path.split("/")
         groups = ("/".join(names[:end]) for end in range(1, len(names)))
         group = next(group for group in groups if self.get_group_options(group) == options)
-        chosen = self.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
         choice = path[len(group) + 1 :]
-        choices = self.choices(group, [key.partition("@")[0] for key in chosen])
+        choices = self._all_choices(group, config_name)
         return f"{group}={choice} must be {listed(choices)}{did_you_mean(choice, choices)}"
+
+    def _all_choices(self, group: str, config_name: str | None) -> list[str]:
+        """The choices of a group, by the groups of the whole configuration."""
+        return self.choices(group, [key.partition("@")[0] for key in self._known_choices(config_name)])
+
+    def _known_choices(self, config_name: str | None) -> dict[str, str | None]:
+        """The choices that the files make, without those of the command line."""
+        return self.compute_defaults_list(config_name, [], RunMode.RUN).overrides.known_choices
 
     def choices(self, group: str, groups: Collection[str]) -> list[str]:
         """The choices of a group, those in folders of theirs too.
@@ -139,13 +185,42 @@ class CheckedLoader(ConfigLoaderImpl):
     def _no_key(self, key: str, config_name: str | None, overrides: list[str], mode: RunMode) -> str:
         """The message about a key that the configuration does not have."""
         parsed = OverridesParser.create().parse_overrides(overrides)
-        chosen = [o.input_line for o in parsed if o.input_line and self.get_group_options(o.key_or_group)]
-        config = self.compose(config_name, chosen, mode)
+        made = [o for o in parsed if self.get_group_options(o.key_or_group) and not isinstance(o.value(), dict)]
+        config = self.compose(config_name, [o.input_line for o in made if o.input_line], mode)
         parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(config, parent) if parent else config
-        names = [str(n) for n in node if n not in (*INSTANTIATE_KEYS, "hydra")] if isinstance(node, DictConfig) else []
-        if names and TARGET in node and name in schema_of(located(f"{parent}.{TARGET}", node[TARGET])).parameters:
+        group, node = _nearest_node(config, parent)
+        if not isinstance(node, DictConfig):
+            return f"{key} is no setting: {group} has no keys of its own"
+        if group == parent and TARGET in node and name in schema_at(parent, node).parameters:
             return f"{key} is not set in this configuration: write +{key}=... to set it"
-        groups = [key.partition("@")[0] for key in config.hydra.runtime.choices]
-        keys = keys_of(plain(config))
-        return unknown(key, names, [*groups, *(k for k in keys if k.startswith("hydra.") == key.startswith("hydra."))])
+        names = [str(n) for n in node if n not in (*INSTANTIATE_KEYS, "hydra")]
+        groups = [each.partition("@")[0] for each in config.hydra.runtime.choices]
+        near = (k for k in keys_of(plain(config)) if k.startswith("hydra.") == key.startswith("hydra."))
+        return str(self._with_owners(UnknownKey(key, names, [*groups, *near], group), config))
+
+    def _with_owners(self, error: UnknownKey, config: DictConfig) -> UnknownKey:
+        """An error about a key, which says where a choice of the key's group has it."""
+        groups = [each.partition("@")[0] for each in config.hydra.runtime.choices]
+        group = max((g for g in groups if error.key.startswith(f"{g.replace('/', '.')}.")), key=len, default=None)
+        if group is None:
+            return error
+        owners = [f"{group}={c}" for c in self.choices(group, groups) if self._has(group, c, error.key)]
+        return UnknownKey(error.key, error.names, error.keys, error.group, owners)
+
+    def _has(self, group: str, choice: str, key: str) -> bool:
+        """Whether the file of a choice names a key."""
+        file = self.repository.load_config(f"{group}/{choice}")
+        if file is None or file.path.startswith("structured:"):
+            return False
+        inside = key if file.header.get("package") == "_global_" else key[len(group) + 1 :]
+        return inside in keys_of(plain(cast("DictConfig", file.config)))
+
+
+def _nearest_node(config: DictConfig, key: str) -> tuple[str, Any]:
+    """The key, or the nearest one above it that there is, and its value."""
+    while key:
+        node = OmegaConf.select(config, key)
+        if node is not None:
+            return key, node
+        key = key.rpartition(".")[0]
+    return "", config

@@ -22,8 +22,7 @@ from continual.launch.checks import REFERENCE, RUN_SCHEMAS, TARGET, absolute, lo
 from continual.launch.composition import check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
 from continual.run.schema import Parameter, Schema, schema_of
-from continual.run.words import unknown
-from protocol.errors import ConfigError
+from continual.run.words import UnknownKey
 from protocol.files import write_atomically
 from protocol.markdown import markdown_table
 
@@ -136,12 +135,12 @@ class Book:
         """
         group = topic.partition(".")[0]
         if group not in self.chosen:
-            raise ConfigError(unknown(group, self.chosen))
+            raise UnknownKey(group, self.chosen)
         if group == topic:
             return self._about_group(group)
         keys = self._keys(self.files, below=topic)
         if not keys:
-            raise ConfigError(unknown(topic, [], [entry.key for file in self.files for entry in file.entries]))
+            raise UnknownKey(topic, [], [entry.key for file in self.files for entry in file.entries])
         return "\n".join(map(_lines, keys))
 
     def _about_group(self, group: str) -> str:

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
 from protocol.errors import UserError, with_full_keys
 
@@ -86,5 +87,13 @@ def _refused(error: Exception, wrapped: str) -> str:
     target, group = (re.search(pattern, wrapped) for pattern in ("call to target '(.+?)'", r"full_key: (\S+)$"))
     if target is None or group is None:
         return str(error)
-    message = with_full_keys(str(error), group[1], get_object(target[1]))
-    return message if isinstance(error, UserError) or message != str(error) else f"{group[1]}: {error}"
+    said = _plainly(error.__cause__) if isinstance(error.__cause__, ValidationError) else str(error)
+    message = with_full_keys(said, group[1], get_object(target[1]))
+    return message if isinstance(error, UserError) or message != said else f"{group[1]}: {said}"
+
+
+def _plainly(error: ValidationError) -> str:
+    """What pydantic refuses, as albumentations passes it on: the first argument."""
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{first['loc'][0]}={first['input']}: {reason}" if first["loc"] else reason

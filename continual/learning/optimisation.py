@@ -20,6 +20,8 @@ from networks.classifier import EARLIER
 from protocol.errors import ConfigError
 from protocol.tasks import Task
 
+REFUSALS = (ValueError, TypeError, ArithmeticError)  # of settings, by optimizers and schedules
+
 
 @dataclass
 class Optimisation:
@@ -80,21 +82,6 @@ class Optimisation:
                 f"training.freeze={list(self.freeze)} leaves parts of them untrained: set one of the two alone"
             )
 
-    def try_out(self) -> None:
-        """Make optimizer and schedule once for nothing: a mistake in their settings must not wait for the first task.
-
-        Raises:
-            ConfigError: they refuse their settings.
-        """
-        try:
-            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"optimizer: {error}") from error
-        try:
-            self.make_scheduler(optimizer, total_steps=1)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"scheduler: {error}") from error
-
     def begin(
         self, task: Task, network: SegmentationNetwork, beside: Iterable[nn.Parameter], trainer: pl.Trainer
     ) -> OptimizerLRSchedulerConfig:
@@ -134,3 +121,38 @@ class Optimisation:
             per_epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
             steps = -(-steps // per_epoch)
         return max(1, steps // self.scheduler_frequency)
+
+
+def try_out(make_optimizer: partial[torch.optim.Optimizer], make_scheduler: partial[LRScheduler]) -> None:
+    """Make optimizer and schedule once for nothing: a mistake in their settings must not wait for the first task.
+
+    Raises:
+        ConfigError: they refuse their settings.
+    """
+    optimizer = _tried("optimizer", make_optimizer, [nn.Parameter(torch.zeros(1))])
+    if not all(group["lr"] > 0 for group in optimizer.param_groups):
+        raise ConfigError(f"optimizer.lr={optimizer.param_groups[0]['lr']} must be a number above 0")
+    _tried("scheduler", make_scheduler, optimizer, total_steps=1)
+
+
+def _tried(group: str, make: partial[Any], *args: Any, **kwargs: Any) -> Any:
+    """What a call gives.
+
+    Raises:
+        ConfigError: it refuses its settings; names the first one whose default it would not refuse.
+    """
+    try:
+        return make(*args, **kwargs)
+    except REFUSALS as error:
+        refused = next((key for key in make.keywords if _works_without(key, make, *args, **kwargs)), None)
+        named = f"{group}.{refused}={make.keywords[refused]}" if refused else group
+        raise ConfigError(f"{named}: {error}") from error
+
+
+def _works_without(key: str, make: partial[Any], *args: Any, **kwargs: Any) -> bool:
+    others = {name: value for name, value in make.keywords.items() if name != key}
+    try:
+        make.func(*args, **kwargs, **others)
+    except REFUSALS:
+        return False
+    return True

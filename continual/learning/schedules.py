@@ -13,15 +13,17 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from protocol.numbers import Amount, Count, Fraction, Positive, Whole
+
 
 def poly(
     optimizer: Optimizer,
     total_steps: int,
-    power: float = 0.9,
-    floor: float = 0.0,
-    warmup: float = 0.0,
-    warmup_factor: float = 0.001,
-    lag: int = 0,
+    power: Amount = 0.9,
+    floor: Amount = 0.0,
+    warmup: Amount = 0.0,
+    warmup_factor: Fraction = 0.001,
+    lag: Whole = 0,
 ) -> LambdaLR:
     """max(lr w (1 - k/N)^power, `floor`) (MiB, section 4; DeepLab); 0, or the floor, from step N on.
 
@@ -48,7 +50,7 @@ def poly(
     return LambdaLR(optimizer, [partial(factor, lowest=floor / lr) for lr in rates])
 
 
-def cosine(optimizer: Optimizer, total_steps: int, final_factor: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, final_factor: Fraction = 0.0) -> LambdaLR:
     """lr times f + (1 - f) (1 + cos(pi k/N)) / 2 with f = `final_factor` (SGDR without restarts)."""
 
     def factor(k: int) -> float:
@@ -57,18 +59,22 @@ def cosine(optimizer: Optimizer, total_steps: int, final_factor: float = 0.0) ->
     return LambdaLR(optimizer, factor)
 
 
-def exponential(optimizer: Optimizer, total_steps: int, gamma: float = 0.9) -> LambdaLR:
+def exponential(optimizer: Optimizer, total_steps: int, gamma: Positive = 0.9) -> LambdaLR:
     """lr gamma^k, whatever N."""
     return LambdaLR(optimizer, lambda k: gamma**k)
 
 
-def step(optimizer: Optimizer, total_steps: int, gamma: float = 0.1, every: int = 5000) -> LambdaLR:
+def step(optimizer: Optimizer, total_steps: int, gamma: Positive = 0.1, every: Count = 5000) -> LambdaLR:
     """lr gamma^floor(k / every), whatever N."""
     return LambdaLR(optimizer, lambda k: gamma ** (k // every))
 
 
 def cyclic(
-    optimizer: Optimizer, total_steps: int, base_factor: float = 0.1, steps_up: int = 2000, steps_down: int = 2000
+    optimizer: Optimizer,
+    total_steps: int,
+    base_factor: Fraction = 0.1,
+    steps_up: Count = 2000,
+    steps_down: Count = 2000,
 ) -> LambdaLR:
     """Triangles between `base_factor` lr and lr (Smith, 2017), whatever N; momentum is left alone."""
 

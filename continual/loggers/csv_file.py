@@ -16,10 +16,8 @@ from protocol.run_folder import RunFolder
 class CSVLogger(RunAxis):
     """metrics.csv with one row per value: step,task,name,value. Rows are only appended."""
 
-    def __init__(self, directory: str, **_: Any) -> None:
-        """Args:
-        directory: the run's folder.
-        """
+    def __init__(self, directory: str, run_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Args: `directory`: the run's folder; the others are for loggers that show the run elsewhere."""
         super().__init__()
         self.path = RunFolder(Path(directory)).metrics
 

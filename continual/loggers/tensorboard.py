@@ -17,10 +17,8 @@ from protocol.settings import flatten
 class TensorBoardLogger(RunAxis, pl.loggers.TensorBoardLogger):
     """TensorBoard files under tensorboard/ of the run's folder."""
 
-    def __init__(self, directory: str, **_: Any) -> None:
-        """Args:
-        directory: the run's folder.
-        """
+    def __init__(self, directory: str, run_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Args: `directory`: the run's folder; the others are for loggers that show the run elsewhere."""
         super().__init__(save_dir=directory, name="tensorboard", version="")
 
     @rank_zero_only

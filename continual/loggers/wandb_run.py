@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from continual.loggers.axis import STEP, TASK, RunAxis
 from protocol.arrays import Pixels
+from protocol.numbers import Count
 
 LONGEST_TRACEBACK = 8000  # characters; of a longer one the end is kept
 MOST_CELLS = 10_000  # of a table that wandb draws
@@ -64,7 +65,7 @@ class WandbLogger(RunAxis, pl.loggers.WandbLogger):
         job_type: str | None,
         tags: list[str],
         mode: Mode,
-        init_timeout: int,
+        init_timeout: Count,
         columns: dict[str, Any] | None = None,
     ) -> None:
         """Args:

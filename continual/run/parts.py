@@ -73,7 +73,6 @@ def build_learner(
         if "old_classes" in training.freeze:
             raise ConfigError("training.freeze=[old_classes] needs a layer per task: set training.single_head=false")
         learner.network.use_single_head(tasks[-1].n_seen)
-    optimisation.try_out()
     if training.channels_last:
         learner.network.to(memory_format=torch.channels_last)
     return learner

@@ -7,18 +7,20 @@ method, network or callback has a schema as soon as it has a signature; there is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from annotated_types import BaseMetadata
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from continual.run.words import alternatives, choices, members, shown, unknown
+from continual.run.words import UnknownKey, alternatives, choices, members, shown
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
+from protocol.settings import SettingsOf
 
 Settings = TypeVar("Settings")
 
@@ -57,11 +59,10 @@ class Parameter:
 
     @cached_property
     def nested(self) -> Schema | None:
-        """Of a mapping what stands in it, where the annotation says whose settings these are:
-        `Annotated[dict[str, Any], Recipe]`.
-        """
-        notes: list[Any] = [note for kind in members(self.annotation) for note in getattr(kind, "__metadata__", ())]
-        return next((schema_of(note) for note in notes if isinstance(note, type)), None)
+        """Of a mapping what stands in it, where a note on its type says whose settings these are."""
+        notes = (note for kind in members(self.annotation) for note in getattr(kind, "__metadata__", ()))
+        about = next((note for note in notes if isinstance(note, SettingsOf)), None)
+        return schema_of(about.made).without(about.supplied) if about else None
 
     def convert(self, key: str, value: Any) -> Any:
         """A value in the parameter's type, 10 as 10.0 and "no" as False, in plain containers.
@@ -75,11 +76,14 @@ class Parameter:
         """
         if self._adapter is None:
             return value
-        try:
-            # true is no number, although Python counts it as 1
-            converted = self._adapter.validate_python(value, strict=True if isinstance(value, bool) else None)
-        except ValidationError as error:
-            raise ConfigError(f"{key}={shown(value)} must be {self.allowed}{self._hint(value)}") from error
+        # of some whole numbers pydantic takes 16.0 for none
+        for given in (value, int(value)) if isinstance(value, float) and value.is_integer() else (value,):
+            with suppress(ValidationError):
+                # true is no number, although Python counts it as 1
+                converted = self._adapter.validate_python(given, strict=True if isinstance(given, bool) else None)
+                break
+        else:
+            raise ConfigError(f"{key}={shown(value)} must be {self.allowed}{self._hint(value)}")
         try:
             return _plain(converted)
         except TypeError:
@@ -97,16 +101,26 @@ class Schema:
 
     Attributes:
         parameters: by name.
-        takes_any: whether it takes names besides, by **kwargs.
+        others: of what type settings of other names are, which it takes by **kwargs; None: it takes none.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    takes_any: bool = False
+    others: Parameter | None = None
 
-    def check_name(self, group: str, name: str) -> None:
-        """Raise ConfigError unless there is a setting of a name; `group` is what stands before it in the full key."""
-        if name not in self.parameters and not self.takes_any:
-            raise ConfigError(unknown(f"{group}.{name}", self.parameters))
+    def without(self, names: Collection[str]) -> Schema:
+        """The same without some settings."""
+        return replace(self, parameters={name: p for name, p in self.parameters.items() if name not in names})
+
+    def parameter(self, group: str, name: str) -> Parameter:
+        """What is said of a setting; `group` is what stands before its name in the full key.
+
+        Raises:
+            UnknownKey: there is none of that name.
+        """
+        found = self.parameters.get(name, self.others)
+        if found is None:
+            raise UnknownKey(f"{group}.{name}", self.parameters)
+        return found
 
     def check_complete(self, group: str, given: Iterable[str]) -> None:
         """Raise ConfigError where a setting without default is not given."""
@@ -122,20 +136,34 @@ def schema_of(target: Callable[..., Any]) -> Schema:
     try:
         signature = inspect.signature(target)
     except (ValueError, TypeError):
-        return Schema(takes_any=True)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    return Schema(
-        {
-            parameter.name: Parameter(
-                _evaluated(parameter.annotation, target),
-                is_required=parameter.default is parameter.empty,
-                default=None if parameter.default is parameter.empty else parameter.default,
-            )
-            for parameter in signature.parameters.values()
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        },
-        takes_any=inspect.Parameter.VAR_KEYWORD in kinds,
-    )
+        return Schema(others=Parameter())
+    ranges = _ranges(target)
+    found = {
+        parameter.name: Parameter(
+            _limited(_evaluated(parameter.annotation, target), ranges.get(parameter.name, ())),
+            is_required=parameter.default is parameter.empty,
+            default=None if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in signature.parameters.values()
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    }
+    others = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    return Schema(found, others=found.pop(others) if others else None)
+
+
+def _ranges(target: Callable[..., Any]) -> dict[str, list[BaseMetadata]]:
+    """The ranges that a class of albumentations has in a pydantic model beside its constructor."""
+    fields = getattr(getattr(target, "InitSchema", None), "model_fields", {})
+    return {
+        name: [note for note in getattr(about, "metadata", ()) if isinstance(note, BaseMetadata)]
+        for name, about in fields.items()
+    }
+
+
+def _limited(annotation: Any, ranges: Iterable[BaseMetadata]) -> Any:
+    for note in ranges:
+        annotation = Annotated[annotation, note]
+    return annotation
 
 
 def _evaluated(annotation: Any, target: Callable[..., Any]) -> Any:
@@ -161,10 +189,9 @@ def build(cls: Callable[..., Settings], group: str, values: Mapping[str, Any]) -
         ConfigError: a name is unknown or missing, or a value cannot be.
     """
     schema = schema_of(cls)
-    for name in values:
-        schema.check_name(group, name)
+    found = {name: schema.parameter(group, name) for name in values}
     schema.check_complete(group, values)
-    return cls(**{name: schema.parameters[name].convert(f"{group}.{name}", value) for name, value in values.items()})
+    return cls(**{name: found[name].convert(f"{group}.{name}", value) for name, value in values.items()})
 
 
 def _plain(value: Any) -> Any:

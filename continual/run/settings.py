@@ -6,25 +6,28 @@ that the configuration names by `_target_` say it by their signatures, see conti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Predicate
 
 from continual.run.schema import build
 from protocol.errors import ConfigError
+from protocol.numbers import Colour, Count, Positive, PositiveFraction, ProperFraction, Whole
 from protocol.rules import Protocol
 
 PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed",
 }  # fmt: skip
 
-Count = Annotated[int, Ge(1)]
-NotNegative = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-Fraction = Annotated[float, Ge(0), Le(1)]
-PositiveFraction = Annotated[float, Gt(0), Le(1)]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
+
+
+def device_numbers(text: str) -> bool:
+    """such as 0,1"""
+    return re.fullmatch(r"-1|[1-9]\d*|\d+,(\d+,)*\d*", text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Place:
     resume: bool
     ckpt_dir: str | None
     first_task_cache: str | None
-    seed: NotNegative
+    seed: Whole
     debug: bool
 
 
@@ -63,9 +66,9 @@ class Batches:
     batch_size: Count
     eval_batch_size: Count
     accumulate_gradients: Count
-    num_workers: Literal["auto"] | NotNegative
+    num_workers: Literal["auto"] | Whole
     subset: PositiveFraction | None
-    val_on_train: Annotated[float, Ge(0), Lt(1)]
+    val_on_train: ProperFraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,9 @@ class Machine:
     """What a run trains on."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: Literal["auto"] | int | str | list[int]
+    devices: Literal["auto", -1] | Count | list[Whole] | Annotated[str, Predicate(device_numbers)]
     num_nodes: Count
-    strategy: str
+    strategy: Strategy
     sync_batchnorm: bool
     mixed_precision: Literal["bf16", "fp16"] | bool | None
     allow_tf32: bool
@@ -109,9 +112,9 @@ class Machine:
 class Shown:
     """What a run shows while it trains."""
 
-    log_every: NotNegative
-    log_images: NotNegative
-    progress_bar_refresh_rate: NotNegative
+    log_every: Whole
+    log_images: Whole
+    progress_bar_refresh_rate: Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,7 @@ class DatasetSettings:
     """What the run itself reads of the group `dataset`; the rest is for the data set's own class and the transforms."""
 
     name: str
-    mean: tuple[Fraction, Fraction, Fraction]
+    mean: Colour
     std: tuple[PositiveFraction, PositiveFraction, PositiveFraction]
     crop_size: Count | None = None
     domain_test: Literal["published", "clean"] | None = None

@@ -6,12 +6,16 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from protocol.checks import ALIKE, listed
+from protocol.errors import ConfigError
 
 WORDS = {
     bool: ("true or false", "truth values"), int: ("a whole number", "whole numbers"),
@@ -27,24 +31,62 @@ RENAMED = {  # keys of earlier versions
 }
 
 
-def unknown(key: str, names: Iterable[str], keys: Iterable[str] = ()) -> str:
-    """The message about a key that is not known.
+class UnknownKey(ConfigError):
+    """A key that nothing reads.
 
-    Args:
-        key: the full key.
+    Attributes:
+        key: in full.
         names: what stands in its group.
         keys: full keys that may be meant besides.
+        group: that has the names.
     """
-    if key in RENAMED:
-        return f"{key} is called {RENAMED[key]} now"
-    group, names = key.rpartition(".")[0], list(names)
-    siblings = [f"{group}.{name}" if group else name for name in names]
-    nearest = _nearest_key(key, [*siblings, *keys])
-    hint = f": did you mean {nearest}?" if nearest else ""
-    all_names = f"possible are {', '.join(names)}"
-    if len(names) > MOST_NAMES:
-        all_names = f"python main.py --help {group.partition('.')[0]} shows all"
-    return f"{key} is no setting{hint}{f' ({all_names})' if names else ''}"
+
+    def __init__(
+        self,
+        key: str,
+        names: Iterable[str],
+        keys: Iterable[str] = (),
+        group: str | None = None,
+        owners: Sequence[str] = (),
+    ) -> None:
+        """Args: `group`: None: all of the key but its last part; `owners`: choices of groups that have the key,
+        `callbacks=replay`; the others are attributes.
+        """
+        self.key, self.names, self.keys = key, list(names), list(keys)
+        self.group = key.rpartition(".")[0] if group is None else group
+        super().__init__(self._message(owners))
+
+    def _message(self, owners: Sequence[str]) -> str:
+        siblings = [f"{self.group}.{name}" if self.group else name for name in self.names]
+        if new := _new_name(self.key, siblings):
+            return f"{self.key} is called {new} now"
+        if owners:
+            return f"{self.key} is no setting here, it belongs to {listed(owners)}"
+        nearest = _nearest_key(self.key, [*siblings, *self.keys])
+        return f"{self.key} is no setting{f': did you mean {nearest}?' if nearest else ''}{self._possible()}"
+
+    def _possible(self) -> str:
+        """The names of its group, or where they can be read."""
+        if self.group and not 0 < len(self.names) <= MOST_NAMES:
+            topic = self.group.partition(".")[0]
+            return f" (python main.py {'--cfg' if topic == 'hydra' else '--help'} {topic} shows all)"
+        return f" (possible are {', '.join(self.names)})" if self.names else ""
+
+
+def _new_name(key: str, siblings: Sequence[str]) -> str | None:
+    """What a key of an earlier version is called now.
+
+    It may stand without its group, or in another part of its group that has the same settings.
+    """
+    group, _, name = key.rpartition(".")
+    for old, new in RENAMED.items():
+        there = f"{group}.{new.rpartition('.')[2]}"
+        if key == old or key == old.rpartition(".")[2]:
+            return new
+        is_alike = old.partition(".")[0] == key.partition(".")[0] and old.rpartition(".")[2] == name
+        if is_alike and there in siblings:
+            return there
+    return None
 
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
@@ -73,28 +115,31 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def alternatives(annotation: Any) -> list[str]:
-    """What a value of a type may be, in words; null last."""
+def alternatives(annotation: Any, many: bool = False) -> list[str]:
+    """What a value of a type may be, in words; null last.
+
+    Args: `many`: in the plural.
+    """
     kinds = members(annotation)
     if len(kinds) > 1:
-        known = [kind for kind in kinds if _comes_from_yaml(kind)] or kinds
-        return [word for kind in sorted(known, key=lambda kind: kind is NoneType) for word in alternatives(kind)]
+        written = tuple(kind for kind in kinds if not _is_made(kind))
+        if set(written) - {NoneType}:  # an object beside text or a number is for Python alone
+            kinds = written
+        return [word for kind in sorted(kinds, key=lambda kind: kind is NoneType) for word in alternatives(kind, many)]
     if get_origin(annotation) is Literal:
         return [shown(choice) for choice in get_args(annotation)]
     if annotation in (None, NoneType):
         return ["null"]
-    if annotation is bool:
+    if annotation is bool and not many:
         return ["true", "false"]
-    return [_described(annotation)]
+    return [_described(annotation, many)]
 
 
 def _described(annotation: Any, many: bool = False) -> str:
     """A type in words, in the plural where there are `many`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        limits = " and ".join(LIMITS[type(m)].format(m) for m in annotation.__metadata__ if type(m) in LIMITS)
-        basis = _described(arguments[0], many)
-        return f"{basis} {'of ' if limits.startswith('at') else ''}{limits}" if limits else basis
+        return _limited(_described(arguments[0], many), annotation.__metadata__)
     for kind, words in WORDS.items():
         if annotation is kind:
             return words[many]
@@ -107,15 +152,29 @@ def _described(annotation: Any, many: bool = False) -> str:
         inner = f" to {_described(arguments[1], many=True)}" if len(arguments) == 2 and arguments[1] is not Any else ""
         return f"{'mappings' if many else 'a mapping'}{inner}"
     if origin in (Union, UnionType, Literal):
-        return listed(alternatives(annotation))
-    return "anything" if annotation is Any else getattr(annotation, "__name__", str(annotation))
+        return listed(dict.fromkeys(alternatives(annotation, many)))
+    if _is_made(annotation):
+        return f"{'mappings' if many else 'a mapping'} with _target_"
+    return "anything" if annotation is Any or annotation is object else getattr(annotation, "__name__", str(annotation))
 
 
-def _comes_from_yaml(kind: Any) -> bool:
-    """Whether a value of a type can stand in a YAML file: a torch.Tensor cannot."""
-    basis = get_origin(kind) or kind
-    known = ("builtins", "typing", "collections.abc")
-    return not inspect.isclass(basis) or kind is NoneType or basis.__module__ in known
+def _limited(basis: str, notes: Iterable[Any]) -> str:
+    """A type in words with the limits that notes on it set."""
+    limits = " and ".join(LIMITS[type(note)].format(note) for note in notes if type(note) in LIMITS)
+    rules = [f", {note.func.__doc__}" for note in notes if isinstance(note, Predicate)]
+    return f"{basis}{' of' if limits.startswith('at') else ''}{' ' if limits else ''}{limits}{''.join(rules)}"
+
+
+@cache
+def _is_made(kind: Any) -> bool:
+    """Whether values of a type are objects of a class, such as a torch.Tensor, that only a _target_ can make."""
+    if not inspect.isclass(kind) or kind is NoneType:
+        return False
+    try:
+        TypeAdapter(kind)
+    except PydanticUserError:
+        return True
+    return False
 
 
 def choices(annotation: Any) -> list[str]:
