@@ -60,10 +60,13 @@ class Segmenter(TokenNetwork):
         drop_path: probability with which the decoder's last block is left out in training (stochastic depth).
 
         Raises:
-            ConfigError: timm has no such vision transformer, or the weights cannot be had or do not fit.
+            ConfigError: timm has no such vision transformer, the decoder's heads cannot share its channels, or the
+                weights cannot be had or do not fit.
         """
         encoder = _make_encoder(backbone, crop_size, dict(backbone_options or {}))
         channels = encoder.embed_dim
+        if heads and channels % heads:
+            raise ConfigError(f"heads={heads} must be a divisor of the backbone's {channels} channels")
         block: Any = encoder.blocks[0]  # timm has several classes of them, all with `attn` and `mlp`
         super().__init__(channels, size_divisor=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
         self.encoder = encoder
@@ -175,7 +178,8 @@ def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> Vis
 
 
 def _is_plain(encoder: VisionTransformer) -> bool:
-    return encoder.pos_embed is not None and not encoder.no_embed_class and encoder.num_prefix_tokens <= 1
+    has_positions = encoder.pos_embed is not None and not encoder.no_embed_class
+    return has_positions and len(encoder.blocks) > 0 and encoder.num_prefix_tokens <= 1
 
 
 def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
+from protocol.errors import ConfigError
 from protocol.numbers import Count
 
 
@@ -57,8 +58,13 @@ class UNet(SegmentationNetwork):
         num_layers: resolutions, the full one included.
         bilinear: upsample bilinearly, with half the channels in the lowest resolution and in the decoder, instead of
             by 2x2 transposed convolutions.
+
+        Raises:
+            ConfigError: half a channel would be left.
         """
         narrowing = 2 if bilinear else 1
+        if width < narrowing:
+            raise ConfigError(f"width={width} must be at least {narrowing} with bilinear=true")
         widths = [width * 2**level for level in range(num_layers)]
         widths[-1] //= narrowing
         outputs = [channels // narrowing for channels in widths[:-1]]

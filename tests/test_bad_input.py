@@ -55,11 +55,10 @@ def test_frozen_part_that_the_network_has_not(cli, tmp_path):
     [
         (["training.lr_factors={body: 0.1}"], "training.lr_factors: body is no part of the network"),
         (["training.single_head=true", "training.freeze=[old_classes]"], "training.freeze=[old_classes] needs"),
-        (["loss=mib", "loss.classifier_init=unknown"], "classifier_init=unknown copies the layer of unknown objects"),
         (["loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=2"], "less than training.batch_size=2"),
         (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a network with a classifier"),
         (["loss=der", "callbacks.replay.use=append"], "callbacks.replay.use=append gives the loss no logits"),
-        (["loss=der", "callbacks.replay.selection=any"], "error: callbacks.replay.selection=any must be reservoir, "),
+        (["network.width=1", "network.bilinear=true"], "network.width=1 must be at least 2 with network.bilinear=true"),
         (["loss=plop", "~callbacks.thresholds"], "PLOP reads pseudo_label_thresholds, which no callback"),
         (["loss=der", "callbacks.replay.capacity_bytes=1000"], "capacity_bytes=1000 holds no image"),
     ],
@@ -170,7 +169,6 @@ def test_task_without_an_image(cli, tmp_path):
             "No supported gpu backend found! (training.accelerator=gpu, training.devices=auto, ",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
-        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
     ],
 )
 def test_settings_that_the_machine_or_the_data_refuse(cli, tmp_path, override, message):

@@ -19,11 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from continual.launch.moved import new_paths
 from continual.launch.user_errors import user_message
-from continual.learning import optimisation
 from continual.models.configuration import plain
 from continual.run.schema import Parameter, Schema, schema_of
 from continual.run.settings import DatasetSettings, TrainingSettings
@@ -35,7 +34,7 @@ RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(Dat
 TARGET = "_target_"
 PARTIAL = "_partial_"
 INSTANTIATE_KEYS = (TARGET, PARTIAL, "_recursive_", "_convert_", "_args_")
-CHEAP = ("dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
+CHEAP = ("loss", "dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
 # What a run gives to the parts that it makes itself of these groups: arguments that are no settings.
 SUPPLIED = {
     "optimizer": ("params",),
@@ -79,16 +78,27 @@ def try_out(parts: Mapping[str, DictConfig]) -> None:
     Raises:
         ConfigError: one refuses its settings.
     """
-    complete = {key: part for key, part in parts.items() if not OmegaConf.missing_keys(part)}
     try:
-        made = {key: instantiate(complete[key], _convert_="all") for key in CHEAP if key in complete}
+        given = [key for key in CHEAP if key in parts and _is_given(parts[key])]
+        made = {key: instantiate(parts[key], _convert_="all") for key in given}
     except InstantiationException as error:
         message = user_message(error)
         if message is None:
             raise
         raise ConfigError(message) from error
     if {"optimizer", "scheduler"} <= made.keys():
+        from continual.learning import optimisation  # imports Lightning, for which a simple mistake should not wait
+
         optimisation.try_out(made["optimizer"], made["scheduler"])
+
+
+def _is_given(part: DictConfig) -> bool:
+    """Whether nothing in a part must be given still."""
+    try:
+        plain(part, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError):
+        return False
+    return True
 
 
 @contextmanager
@@ -146,8 +156,8 @@ def _exists(path: str) -> bool:
 def _nearest_path(path: str) -> str:
     """The end of a message about a path to nothing, which names the one that differs least in its first wrong part."""
     parts = path.split(".")
-    there = next((end for end in range(len(parts) - 1, 0, -1) if _exists(".".join(parts[:end]))), 0)
-    if not there:
+    there = next((end for end in range(len(parts), 0, -1) if _exists(".".join(parts[:end]))), 0)
+    if there in (0, len(parts)):
         return ""
     parent, wrong, rest = parts[:there], parts[there], parts[there + 1 :]
     place = _locate(".".join(parent))

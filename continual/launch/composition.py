@@ -199,13 +199,15 @@ class CheckedLoader(ConfigLoaderImpl):
         return str(self._with_owners(UnknownKey(key, names, [*groups, *near], group), config))
 
     def _with_owners(self, error: UnknownKey, config: DictConfig) -> UnknownKey:
-        """An error about a key, which says where a choice of the key's group has it."""
+        """An error about a key, which says what has it."""
         groups = [each.partition("@")[0] for each in config.hydra.runtime.choices]
-        group = max((g for g in groups if error.key.startswith(f"{g.replace('/', '.')}.")), key=len, default=None)
-        if group is None:
-            return error
-        owners = [f"{group}={c}" for c in self.choices(group, groups) if self._has(group, c, error.key)]
-        return UnknownKey(error.key, error.names, error.keys, error.group, owners)
+        return UnknownKey(error.key, error.names, error.keys, error.group, self.owners(error.key, groups))
+
+    def owners(self, key: str, groups: Collection[str]) -> list[str]:
+        """The choices of a key's group whose files have it, `callbacks=replay`; `groups`: all."""
+        group = max((g for g in groups if key.startswith(f"{g.replace('/', '.')}.")), key=len, default=None)
+        choices = self.choices(group, groups) if group else []
+        return [f"{group}={choice}" for choice in choices if self._has(str(group), choice, key)]
 
     def _has(self, group: str, choice: str, key: str) -> bool:
         """Whether the file of a choice names a key."""

@@ -12,22 +12,26 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import initialize_config_dir
 from hydra.core.default_element import ResultDefault
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from continual.launch.checks import REFERENCE, RUN_SCHEMAS, TARGET, absolute, located
+from continual.launch.checks import INSTANTIATE_KEYS, REFERENCE, RUN_SCHEMAS, TARGET, absolute, schema_at
 from continual.launch.composition import check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
-from continual.run.schema import Parameter, Schema, schema_of
-from continual.run.words import UnknownKey
+from continual.models.configuration import plain
+from continual.run.schema import Parameter, Schema
+from continual.run.words import UnknownKey, shown
 from protocol.files import write_atomically
 from protocol.markdown import markdown_table
+from protocol.settings import flatten
 
 ROOT = Path(__file__).parents[2]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
+OF_HYDRA = ("hydra/launcher", "hydra/sweeper")  # groups of its own that have choices here
 CONFIG = "config"  # the file that all others are added to
 GROUPS = (
     "dataset", "dataset/augmentation", "dataset/evaluation", "dataset/saliency", "network", "loss", "optimizer",
@@ -52,12 +56,23 @@ COLUMNS = ("key", "default", "allowed", "meaning")
 
 @dataclass(frozen=True)
 class Key:
-    """A key: its full name, its default, what can be given (empty where nothing says it) and what it means."""
+    """A key.
+
+    Attributes:
+        name: in full.
+        default: its value in the files that it is looked up in.
+        allowed: what can be given; empty where nothing says it.
+        meaning: of the key.
+        value: its value in the whole configuration.
+        source: the choice that gives it that value instead of the default; empty where none does.
+    """
 
     name: str
     default: str
     allowed: str
     meaning: str
+    value: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,9 +135,11 @@ class Book:
             own_folders: of the user's own configuration.
         """
         search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own_folders)}]"] if own_folders else []
-        listed = loader().compute_defaults_list(config_name, [*search, *overrides], RunMode.RUN)
+        self.config_name, self.overrides = config_name, [*search, *overrides]
+        listed = loader().compute_defaults_list(config_name, self.overrides, RunMode.RUN)
         choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+        self.hydra = {group: choices[group] for group in OF_HYDRA}
         self.files = list(_files(listed.defaults, (*own_folders, CONF)))
         self.content = merged(file.content for file in self.files)
         self.own_folders = own_folders
@@ -133,15 +150,52 @@ class Book:
         Raises:
             ConfigError: there is none.
         """
+        for group in self.hydra:
+            if f"{topic.replace('.', '/')}/".startswith(f"{group}/"):
+                return self._about_hydra(group, topic)
         group = topic.partition(".")[0]
+        all_keys = dict.fromkeys(entry.key for file in self.files for entry in file.entries)
         if group not in self.chosen:
-            raise UnknownKey(group, self.chosen)
+            raise UnknownKey(topic, [*self.chosen, *self.hydra], all_keys, group="")
         if group == topic:
             return self._about_group(group)
-        keys = self._keys(self.files, below=topic)
+        keys = self._keys(self._own_files(topic), below=topic)
         if not keys:
-            raise UnknownKey(topic, [], [entry.key for file in self.files for entry in file.entries])
+            raise UnknownKey(topic, [], all_keys, owners=loader().owners(topic, self.chosen))
         return "\n".join(map(_lines, keys))
+
+    def _own_files(self, key: str) -> list[YamlFile]:
+        """The files of the group that a key belongs to, if they have it; else all."""
+        fitting = [group for group in self.chosen if f"{key}.".startswith(f"{group.replace('/', '.')}.")]
+        group = max(fitting, key=len)
+        own = [file for file in self.files if self._group_of(file) == group]
+        has = any(f"{entry.key}.".startswith(f"{key}.") for file in own for entry in file.entries)
+        return own if has else self.files
+
+    def _about_hydra(self, group: str, topic: str) -> str:
+        """The help on a group of Hydra's own, or on a key of it and those below."""
+        choice, place = self.hydra[group], group.replace("/", ".")
+        is_ours = (CONF / group / f"{choice}.yaml").exists()
+        file = YamlFile.read(CONF, f"{group}/{choice}", place) if is_ours else None
+        keys = list(self._hydra_keys(place, file))
+        if topic == group:
+            lines = [f"{group}=... is one of {', '.join(loader().choices(group, self.hydra))}", ""]
+            return "\n".join([*lines, f"{group}={choice}{f': {file.about}' if file else ''}", "", *map(_lines, keys)])
+        found = [_lines(key) for key in keys if f"{key.name}.".startswith(f"{topic}.")]
+        if not found:
+            names = [key.name[len(place) + 1 :] for key in keys]
+            raise UnknownKey(topic, names, group=place, owners=loader().owners(topic, self.hydra))
+        return "\n".join(found)
+
+    def _hydra_keys(self, place: str, file: YamlFile | None) -> Iterator[Key]:
+        """Keys of a part of Hydra's configuration; `file`: of ours, which explains some."""
+        node = OmegaConf.select(loader().compose(self.config_name, self.overrides), place)
+        meanings = {entry.key: entry.comment for entry in file.entries} if file else {}
+        types = get_type_hints(OmegaConf.get_type(node))
+        for name, value in flatten(plain(node)):
+            if not set(name.split(".")) & set(INSTANTIATE_KEYS):
+                full, allowed = f"{place}.{name}", Parameter(types[name]).allowed if name in types else ""
+                yield Key(full, shown(value), allowed, meanings.get(full, ""), shown(value))
 
     def _about_group(self, group: str) -> str:
         own = (file for folder in self.own_folders for file in sorted((folder / group).glob("*.yaml")))
@@ -173,16 +227,29 @@ class Book:
         The last file that names a key says its default; the last one of all that explains it says what it means.
         """
         meanings = {entry.key: entry.comment for file in self.files for entry in file.entries if entry.comment}
+        last = {entry.key: (entry.written, file) for file in self.files for entry in file.entries}
         place = f"{below}." if below else ""
         entries = [entry for file in files for entry in file.entries if f"{entry.key}.".startswith(place)]
         written = {entry.key: entry.written for entry in entries}
         groups = {name.partition(".")[0] for name in written}  # of others the classes need not be imported
         readers = dict(_readers({group: value for group, value in self.content.items() if group in groups}))
         return [
-            Key(name, default, readers[name].allowed if name in readers else "", meanings.get(name, ""))
+            Key(
+                name,
+                default,
+                readers[name].allowed if name in readers else "",
+                meanings.get(name, ""),
+                value=last[name][0],
+                source=self._choice_of(last[name][1]) if last[name][0] != default else "",
+            )
             for name, default in written.items()
             if not name.rpartition(".")[2].startswith("_") and (name in meanings or not REFERENCE.fullmatch(default))
         ]
+
+    def _choice_of(self, file: YamlFile) -> str:
+        """A file as the choice of its group."""
+        group = self._group_of(file)
+        return f"{group}={file.path[len(group) + 1 :]}" if group else file.path
 
 
 def _files(defaults: Iterable[ResultDefault], folders: Sequence[Path]) -> Iterator[YamlFile]:
@@ -200,7 +267,7 @@ def _readers(node: Any, key: str = "", schema: Schema | None = None) -> Iterator
         return
     target = node.get(TARGET, "???")
     if schema is None:
-        schema = RUN_SCHEMAS.get(key, Schema()) if target == "???" else schema_of(located(f"{key}.{TARGET}", target))
+        schema = RUN_SCHEMAS.get(key, Schema()) if target == "???" else schema_at(key, node)
     for name, value in node.items():
         full = f"{key}.{name}" if key else str(name)
         if name in schema.parameters:
@@ -213,8 +280,9 @@ def _readers(node: Any, key: str = "", schema: Schema | None = None) -> Iterator
 
 def _lines(key: Key) -> str:
     """A key in the terminal."""
-    about = "; ".join(filter(None, (key.meaning, key.allowed and f"allowed: {key.allowed}")))
-    return "\n".join([f"{key.name}={key.default}", *(f"    {line}" for line in textwrap.wrap(about, 110))])
+    origin = key.source and f"{key.source} sets {key.value} instead of {key.default}"
+    about = "; ".join(filter(None, (key.meaning, key.allowed and f"allowed: {key.allowed}", origin)))
+    return "\n".join([f"{key.name}={key.value}", *(f"    {line}" for line in textwrap.wrap(about, 110))])
 
 
 def _sections(group: str, names: Sequence[str]) -> str:

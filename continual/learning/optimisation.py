@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from continual.learning.choices import Decaying, ScheduleUnit
 from continual.learning.parameter_groups import check_factors, parameter_groups
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
@@ -45,12 +46,12 @@ class Optimisation:
     make_optimizer: partial[torch.optim.Optimizer]
     make_scheduler: Callable[..., LRScheduler]
     lr_next: float | None = None
-    scheduler_interval: str = "step"
+    scheduler_interval: ScheduleUnit = "step"
     scheduler_frequency: int = 1
     freeze: str | Sequence[str] = ()
     lr_factors: Mapping[str, float] | None = None
     lr_factors_next: Mapping[str, float] | None = None
-    decay_next: str = "all"
+    decay_next: Decaying = "all"
     from_initial_weights: bool = False
     _factors: tuple[Mapping[str, float], Mapping[str, float]] = field(init=False, repr=False)
 
@@ -69,8 +70,6 @@ class Optimisation:
         network.check_parts(self.freeze)
         for key, factors in zip(("training.lr_factors", "training.lr_factors_next"), self._factors, strict=True):
             check_factors(network, factors, key)
-        if self.decay_next not in ("all", "new"):
-            raise ConfigError(f"training.decay_next={self.decay_next} is neither all nor new")
         if self.from_initial_weights and loss.classifier_init in EARLIER:
             raise ConfigError(
                 "training.from_initial_weights=true begins with random classifiers: set classifier_init=random instead "
@@ -139,20 +138,21 @@ def _tried(group: str, make: partial[Any], *args: Any, **kwargs: Any) -> Any:
     """What a call gives.
 
     Raises:
-        ConfigError: it refuses its settings; names the first one whose default it would not refuse.
+        ConfigError: it refuses its settings; names the first one whose default changes that.
     """
     try:
         return make(*args, **kwargs)
     except REFUSALS as error:
-        refused = next((key for key in make.keywords if _works_without(key, make, *args, **kwargs)), None)
+        refused = next((key for key in make.keywords if _refusal(make, key, *args, **kwargs) != str(error)), None)
         named = f"{group}.{refused}={make.keywords[refused]}" if refused else group
         raise ConfigError(f"{named}: {error}") from error
 
 
-def _works_without(key: str, make: partial[Any], *args: Any, **kwargs: Any) -> bool:
-    others = {name: value for name, value in make.keywords.items() if name != key}
+def _refusal(make: partial[Any], without: str, *args: Any, **kwargs: Any) -> str | None:
+    """What a call without one of the settings is refused for."""
+    settings = {key: value for key, value in make.keywords.items() if key != without}
     try:
-        make.func(*args, **kwargs, **others)
-    except REFUSALS:
-        return False
-    return True
+        make.func(*args, **kwargs, **settings)
+    except REFUSALS as error:
+        return str(error)
+    return None

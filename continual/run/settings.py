@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Predicate
 
+from continual.learning.choices import Decaying, ScheduleUnit
 from continual.run.schema import build
 from protocol.errors import ConfigError
-from protocol.numbers import Colour, Count, Positive, PositiveFraction, ProperFraction, Whole
+from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Whole
 from protocol.rules import Protocol
 
 PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -53,7 +54,7 @@ class Tasks(Protocol):
     initial_increment: Count | None
     increment: Count | None
     default_task: str | None
-    class_order: list[int] | None
+    class_order: list[MaskValue] | None
     shuffle_classes: bool
     ade_partition: Literal["mib"] | None
     bg_detector: bool  # BACS's switch: it stands here because its loss and its callback read the same value
@@ -81,11 +82,11 @@ class Learning:
     lr_next: Positive | None
     lr_factors: dict[str, Positive] | None
     lr_factors_next: dict[str, Positive] | None
-    decay_next: Literal["all", "new"]
+    decay_next: Decaying
     from_initial_weights: bool
     single_head: bool
     freeze: str | list[str]
-    scheduler_interval: Literal["step", "epoch"]
+    scheduler_interval: ScheduleUnit
     scheduler_frequency: Count
     gradient_clip: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"]

@@ -5,6 +5,7 @@ import torch
 
 from networks.deeplabv3_transformer import DeepLabV3Transformer, TransformerDecoder
 from networks.token_classifier import TokenClassifier
+from protocol.errors import ConfigError
 from tests.vectors import part, tensors, variants
 
 
@@ -103,6 +104,11 @@ def test_images_of_any_size_and_growth():
         assert output.extras["class_vectors"].shape == (6, 16)
     network(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_heads_share_the_channels():
+    with pytest.raises(ConfigError, match=r"channels=16 must be a multiple of heads=3"):
+        DeepLabV3Transformer(channels=16, heads=3)
 
 
 def test_number_of_parameters_is_that_of_bacs():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from networks.unet import UNet
+from protocol.errors import ConfigError
 
 
 @pytest.mark.parametrize(("bilinear", "parameters", "embedding"), [(False, 31_044_821, 64), (True, 17_249_493, 32)])
@@ -20,6 +21,11 @@ def test_stages_double_width_and_halve_resolution():
     network.add_classes(2)
     stages = network(torch.randn(1, 3, 32, 48)).stages
     assert [tuple(s.shape[1:]) for s in stages] == [(4, 32, 48), (8, 16, 24), (16, 8, 12), (32, 4, 6)]
+
+
+def test_no_layer_is_without_channels():
+    with pytest.raises(ConfigError, match=r"width=1 must be at least 2 with bilinear=true"):
+        UNet(width=1, num_layers=2, bilinear=True)
 
 
 def test_padding_does_not_change_what_a_fitting_image_gives():

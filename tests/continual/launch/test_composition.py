@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from continual.launch.checks import resolvable
+from continual.launch.checks import RUN_SCHEMAS, TARGET, resolvable, schema_at
 from protocol.errors import ConfigError
-from tests.test_configurations import CONF, composed
+from tests.test_configurations import CONF, GROUPS, composed
+
+SUPPLIERS = {"learning": "scheduler", "loggers": "logger"}  # groups by the room of their classes
+BUFFER = "callbacks.replay_buffer.ReplayBuffer"
 
 
 def error_of(*overrides):
@@ -87,6 +92,118 @@ def error_of(*overrides):
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(override, message):
     assert message in error_of(*override.split())
+
+
+LOSSES = "must be bacs, cil, crossentropy, der, dkd, ewc,"
+DREAMS, SHRINK = "callbacks=deep_inversion", "dataset/augmentation=shrink_crop"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra/sweeper=search hydra.sweeper.n_trails=3", "is no setting: did you mean hydra.sweeper.n_trials?"),
+        ("hydra/launcher=parallel hydra.launcher.njobs=2", "njobs is no setting: did you mean hydra.launcher.n_jobs?"),
+        ("hydra.sweeper.n_trials=3", "n_trials is no setting here, it belongs to hydra/sweeper=search"),
+        ("+hydra.sweeper.foo=1", "hydra.sweeper.foo is no setting (possible are max_batch_size, params)"),
+        ("+hydra.foo=1", "hydra.foo is no setting (python main.py --cfg hydra shows all)"),
+        ("hydra.sweeper.max_batch_size=x", "hydra.sweeper.max_batch_size=x: Value 'x' of type 'str' could not be"),
+        *((f"{group}=null", f"{group}=null must be ") for group in GROUPS if group != "experiment"),
+        ("loss=null", LOSSES), ("~loss", f"loss {LOSSES}"), ("~loss._target_", f"loss {LOSSES}"),
+        ("loss=[mib,plop]", f'loss=["mib", "plop"] {LOSSES}'), ("loss=3", f"loss=3 {LOSSES}"),
+        ("~optimizer", "optimizer must be adam, adamw or sgd"), ("~callbacks", "callbacks must be bacs, class_weights"),
+        ("dataset/augmentation=null", "must be flip, none, random_resized_crop, scale_crop or shrink_crop"),
+        ("dataset.augmentation=flip", "=flip is no setting: write dataset/augmentation=... with flip, none, "),
+        ("loss={a:1}", "loss.a is no setting (possible are kd_weight, alpha,"),
+        ("+logger.csv.foo=1", "logger.csv.foo is no setting"),
+        ("logger=tensorboard +logger.tensorboard.foo=1", "logger.tensorboard.foo is no setting"),
+        ("logger=wandb +logger.wandb.foo=1", "logger.wandb.foo is no setting (possible are project, entity, group,"),
+        ("+logger.csv.directory=x", "logger.csv.directory is no setting"),
+        ("+scheduler.total_steps=3", "scheduler.total_steps is no setting (possible are power, floor, warmup, warmup_"),
+        ("+scheduler.optimizer=3", "scheduler.optimizer is no setting (possible are power, floor,"),
+        ("+optimizer.params=3", "optimizer.params is no setting (possible are lr, betas,"),
+        ("optimizer._partial_=false", "optimizer._partial_ must be true: the run gives params itself"),
+        ("+dataset.augmentation.foo=1", "dataset.augmentation.foo=1 must be a mapping with _target_ or null"),
+        ("+dataset.augmentation.foo={a:1}", '.foo={"a": 1} must be a mapping with _target_ or null'),
+        ("dataset.augmentation.flip.p=2", "dataset.augmentation.flip.p=2 must be a number of at least 0 and at most 1"),
+        (f"{SHRINK} dataset.augmentation.hue.hue=[-2,0]", "augmentation.hue.hue=[-2.0, 0.0]: All values in hue must"),
+        (f"{SHRINK} dataset.augmentation.crop.crop_height=900", "dataset.augmentation: a window of 900 x 640 pixels"),
+        (f"{SHRINK} dataset.augmentation.crop.shrink=[2,1]", "2 numbers of at least 1, the lower one first"),
+        ("~dataset.counts.val", "dataset.counts.val must be given: a whole number of at least 1"),
+        ("+dataset.counts.foo=3", "dataset.counts.foo is no setting (possible are train, val, test)"),
+        ("dataset.counts.train=0", "dataset.counts.train=0 must be a whole number of at least 1"),
+        (f"{DREAMS} +callbacks.replay.recipe.phases=1", "recipe.phases is no setting (possible are lr, pooling,"),
+        (f"{DREAMS} callbacks.replay.recipe.pooling=sum", "recipe.pooling=sum must be lse_lba, mean, max or dense"),
+        (f"{DREAMS} callbacks.replay.batch_size=1", "batch_size=1 must be a whole number of at least 2"),
+        ("training.strategy=nope", "training.strategy=nope must be auto, ddp, ddp_find_unused_parameters_true or fsdp"),
+        ("training.devices=none", "training.devices=none must be auto, -1, a whole number of at least 1,"),
+        ("network=deeplabv3 network.norm=abnn", "must be bn, bn_leaky, abn, iabn, iabn_sync or abr: did you mean abn?"),
+        ("network=bisenet network.backbone=resnet20", "resnet18, resnet50 or resnet101: did you mean resnet50?"),
+        ("network=deeplabv3 network.output_stride=7", "network.output_stride=7 must be 8, 16 or 32"),
+        ("loss=mib loss.classifier_init=unknown", "loss.classifier_init=unknown copies the layer of unknown objects"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: Invalid learning rate: -1.0"),
+        ("optimizer.lr=0", "optimizer.lr=0.0 must be a number above 0"),
+        ("optimizer.betas=0.9", "optimizer.betas=0.9 must be a list of 2 numbers"),
+        ("optimizer.betas=[2,3]", "optimizer.betas=[2.0, 3.0]: Invalid beta parameter at index 0: 2.0"),
+        ("optimizer=sgd optimizer.momentum=-1", "optimizer.momentum=-1.0: Invalid momentum value: -1.0"),
+        ("optimizer=sgd optimizer.momentum=0", "optimizer.nesterov=True: Nesterov momentum requires a momentum"),
+        ("callbacks.replay.capacity=3", "it belongs to callbacks=dkd_memory, callbacks=replay or callbacks="),
+        ("+callbacks.replay.capacity=3", "callbacks.replay.capacity is no setting here, it belongs to callbacks="),
+        ("callbacks.replay.foo=3", "callbacks.replay.foo is no setting (python main.py --help callbacks shows all)"),
+        ("loss.pod_weight=1", "loss.pod_weight is no setting here, it belongs to loss=plop"),
+        ("loss.foo.bar=1", "loss.foo.bar is no setting (possible are kd_weight, alpha,"),
+        ("training.epochs.foo=1", "training.epochs.foo is no setting: training.epochs has no keys of its own"),
+        ("foo.bar=1", "foo.bar is no setting (possible are network, callbacks, loss,"),
+        ("restart=true", "restart is called training.from_initial_weights now"),
+        (f"+callbacks.second._target_={BUFFER} +callbacks.second.lesson=kl", "is called callbacks.second.target now"),
+        ("scheduler._target_=continual.schedules.poly", "is called continual.learning.schedules.poly now"),
+    ],
+)  # fmt: skip
+def test_no_mistake_is_a_traceback_a_riddle_or_accepted(override, message):
+    assert message in error_of(*override.split())
+
+
+# Settings that can be any text: names, paths, what another package offers; and mappings, whose keys are text.
+TEXT = {
+    "backbone", "backbone_options", "cities", "ckpt_dir", "classes", "columns", "default_task", "entity",
+    "first_task_cache", "freeze", "group", "images", "job_type", "lr_factors", "lr_factors_next", "mask_dir", "name",
+    "output", "pretrained", "project", "root", "student", "suffix", "tags", "task", "task_images", "train_lists",
+    "val_cities", "val_lists",
+}  # fmt: skip
+
+
+def unlimited(annotation):
+    """Numbers and text in a type that neither have a range nor are one of some choices."""
+    if annotation in (int, float, str):
+        yield annotation
+    limited = get_origin(annotation) is Annotated and annotation.__origin__ in (int, float, str)
+    if not limited and get_origin(annotation) is not Literal:
+        for inner in get_args(annotation):
+            yield from unlimited(inner)
+
+
+def test_every_number_has_a_range_and_every_choice_its_words():
+    """In the signatures of all classes of ours that a file of conf/ names."""
+    files = "".join(path.read_text() for path in CONF.glob("**/*.yaml"))
+    ours = set(re.findall(r"_target_: ((?:networks|loss|callbacks|datamodules|continual)\.[\w.]+)", files))
+    assert len(ours) > 40
+    schemas = [schema_at(SUPPLIERS.get(path.split(".")[1], "k"), {TARGET: path}) for path in ours]
+    schemas += RUN_SCHEMAS.values()
+    schemas += [p.nested for schema in schemas for p in schema.parameters.values() if p.nested]
+    bare = {
+        (name, kind.__name__)
+        for schema in schemas
+        for name, parameter in schema.parameters.items()
+        if not parameter.nested
+        for kind in unlimited(parameter.annotation)
+    }
+    assert not {name for name, kind in bare if kind != "str"}, "they lack a range, see protocol/numbers.py"
+    assert {name for name, kind in bare if kind == "str"} == TEXT
+
+
+def test_choices_of_several_and_of_none():
+    config = composed("callbacks=[replay,ewc]", "logger=[tensorboard,wandb]", "experiment=null", "loss=lwf")
+    assert {"replay", "importance"} <= set(config.callbacks)
+    assert {"csv", "tensorboard", "wandb"} <= set(config.logger)
 
 
 def test_settings_that_do_not_go_together():

@@ -41,8 +41,10 @@ def test_every_key_has_a_meaning(text):
     [
         (
             ["training"],
-            ["training=... is one of default, joint", "training.epochs=30\n    epochs of each task; allowed: a whole"],
+            ["training=... is one of default, joint", "training.epochs=10\n    epochs of each task; allowed: a whole"],
         ),
+        (["training.epochs"], ["training.epochs=10\n", "number of at least 1; dataset=shapes sets 10 instead of 30"]),
+        (["training", "dataset=voc"], ["training.epochs=30\n    epochs of each task; allowed: a whole number of at"]),
         (["loss=ewc"], ["loss=ewc: EWC (", "with callbacks=ewc", "loss.average=all\n    what the mean divides by"]),
         (["network=deeplabv3_atrous"], ["network.norm=bn\n    normalisation and", "network.output_stride=16"]),
         (["dataset=voc"], ["dataset.root=???\n    folder VOC", "with network=deeplabv3", "training.lr_next=0.001\n"]),
@@ -50,6 +52,12 @@ def test_every_key_has_a_meaning(text):
         (["callbacks=replay", "scheduler=step"], ["callbacks.replay.capacity=300", "scheduler.every=5000"]),
         (["dataset/augmentation=scale_crop"], ["dataset.augmentation.crop.pad_image=${dataset.mean}\n    colour"]),
         (["experiment"], ["mib/voc_15-1_mib"]),
+        (["hydra/launcher"], ["hydra/launcher=... is one of basic, joblib, parallel,"]),
+        (
+            ["hydra/launcher=parallel"],
+            ["=parallel: Several jobs", "hydra.launcher.n_jobs=${jobs_at_once:}\n    one for"],
+        ),
+        (["hydra.sweeper.max_batch_size"], ["max_batch_size=null\n    allowed: a whole number or null"]),
     ],
 )
 def test_help_on_a_group_a_choice_or_a_key(topics, parts):
@@ -63,13 +71,19 @@ def test_help_on_ones_own_choice(tmp_path):
     text = help_about(["--help", "loss=mine", "--config-dir", str(tmp_path)])
     assert "loss=mine: Mine" in text
     assert "ssul, mine\n" in text
-    assert "loss.kd_weight=3\n    more; allowed: a number\n" in text
+    assert "loss.kd_weight=3\n    more; allowed: a number of at least 0\n" in text
 
 
 def test_help_that_is_hydras_own_or_impossible():
     assert help_about(["--help", "--config-name", "config"]) is None
     with pytest.raises(ConfigError, match=r"lss is no setting: did you mean loss\?"):
         help_about(["--help", "lss"])
+    with pytest.raises(ConfigError, match=r"lr is no setting: did you mean optimizer\.lr\?"):
+        help_about(["--help", "lr"])
+    with pytest.raises(ConfigError, match=r"callbacks\.replay\.capacity is no setting here, it belongs to callbacks="):
+        help_about(["--help", "callbacks.replay.capacity"])
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.n_jobs is .* it belongs to hydra/launcher=parallel"):
+        help_about(["--help", "hydra.launcher.n_jobs"])
     with pytest.raises(ConfigError, match=r"loss\.weight is no setting"):
         help_about(["--help", "loss.weight"])
 
