@@ -14,6 +14,7 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
@@ -98,25 +99,29 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: a group gets what is none of its choices, or a choice is written without its slash.
         """
-        made = []
-        for text, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
-            key, value = override.key_or_group, override.value()
-            group = key.replace(".", "/")
-            is_choice = not (override.is_delete() or override.is_sweep_override() or isinstance(value, dict))
-            if is_choice and self.get_group_options(group):
-                if key != group:
-                    choices = listed(self._all_choices(group, config_name))
-                    raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
-                if value is None and self._known_choices(config_name).get(group, "some") is None:
-                    continue
-                if not isinstance(value, str | list) or (isinstance(value, list) and group in GROUPS_OF_ONE):
-                    raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
-            made.append(text)
-        return made
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return [text for text, o in zip(overrides, parsed, strict=True) if not self._is_no_choice(o, config_name)]
+
+    def _is_no_choice(self, override: Override, config_name: str | None) -> bool:
+        """Whether an override asks for no choice of a group where none is made anyway; the errors are as above."""
+        key, value = override.key_or_group, override.value()
+        group = key.replace(".", "/")
+        if override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
+            return False
+        if not self.get_group_options(group):
+            return False
+        if key != group:
+            choices = listed(self._all_choices(group, config_name))
+            raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
+        if value is None and self._known_choices(config_name).get(group, "some") is None:
+            return True
+        if not isinstance(value, str | list) or (isinstance(value, list) and group in GROUPS_OF_ONE):
+            raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
+        return False
 
     def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
         """Raise ConfigError unless a choice is made of each group that every run needs."""
-        for group in NEEDED:
+        for group in filter(self.get_group_options, NEEDED):
             if group not in config or (group in GROUPS_OF_ONE and TARGET not in config[group]):
                 raise ConfigError(f"{group} must be {listed(self._all_choices(group, config_name))}")
 
