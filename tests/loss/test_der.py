@@ -9,29 +9,29 @@ from loss.base import Replayed
 from loss.der import DER
 from loss.functional import dark_logits, replayed_cross_entropy
 from tests.loss.steps import make_step, output
-from tests.vectors import tensors, variants
+from tests.vectors import golden_variants, tensors
 
 
-def test_golden_distance_to_stored_logits(golden):
+@pytest.mark.parametrize(("name", "ignored"), golden_variants("bacs_dark_logits*", r"loss_fixed_ignbg([01])"))
+def test_golden_distance_to_stored_logits(golden, name, ignored):
     """With and without background."""
-    data = tensors(golden("bacs_dark_logits"))
+    data = tensors(golden(name))
     scores = data["sem_logits"].requires_grad_()
-    for ignored in variants(data, r"loss_fixed_ignbg([01])"):
-        loss = dark_logits(scores, data["memory_logits"], data["n_classes"], background=ignored == "0")
-        (grad,) = torch.autograd.grad(loss, scores)
-        torch.testing.assert_close(loss.detach(), data[f"loss_fixed_ignbg{ignored}"], rtol=2e-6, atol=1e-7)
-        torch.testing.assert_close(grad, data[f"grad_fixed_ignbg{ignored}"], rtol=1e-5, atol=1e-7)
+    loss = dark_logits(scores, data["memory_logits"], data["n_classes"], background=ignored == "0")
+    (grad,) = torch.autograd.grad(loss, scores)
+    torch.testing.assert_close(loss.detach(), data[f"loss_fixed_ignbg{ignored}"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(grad, data[f"grad_fixed_ignbg{ignored}"], rtol=1e-5, atol=1e-7)
 
 
-def test_golden_cross_entropy_of_replayed_labels(golden):
+@pytest.mark.parametrize(("name", "ignored"), golden_variants("bacs_dark_pp*", r"loss_ignbg([01])"))
+def test_golden_cross_entropy_of_replayed_labels(golden, name, ignored):
     """With and without background."""
-    data = tensors(golden("bacs_dark_pp"))
+    data = tensors(golden(name))
     logits, n_old = data["logits"].requires_grad_(), int(data["old_classes"])
-    for ignored in variants(data, r"loss_ignbg([01])"):
-        loss = replayed_cross_entropy(logits, data["labels"], n_old, background=ignored == "0")
-        (grad,) = torch.autograd.grad(loss, logits)
-        torch.testing.assert_close(loss.detach(), data[f"loss_ignbg{ignored}"], rtol=2e-6, atol=1e-7)
-        torch.testing.assert_close(grad, data[f"grad_ignbg{ignored}"], rtol=1e-5, atol=1e-7)
+    loss = replayed_cross_entropy(logits, data["labels"], n_old, background=ignored == "0")
+    (grad,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss.detach(), data[f"loss_ignbg{ignored}"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(grad, data[f"grad_ignbg{ignored}"], rtol=1e-5, atol=1e-7)
     assert math.isnan(data["loss_no_old_pixel_ref"])
     assert replayed_cross_entropy(logits, torch.zeros_like(data["labels"]), n_old).item() == 0
 
