@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 
-import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -14,7 +13,6 @@ from loss.base import ContinualLoss
 from loss.mib import MiB
 from networks.pixels import Pixels
 from networks.unet import UNet
-from protocol.errors import ConfigError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from tests.sequences import build_tasks
@@ -83,8 +81,6 @@ def test_from_initial_weights_begins_every_task_with_the_first_weights():
         with torch.no_grad():
             for parameter in learner.network.parameters():
                 parameter.fill_(7)
-    with pytest.raises(ConfigError, match=r"set classifier_init=random instead of background"):
-        make_learner(MiB(), from_initial_weights=True)
 
 
 def test_random_stream_depends_on_seed_task_and_epoch():

@@ -94,7 +94,7 @@ def test_scheduler_gets_the_number_of_its_own_steps(interval, frequency, accumul
         ({"lr_factors": {"body": 1.0}}, "^training.lr_factors: body is no part of the network"),
         ({"lr_factors_next": {"body": 1.0}}, "^training.lr_factors_next: body is no part of the network"),
         ({"decay_next": "old"}, "^training.decay_next=old is neither all nor new$"),
-        ({"from_initial_weights": True}, r"set loss\.classifier_init=random instead of background"),
+        ({"from_initial_weights": True}, r"with random classifiers: set classifier_init=random instead of background"),
     ],
 )
 def test_settings_that_the_network_or_the_loss_exclude(settings, message):
