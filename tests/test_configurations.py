@@ -20,6 +20,8 @@ from protocol.rules import Protocol
 from tests.conftest import ROOT, TINY
 from tests.vectors import part, variants
 
+pytestmark = pytest.mark.slow  # hundreds of compositions
+
 CONF = ROOT / "conf"
 
 

@@ -35,6 +35,7 @@ def test_there_are_commands():
     assert len(commands()) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_every_command_composes(command):
     arguments = [a for a in shlex.split(command)[2:] if not a.startswith("hydra") and "(" not in a]

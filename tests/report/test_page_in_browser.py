@@ -16,7 +16,10 @@ from tests.report.fake_runs import entry, settings, write_pictures, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver"),
+]
 FINAL = {"mib": (0.6, 0.64), "lwf": (0.095,), "plop": (0.4, 0.5)}  # mIoU by seed; as text 9.5 would come last
 
 

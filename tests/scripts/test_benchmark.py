@@ -6,6 +6,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_remap_and_confusion_print_and_write_their_ratios(cli, tmp_path):
     result = cli("remap", "confusion", "--repeats", "1", "--markdown", "b.md", script="scripts/benchmark.py")

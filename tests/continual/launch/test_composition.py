@@ -14,6 +14,8 @@ from continual.launch.checks import RUN_SCHEMAS, TARGET, resolvable, schema_at
 from protocol.errors import ConfigError
 from tests.test_configurations import CONF, GROUPS, composed
 
+pytestmark = pytest.mark.slow  # hundreds of compositions
+
 SUPPLIERS = {"learning": "scheduler", "loggers": "logger"}  # groups by the room of their classes
 BUFFER = "callbacks.replay_buffer.ReplayBuffer"
 

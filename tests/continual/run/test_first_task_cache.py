@@ -31,6 +31,8 @@ from tests.conftest import TINY
 from tests.sequences import build_tasks
 from tests.test_configurations import choices, composed
 
+pytestmark = pytest.mark.slow
+
 
 def facts(folder, *overrides):
     """The facts of a run's first task; plain containers."""
