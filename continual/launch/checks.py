@@ -34,6 +34,7 @@ RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(Dat
 TARGET = "_target_"
 PARTIAL = "_partial_"
 INSTANTIATE_KEYS = (TARGET, PARTIAL, "_recursive_", "_convert_", "_args_")
+OF_PARTS = ("callbacks", "logger")  # each mapping in them is made into something
 CHEAP = ("loss", "dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
 # What a run gives to the parts that it makes itself of these groups: arguments that are no settings.
 SUPPLIED = {
@@ -200,6 +201,10 @@ class _Checker:
                 continue
             elif isinstance(value, DictConfig):
                 self.check_group(full, value, parts)
+                if key in OF_PARTS:
+                    raise ConfigError(f"{full}.{TARGET} must be given: a class or function")
+            elif value is None and key in OF_PARTS:
+                raise ConfigError(f"{full}=null must be a mapping with {TARGET}: ~{full} leaves it out")
             elif self.referred is not None:
                 names = dict.fromkeys([*schema.parameters, *node])
                 raise UnknownKey(full, [n for n in names if n not in (name, "hydra")], keys_of(self.raw))

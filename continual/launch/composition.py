@@ -29,12 +29,14 @@ from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
-GROUPS_OF_ONE = ("network", "loss", "optimizer", "scheduler")  # a choice of them is a class; two cannot be one
-NEEDED = (*GROUPS_OF_ONE, "dataset", "training", "callbacks", "logger")
+# Groups whose choices are a class: two cannot be one.
+OF_A_CLASS = ("network", "loss", "optimizer", "scheduler", "dataset/augmentation", "dataset/evaluation")
+NEEDED = ("dataset", *OF_A_CLASS, "dataset/saliency", "training", "callbacks", "logger")
 # Hydra's messages about the command line, and what is said instead.
 PLAINLY = {
     r"Ambiguous value for argument '(.+?)'": "{} has several values: with -m they are a sweep, in [...] a list",
     r"Could not append to config. An item is already at '(.+?)'": "{} is there already: leave out the +",
+    r"Error merging override (.+)": "{} is of another kind than what it would replace",
     r"Multiple values for ([\w/@.]+)\.": "{} is there already: leave out the +",
 }
 
@@ -106,6 +108,8 @@ class CheckedLoader(ConfigLoaderImpl):
         """Whether an override asks for no choice of a group where none is made anyway; the errors are as above."""
         key, value = override.key_or_group, override.value()
         group = key.replace(".", "/")
+        if not key:
+            raise ConfigError(f"{override.input_line} has no key")
         if override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
             return False
         if not self.get_group_options(group):
@@ -115,15 +119,18 @@ class CheckedLoader(ConfigLoaderImpl):
             raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
         if value is None and self._known_choices(config_name).get(group, "some") is None:
             return True
-        if not isinstance(value, str | list) or (isinstance(value, list) and group in GROUPS_OF_ONE):
+        if not isinstance(value, str | list) or (isinstance(value, list) and group in OF_A_CLASS):
             raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
         return False
 
     def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
         """Raise ConfigError unless a choice is made of each group that every run needs."""
         for group in filter(self.get_group_options, NEEDED):
-            if group not in config or (group in GROUPS_OF_ONE and TARGET not in config[group]):
+            node = OmegaConf.select(config, group.replace("/", "."))
+            if node is None or (group in OF_A_CLASS and TARGET not in node):
                 raise ConfigError(f"{group} must be {listed(self._all_choices(group, config_name))}")
+        if "dataset" in config and TARGET not in (config.dataset.get("source") or {}):
+            raise ConfigError(f"dataset.source.{TARGET} must be given: the class of a data set")
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
@@ -147,16 +154,18 @@ class CheckedLoader(ConfigLoaderImpl):
         if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
             return self._no_choice(error.missing_cfg_file, list(error.options), name)
         if isinstance(error, OverrideParseException):
+            if "=" not in str(error.override):
+                return f"{error.override} is no setting: write key=value or group=choice"
             return f"{error.override} cannot be read: {error.message.splitlines()[0]}"
         if found := NO_KEY.match(str(error)):
             inner = str(getattr(error.__cause__, "full_key", None))  # of the key that a mapping has too many
             return self._no_key(inner if inner.startswith(f"{found[1]}.") else found[1], name, overrides, mode)
-        for theirs, ours in PLAINLY.items():
-            if found := re.match(theirs, str(error)):
-                return ours.format(found[1])
         if isinstance(error.__cause__, ValidationError):  # of Hydra's own keys, which have types of OmegaConf
             cause = error.__cause__
             return f"{cause.full_key}={shown(cause.value)}: {str(cause.msg).splitlines()[0]}"
+        for theirs, ours in PLAINLY.items():
+            if found := re.match(theirs, str(error)):
+                return ours.format(found[1])
         return " ".join(str(e).partition("\n")[0] for e in (error, error.__cause__) if e is not None)
 
     def _no_choice(self, path: str, options: list[str], config_name: str | None) -> str:
@@ -190,23 +199,28 @@ class CheckedLoader(ConfigLoaderImpl):
     def _no_key(self, key: str, config_name: str | None, overrides: list[str], mode: RunMode) -> str:
         """The message about a key that the configuration does not have."""
         parsed = OverridesParser.create().parse_overrides(overrides)
-        made = [o for o in parsed if self.get_group_options(o.key_or_group) and not isinstance(o.value(), dict)]
+        groups = [o for o in parsed if self.get_group_options(o.key_or_group) and not isinstance(o.value(), dict)]
+        made = [o for o in groups if key not in (o.key_or_group, f"{o.key_or_group}@{o.package}")]
         config = self.compose(config_name, [o.input_line for o in made if o.input_line], mode)
         parent, _, name = key.rpartition(".")
         group, node = _nearest_node(config, parent)
+        if len(made) < len(groups) and "@" not in key:
+            return f"{key} is not set in this configuration: write +{key}=... to set it"
         if not isinstance(node, DictConfig):
             return f"{key} is no setting: {group} has no keys of its own"
         if group == parent and TARGET in node and name in schema_at(parent, node).parameters:
             return f"{key} is not set in this configuration: write +{key}=... to set it"
         names = [str(n) for n in node if n not in (*INSTANTIATE_KEYS, "hydra")]
-        groups = [each.partition("@")[0] for each in config.hydra.runtime.choices]
+        chosen = [each.partition("@")[0] for each in config.hydra.runtime.choices]
         near = (k for k in keys_of(plain(config)) if k.startswith("hydra.") == key.startswith("hydra."))
-        return str(self._with_owners(UnknownKey(key, names, [*groups, *near], group), config))
+        return str(self._with_owners(UnknownKey(key, names, [*chosen, *near], group), config))
 
     def _with_owners(self, error: UnknownKey, config: DictConfig) -> UnknownKey:
-        """An error about a key, which says what has it."""
-        groups = [each.partition("@")[0] for each in config.hydra.runtime.choices]
-        return UnknownKey(error.key, error.names, error.keys, error.group, self.owners(error.key, groups))
+        """An error about a key, which says what has it; nothing where the choice that is made should have it."""
+        made = {each.partition("@")[0]: choice for each, choice in config.hydra.runtime.choices.items()}
+        owners = self.owners(error.key, made)
+        is_made = any(f"{group}={choice}" in owners for group, choice in made.items())
+        return UnknownKey(error.key, error.names, error.keys, error.group, [] if is_made else owners)
 
     def owners(self, key: str, groups: Collection[str]) -> list[str]:
         """The choices of a key's group whose files have it, `callbacks=replay`; `groups`: all."""
