@@ -202,7 +202,9 @@ def _heat_maps(table: ReportTable) -> Html:
         for group in table.groups
     ]
     about = tag(
-        "p", "Percent, mean over seeds. Grey: not learned yet; –: in neither labels nor predictions.", class_="note"
+        "p",
+        "Percent, mean over seeds. Grey: not learned yet; –: not scored, or in neither labels nor predictions.",
+        class_="note",
     )
     return tag(
         "div",

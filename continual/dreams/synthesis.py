@@ -103,15 +103,16 @@ def synthesise(
             optimizer.param_groups[0]["lr"] = learning_rate(recipe.lr, iteration, phase.iterations)
             numbers = random_numbers(recipe.jitter // phase.shrink)
             terms = _terms(x, phase, numbers, teacher, statistics, targets, recipe, student)
-            terms["loss"] = torch.stack(list(terms.values())).sum()
-            best.offer(x, terms)
-            _update(x, terms["loss"], optimizer, bounds if phase.clip else None)
+            loss = torch.stack(list(terms.values())).sum()
+            names, values = [*terms, "loss"], torch.stack([*terms.values(), loss]).detach()
+            best.offer(x, values)
+            _update(x, loss, optimizer, bounds if phase.clip else None)
             done += 1
             if watch is not None and (iteration % 20 == 0 or iteration == phase.iterations - 1):
-                watch(done, {name: term.item() for name, term in terms.items()})
+                watch(done, dict(zip(names, values.tolist(), strict=True)))
         if record is not None:
             record(x.detach())
-        dreams = best.dreams()
+        dreams = best.dreams(names)
     return dreams
 
 
@@ -122,24 +123,24 @@ class _Best:
         """Args: `x`: the images at the beginning."""
         self.images = x.detach().clone()
         self.lowest = torch.full((), math.inf, device=x.device)
-        self.terms: dict[str, Tensor] = {}
+        self.values: Tensor | None = None
 
     @torch.no_grad()
-    def offer(self, x: Tensor, terms: dict[str, Tensor]) -> None:
-        """Keep images, and their terms, where the loss is lower than any before."""
-        better = terms["loss"] < self.lowest
-        self.lowest = torch.where(better, terms["loss"], self.lowest)
+    def offer(self, x: Tensor, values: Tensor) -> None:
+        """Keep images where the loss is lower than any before; `values`: their terms, and last the loss."""
+        better = values[-1] < self.lowest
+        self.lowest = torch.where(better, values[-1], self.lowest)
         self.images = torch.where(better, x, self.images)
-        before = self.terms or terms
-        self.terms = {name: torch.where(better, term, before[name]) for name, term in terms.items()}
+        self.values = values if self.values is None else torch.where(better, values, self.values)
 
-    def dreams(self) -> Dreams:
-        """The images with their numbers.
+    def dreams(self, names: Sequence[str]) -> Dreams:
+        """The images with their numbers; `names`: of the values.
 
         Raises:
             FloatingPointError: no loss was a number.
         """
-        numbers = {name: term.item() for name, term in self.terms.items()}
+        assert self.values is not None  # a phase has at least one iteration
+        numbers = dict(zip(names, self.values.tolist(), strict=True))
         if not self.lowest.isfinite():
             raise FloatingPointError(f"the losses of the dreams are no numbers ({numbers}): lower their learning rate")
         return Dreams(self.images, numbers.pop("loss"), numbers)
