@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.base import DataError, Split
+from datamodules.download.archives import unpack
 
 
 class ArraySplit(Split):
@@ -67,10 +67,15 @@ class MaskFileSplit(Split):
         pass
 
 
+def unpack_real_masks(real_data: Path, folder: Path) -> None:
+    """The masks of VOC 2012's augmented training images and of its validation images, in `SegmentationClassAug`."""
+    name = "SegmentationClassAug"
+    unpack(real_data / "voc2012" / f"{name}.tar", name, folder / name)
+
+
 def real_voc_splits(real_data: Path, folder: Path) -> dict[str, MaskFileSplit]:
     """VOC 2012's augmented training masks and its validation masks, unpacked into a folder."""
-    with tarfile.open(real_data / "voc2012" / "SegmentationClassAug.tar") as archive:
-        archive.extractall(folder, filter="data")
+    unpack_real_masks(real_data, folder)
     lists = {"train": "train_aug.txt", "val": "val.txt"}
     return {
         split: MaskFileSplit(folder / "SegmentationClassAug", (real_data / "voc2012" / name).read_text().split())

@@ -129,7 +129,7 @@ class CheckedLoader(ConfigLoaderImpl):
             node = OmegaConf.select(config, group.replace("/", "."))
             if node is None or (group in OF_A_CLASS and TARGET not in node):
                 raise ConfigError(f"{group} must be {listed(self._all_choices(group, config_name))}")
-        if "dataset" in config and TARGET not in (config.dataset.get("source") or {}):
+        if self.get_group_options("dataset") and TARGET not in (config.dataset.get("source") or {}):
             raise ConfigError(f"dataset.source.{TARGET} must be given: the class of a data set")
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:

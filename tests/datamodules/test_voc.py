@@ -6,6 +6,7 @@ from datamodules.base import DataError
 from datamodules.class_index import ClassIndex
 from datamodules.voc import VOC2012, image_id
 from tests.datamodules.trees import voc_tree
+from tests.mask_files import unpack_real_masks
 
 TRAIN_LISTS = ["train_aug", "trainaug", "train"]
 
@@ -89,10 +90,7 @@ def test_classes_are_numbered_from_one_beside_background_and_void():
 @pytest.mark.data
 def test_real_lists_with_real_masks(real_data, tmp_path):
     """The tar's masks under empty images: lists, listing and index as on a user's disk."""
-    import tarfile
-
-    with tarfile.open(real_data / "voc2012" / "SegmentationClassAug.tar") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack_real_masks(real_data, tmp_path)
     (tmp_path / "splits").mkdir()
     for name in ("train_aug", "val"):
         (tmp_path / "splits" / f"{name}.txt").write_text((real_data / "voc2012" / f"{name}.txt").read_text())
