@@ -63,6 +63,14 @@ class CheckedLoader(ConfigLoaderImpl):
     root: Schema | None = None
     referred: frozenset[str] = frozenset()  # keys that the files of the last configuration refer to
 
+    def get_group_options(
+        self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """The choices of a group, see Hydra; without overrides Hydra would copy all of its repository to answer."""
+        if args or kwargs:
+            return super().get_group_options(group_name, results_filter, *args, **kwargs)
+        return self.repository.get_group_options(group_name, results_filter)
+
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
     ) -> DictConfig:
