@@ -69,6 +69,7 @@ class DeepInversion(Buffer):
         shrunk_iterations: updates before, of which the network sees images of half the size.
         clip: keep pixels in [0, 255]; false: they may leave it, and Adam's betas are 0.9 and 0.999.
         student: checkpoint of the network to compete with (`recipe.competition`); None: nothing competes.
+        trust: whether the student may be of a class that is no part of this project, see continual/models/trust.py.
         recipe: other values of `continual.dreams.recipe.Recipe`.
         batch_size, target, weight, flip, storage: see `ReplayBuffer`; images per step.
     """
@@ -83,6 +84,7 @@ class DeepInversion(Buffer):
         shrunk_iterations: Whole = 0,
         clip: bool = True,
         student: str | None = None,
+        trust: bool = False,
         recipe: Annotated[dict[str, Any], SettingsOf(Recipe, supplied=(PHASES,))] | None = None,
         batch_size: Annotated[int, Ge(2)] = 15,
         target: ReplayTarget = "mse",
@@ -93,7 +95,8 @@ class DeepInversion(Buffer):
         check_counts(per_class=per_class, synthesis_batch=synthesis_batch, iterations=iterations)
         check_counts(**{key: n for key, n in {"size": size, "shrunk_iterations": shrunk_iterations}.items() if n})
         how = read_recipe(recipe or {}, iterations, shrunk_iterations, clip)
-        keep = Dreams(images_in(images), how, student, size=size, per_class=per_class, batch_size=synthesis_batch)
+        rival = None if student is None else load_student(student, trust)
+        keep = Dreams(images_in(images), how, rival, size=size, per_class=per_class, batch_size=synthesis_batch)
         read = [OfEachClass(flip)]
         give = Term(ReplayTerm(weight, target=target), [reader.entry for reader in read])
         super().__init__(keep, read, give, Storage(storage, ARRAYS[:2]), batch_size)
@@ -106,7 +109,7 @@ class Dreams(Selection):
         self,
         paths: list[Path] | None,
         recipe: Recipe,
-        student: str | None,
+        student: SavedModel | None,
         *,
         size: int | None,
         per_class: int,
@@ -115,12 +118,12 @@ class Dreams(Selection):
         """Args: `paths`: images; None: they are dreamed. The others as in `DeepInversion`."""
         if (recipe.competition > 0) != (student is not None):
             raise ConfigError(
-                f"recipe.competition={recipe.competition} and student={student}: set both or none, the student is the "
-                "network to compete with"
+                f"recipe.competition={recipe.competition} and student={student and student.path}: set both or none, "
+                "the student is the network to compete with"
             )
         self.paths, self.recipe = paths, recipe
         self.size, self.per_class, self.batch_size = size, per_class, batch_size
-        self.student = None if student is None else SavedModel.load(Path(student).expanduser())
+        self.student = student
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule) -> None:
         """A network that dreams must have batch normalisation."""
@@ -198,6 +201,11 @@ class OfEachClass(Unlabelled):
         turns = -(-self.size // len(by_class))
         classes = np.concatenate([random.permutation(sorted(by_class)) for _ in range(turns)])[: self.size]
         return np.array([random.choice(by_class[c]) for c in classes.tolist()])
+
+
+def load_student(path: str, trust: bool) -> SavedModel:
+    """The network to compete with."""
+    return SavedModel.load(Path(path).expanduser(), trust, remedy="training.trust=true")
 
 
 def dreams_beside(folder: Path) -> Path:

@@ -126,7 +126,7 @@ class MaskTransformer(nn.Module):
         """
         super().__init__()
         self.proj_dec = nn.Linear(channels, channels)
-        rates = torch.linspace(0, drop_path, layers).tolist()
+        rates = torch.linspace(0, drop_path, layers, device="cpu").tolist()  # numbers, also where there is no data
         self.blocks = nn.ModuleList(
             Block(
                 channels,

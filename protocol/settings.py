@@ -21,6 +21,8 @@ FREE_KEYS = (
     "training.progress_bar_refresh_rate",
     "training.log_images",
     "training.log_every",
+    "training.trust",
+    "callbacks.replay.trust",
 )
 
 

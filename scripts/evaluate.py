@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import clone  # noqa: F401
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from continual.launch.checks import check
 from continual.launch.command_line import quiet_lightning
+from continual.launch.script_options import add_trust
 from continual.launch.user_errors import one_line_exit
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="images of the data set; test where not given")
     parser.add_argument("--output", type=Path, help="JSON file for the entries, in the form of results.json's tasks")
     parser.add_argument("--full-size", action="store_true", help="images as they are instead of the run's evaluation")
+    add_trust(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any of {', '.join(KEYS)}")
     arguments = parser.parse_intermixed_args()
     with one_line_exit():
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 def evaluate(
-    run: Path, task: int | None, split: str, output: Path | None, overrides: list[str], full_size: bool
+    run: Path, task: int | None, split: str, output: Path | None, overrides: list[str], full_size: bool, trust: bool
 ) -> None:
     """Test one finished task of a run, all of them, or the task of a checkpoint.
 
@@ -69,17 +72,19 @@ def evaluate(
 
     from continual.evaluation.closed_world import groups_table
     from continual.evaluation.results import Results
+    from continual.models.trust import check_parts
     from continual.run.experiment import Experiment
 
     quiet_lightning()
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = run if run.is_file() else None
-    config, state, finished = of_checkpoint(run) if checkpoint else of_run(RunFolder(run))
-    folder = RunFolder.of(run.parent if checkpoint else run, config.training)
+    settings, state, finished = of_checkpoint(run) if checkpoint else of_run(RunFolder(run))
+    check_parts(settings, run, trust)
+    folder = RunFolder.of(run.parent if checkpoint else run, settings["training"])
     if task is not None and task not in finished:
         raise RunError(f"--task {task} is not finished in {run}; finished are {finished or 'none'}")
-    experiment = Experiment(for_a_test(config, overrides, full_size), folder, run.name, state)
+    experiment = Experiment(for_a_test(settings, overrides, full_size), folder, run.name, state)
     results = Results(folder, experiment.settings)
     tested = finished if task is None else [task]
     results.entries = [experiment.test_again(index, checkpoint, split) for index in tested]
@@ -91,44 +96,50 @@ def evaluate(
         write_atomically(output, json.dumps(results.entries, indent=1))
 
 
-def of_run(folder: RunFolder) -> tuple[DictConfig, RunState, list[int]]:
-    """Configuration, state and finished tasks of a run's folder.
+def of_run(folder: RunFolder) -> tuple[dict[str, Any], RunState, list[int]]:
+    """Resolved settings, state and finished tasks of a run's folder.
 
     Raises:
-        RunError: there is no run in the folder, or its configuration is missing.
+        RunError: there is no run in the folder, or its settings are missing.
     """
     state = RunState.load(folder)
     if state is None:
         raise RunError(
             f"{folder.path} holds no run (no state.json); give the folder that main.py printed as run folder"
         )
-    if not folder.config.is_file():
-        raise RunError(f"{folder.config} is missing: the run's configuration is needed to test it")
-    return OmegaConf.load(folder.config), state, list(range(state.next_task))
+    try:
+        settings = json.loads(folder.results.read_text())["config"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{folder.results} cannot be read ({type(error).__name__}), and the run's settings stand there: give a "
+            "model.ckpt of one of its tasks instead"
+        ) from error
+    return settings, state, list(range(state.next_task))
 
 
-def of_checkpoint(path: Path) -> tuple[DictConfig, RunState, list[int]]:
+def of_checkpoint(path: Path) -> tuple[dict[str, Any], RunState, list[int]]:
     """The same from the checkpoint of a finished task alone.
 
     Raises:
         RunError: the file is not such a checkpoint.
     """
+    from continual.models.about import About
     from continual.models.checkpoint import ABOUT, load_checkpoint
 
     content = load_checkpoint(path)
     if ABOUT not in content or "fingerprint" not in content:
         raise RunError(f"{path} is no checkpoint of a finished task: give its model.ckpt, or the run's folder")
-    state = RunState(content["fingerprint"], {}, run_id="")
-    return OmegaConf.create(content[ABOUT]["config"]), state, [content[ABOUT]["task"]]
+    about = About.read(content[ABOUT], path)
+    return about.config, RunState(str(content["fingerprint"]), {}, run_id=""), [about.task]
 
 
-def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> DictConfig:
-    """A run's configuration for one device, with the overrides, and without anything that writes into its folder.
+def for_a_test(settings: dict[str, Any], overrides: list[str], full_size: bool) -> DictConfig:
+    """A run's settings for one device, with the overrides, and without anything that writes into its folder.
 
     Raises:
         ConfigError: an override has no value or one that cannot be, or its key may not be set here.
     """
-    config.logger = {}
+    config = OmegaConf.create({**settings, "logger": {}})
     if "pretrained" in config.network:
         config.network.pretrained = None  # the checkpoint has better weights
     quiet = {"log_images": 0, "progress_bar_refresh_rate": 0}
@@ -140,7 +151,11 @@ def for_a_test(config: DictConfig, overrides: list[str], full_size: bool) -> Dic
         key, equals, _ = override.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(f"{override} cannot be set to test a run; give key=value with one of {', '.join(KEYS)}")
+    before = config.dataset.get("root")
     config.merge_with_dotlist(overrides)
+    for node in (config.dataset.source, config.dataset.saliency):  # what referred to the root before it was resolved
+        if before is not None and "root" in node:
+            node.root = f"{config.dataset.root}{str(node.root).removeprefix(str(before))}"
     check(config)
     return config
 

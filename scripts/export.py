@@ -13,6 +13,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
+from continual.launch.script_options import add_trust
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 
@@ -27,12 +28,13 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--size", default="run", help="of the images: run = as in the run's evaluation | 512x1024")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_trust(parser)
     arguments = parser.parse_args()
     with one_line_exit():
-        export(arguments.checkpoint, arguments.output, arguments.formats, arguments.size, arguments.overwrite)
+        export(**vars(arguments))
 
 
-def export(checkpoint: Path, folder: Path, formats: list[str], size: str, overwrite: bool) -> None:
+def export(checkpoint: Path, output: Path, formats: list[str], size: str, overwrite: bool, trust: bool) -> None:
     """Write model.onnx, model.safetensors and README.md.
 
     Raises:
@@ -43,22 +45,22 @@ def export(checkpoint: Path, folder: Path, formats: list[str], size: str, overwr
     from continual.models.export import export_onnx, export_safetensors, write_card
     from continual.models.saved_model import SavedModel
 
-    model = SavedModel.load(checkpoint)
+    model = SavedModel.load(checkpoint, trust)
     height, width = model.fixed_size(size)
     names = [*(f"model.{kind}" for kind in formats), "README.md"]
-    there = [name for name in names if (folder / name).exists()]
+    there = [name for name in names if (output / name).exists()]
     if there and not overwrite:
-        raise ConfigError(f"{folder / there[0]} exists: give --overwrite, or another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ConfigError(f"{output / there[0]} exists: give --overwrite, or another --output")
+    output.mkdir(parents=True, exist_ok=True)
     differences = {}
     if "safetensors" in formats:
-        differences["model.safetensors"] = export_safetensors(model, folder / "model.safetensors")
+        differences["model.safetensors"] = export_safetensors(model, output / "model.safetensors")
     if "onnx" in formats:
-        differences["model.onnx"] = export_onnx(model, folder / "model.onnx", (height, width))
-    write_card(model, folder / "README.md", (height, width), differences)
+        differences["model.onnx"] = export_onnx(model, output / "model.onnx", (height, width))
+    write_card(model, output / "README.md", (height, width), differences)
     for name, difference in differences.items():
-        print(f"{folder / name}: logits equal the checkpoint's up to {difference:.2g}")
-    print(f"{folder / 'README.md'}: model card")
+        print(f"{output / name}: logits equal the checkpoint's up to {difference:.2g}")
+    print(f"{output / 'README.md'}: model card")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import clone  # noqa: F401
 
+from continual.launch.script_options import add_device, add_trust
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError, full_keys
 
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--student", type=Path, help="checkpoint of the network to compete with (--competition)")
     parser.add_argument("--judge", type=Path, help="checkpoint of another network: does it see the classes?")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
+    add_device(parser)
+    add_trust(parser)
     arguments = parser.parse_args()
     with one_line_exit():
         invert(arguments)
@@ -65,11 +67,11 @@ def invert(arguments: argparse.Namespace) -> None:
 
     check(arguments)
     device = find_device(arguments.device)
-    model = SavedModel.load(arguments.checkpoint)
+    model = SavedModel.load(arguments.checkpoint, arguments.trust)
     model.network.to(device)
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
-    judge = load_judge(arguments.judge, [model.class_names[c] for c in classes]) if arguments.judge else None
+    judge = load_judge(arguments, [model.class_names[c] for c in classes]) if arguments.judge else None
     dreamer = make_dreamer(arguments, model)
     with full_keys("network", type(model.network)):
         images = dreamer.dream(classes, arguments.output)
@@ -90,7 +92,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
 
 
-def load_judge(path: Path, names: Sequence[str]) -> SavedModel:
+def load_judge(arguments: argparse.Namespace, names: Sequence[str]) -> SavedModel:
     """Another network, which must know some classes.
 
     Raises:
@@ -98,10 +100,10 @@ def load_judge(path: Path, names: Sequence[str]) -> SavedModel:
     """
     from continual.models.saved_model import SavedModel
 
-    judge = SavedModel.load(path)
+    judge = SavedModel.load(arguments.judge, arguments.trust)
     unknown = [name for name in names if name not in judge.class_names]
     if unknown:
-        raise ConfigError(f"--judge {path} has not learned {unknown[0]}")
+        raise ConfigError(f"--judge {arguments.judge} has not learned {unknown[0]}")
     return judge
 
 
@@ -113,7 +115,7 @@ def make_dreamer(arguments: argparse.Namespace, model: SavedModel) -> Dreamer:
 
     student, student_name = None, None
     if arguments.student:
-        other = SavedModel.load(arguments.student)
+        other = SavedModel.load(arguments.student, arguments.trust)
         check_classes(other, model.class_names, "--student")
         network = other.network.to(next(model.network.parameters()).device)
         student, student_name = (lambda x: network(x).logits), digest(network)
@@ -123,10 +125,12 @@ def make_dreamer(arguments: argparse.Namespace, model: SavedModel) -> Dreamer:
         flip=not arguments.no_flip,
         **{name: value for name, value in given.items() if value is not None},
     )
-    dataset = model.config["dataset"]
-    side = arguments.size or dataset["crop_size"]
+    dataset = model.facts.dataset
+    side = arguments.size or dataset.crop_size
+    if side is None:
+        raise ConfigError("--size must be given: the checkpoint does not say how large training images were")
     return Dreamer(
-        model.network, model.class_names, dataset["mean"], dataset["std"], recipe, (side, side), arguments.per_class,
+        model.network, model.class_names, dataset.mean, dataset.std, recipe, (side, side), arguments.per_class,
         arguments.batch_size, arguments.seed, student, student_name,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
+from continual.launch.script_options import add_device, add_trust
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
@@ -41,7 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=4, help="images of one size at a time")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
+    add_device(parser)
+    add_trust(parser)
     arguments = parser.parse_args()
     with one_line_exit():
         predict(arguments)
@@ -67,7 +69,7 @@ def predict(arguments: argparse.Namespace) -> None:
         raise ConfigError("--batch-size must be at least 1 and --workers at least 0")
     images = find_images(arguments.images)
     masks = find_masks(images, arguments.masks) if arguments.masks else {}
-    model = SavedModel.load(arguments.checkpoint)
+    model = SavedModel.load(arguments.checkpoint, arguments.trust)
     writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks)
     writer.check_free(images, arguments.overwrite)
     device = find_device(arguments.device)

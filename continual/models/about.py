@@ -1,21 +1,62 @@
-"""What a checkpoint says of itself."""
+"""What a checkpoint says of itself, so that its network can be used without its data set and its run."""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import TypeAdapter, ValidationError
 
 from continual.evaluation.palette import palette
 from networks.base import SegmentationNetwork
 from protocol.arrays import Pixels
+from protocol.errors import RunError
 from protocol.labels import IGNORE
 from protocol.tasks import Task
 
+Byte = Annotated[int, Ge(0), Le(255)]
+Channels = Annotated[int, Ge(1), Le(256)]
+Fraction = Annotated[float, Ge(0), Le(1)]
 
-class About(TypedDict):
-    """What a checkpoint says of itself, see `describe`.
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What a saved network needs of the run's group `dataset`; mean and deviation per RGB channel, in [0, 1]."""
+
+    name: str
+    mean: tuple[Fraction, Fraction, Fraction]
+    std: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]]
+    evaluation: dict[str, Any]
+    crop_size: Annotated[int, Ge(1)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What a saved network needs of the run's group `training`."""
+
+    seed: int
+    single_head: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a saved network needs of the run's configuration."""
+
+    network: dict[str, Any]
+    loss: dict[str, Any]
+    dataset: DatasetFacts
+    training: TrainingFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a checkpoint says of itself.
 
     Attributes:
-        config: the run's configuration, with references to other keys left as they are.
+        config: the run's resolved configuration, without its loggers.
         task: index of the last task that the network learned; in a checkpoint of an unfinished task, of that one.
         class_counts: channels that each call of `add_classes` added, background's in the first: to build the network.
         class_names: of the channels, background first.
@@ -29,38 +70,79 @@ class About(TypedDict):
     """
 
     config: dict[str, Any]
-    task: int
-    class_counts: list[int]
+    task: Annotated[int, Ge(0)]
+    class_counts: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     class_names: list[str]
-    mask_values: list[int]
-    colours: list[list[int]]
+    mask_values: list[Byte]
+    colours: list[tuple[Byte, Byte, Byte]]
     background: bool
-    step_counts: list[int]
-    labels: list[int]
-    total: int
+    step_counts: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
+    labels: Annotated[list[Byte], Len(256, 256)]
+    total: Channels
+
+    @classmethod
+    def read(cls, content: Any, path: Path) -> About:
+        """What stands in a file, checked.
+
+        Args: `content`: of the file's key "about"; `path`: of the file.
+
+        Raises:
+            RunError: something is missing, has another type, or contradicts the rest.
+        """
+        about: About = _checked(cls, content, path)
+        n = len(about.class_names)
+        counts = {
+            "mask_values": len(about.mask_values), "colours": len(about.colours),
+            "class_counts": sum(about.class_counts), "step_counts": sum(about.step_counts),
+        }  # fmt: skip
+        wrong = [name for name, count in counts.items() if count != n]
+        if wrong or not 0 < n <= about.total:
+            name = wrong[0] if wrong else "total"
+            raise RunError(f"{path} is damaged: what it says of itself names {n} classes, and `{name}` other ones")
+        return about
+
+    def facts(self, path: Path) -> RunFacts:
+        """What the network needs of the configuration, checked; `path`: of the file.
+
+        Raises:
+            RunError: something is missing or has another type.
+        """
+        facts: RunFacts = _checked(RunFacts, self.config, path)
+        return facts
+
+
+def _checked(kind: type[Any], content: Any, path: Path) -> Any:
+    if not isinstance(content, Mapping):
+        raise RunError(f"{path} is damaged: what it says of itself is no mapping")
+    try:
+        return TypeAdapter(kind).validate_python(dict(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunError(f"{path} is damaged: what it says of itself has a wrong `{place}` ({first['msg']})") from error
 
 
 def describe(
     task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: Pixels | None = None
 ) -> About:
-    """Facts about a checkpoint's network, as plain containers.
+    """Facts about a checkpoint's network.
 
     Args:
         task: the last task that the network learned, or the one that it learns.
         network: the network.
         total: channels after the last task.
-        config: the run's configuration, with references to other keys left as they are.
+        config: the run's resolved configuration, without its loggers.
         mask_table: see `DataSource.mask_table` (datamodules/base.py).
     """
-    return {
-        "config": config,
-        "task": task.index,
-        "class_counts": list(network.class_counts),
-        "class_names": list(task.class_names),
-        "mask_values": [IGNORE if task.labels.background is None else task.labels.background, *task.seen],
-        "colours": palette(task)[: task.n_seen].tolist(),
-        "background": network.has_background,
-        "step_counts": list(task.channels_per_step),
-        "labels": (task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
-        "total": total,
-    }
+    return About(
+        config=config,
+        task=task.index,
+        class_counts=list(network.class_counts),
+        class_names=list(task.class_names),
+        mask_values=[IGNORE if task.labels.background is None else task.labels.background, *task.seen],
+        colours=[tuple(colour) for colour in palette(task)[: task.n_seen].tolist()],
+        background=network.has_background,
+        step_counts=list(task.channels_per_step),
+        labels=(task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
+        total=total,
+    )

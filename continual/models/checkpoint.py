@@ -53,11 +53,17 @@ def check_format(content: dict[str, Any], path: Path, remedy: str) -> None:
         )
 
 
-def network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's tensors of a checkpoint, a finished task's or Lightning's."""
-    if NETWORK in content:
-        state: dict[str, torch.Tensor] = content[NETWORK]
-        return state
-    prefix = f"{NETWORK}."
-    tensors = content["state_dict"].items()
-    return {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}
+def network_state(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The network's tensors of a checkpoint, a finished task's or Lightning's.
+
+    Raises:
+        RunError: it has none; `path` is that of the file.
+    """
+    prefix = "" if NETWORK in content else f"{NETWORK}."
+    tensors = content.get(NETWORK, content.get("state_dict"))
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+        raise RunError(f"checkpoint {path} is damaged: it holds no weights of a network")
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise RunError(f"checkpoint {path} is damaged: some weights of its network are no tensors")
+    return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,10 @@ def export_safetensors(model: SavedModel, path: Path) -> float:
         UserError: the logits differ.
     """
     save_file({name: value.contiguous() for name, value in model.network.state_dict().items()}, path,
-              metadata={ABOUT: json.dumps(model.about), "format": "pt"})  # fmt: skip
+              metadata={ABOUT: json.dumps(asdict(model.about)), "format": "pt"})  # fmt: skip
     image = random_images(1, (64, 96))
     with torch.inference_mode():
-        logits, again = (Exported(m)(image)[0] for m in (model, SavedModel.load(path)))
+        logits, again = (Exported(m)(image)[0] for m in (model, SavedModel.load(path, model.trust)))
     if not torch.equal(logits, again):
         raise UserError(f"{path} does not compute what {model.path} does")
     return 0.0
@@ -129,12 +130,12 @@ def random_images(batch: int, size: tuple[int, int]) -> Tensor:
 
 def card_data(model: SavedModel, size: tuple[int, int]) -> dict[str, Any]:
     """What a program needs to use the model, as plain values."""
-    dataset = model.config["dataset"]
+    dataset = model.facts.dataset
     classes = zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
     return {
         "classes": [{"name": name, "mask_value": value, "colour": colour} for name, value, colour in classes],
-        "mean": dataset["mean"],
-        "std": dataset["std"],
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
         "height": size[0],
         "width": size[1],
         "tasks": {name: [group.start, group.stop] for name, group in model.groups.items()},
@@ -150,7 +151,7 @@ def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapp
         size: height and width that the network gets.
         files: greatest difference of a logit by name of an exported file.
     """
-    training, dataset = model.config["training"], model.config["dataset"]
+    training, dataset = model.facts.training, model.facts.dataset
     first = int(not model.network.has_background)
     rows = [
         f"| {channel} | {name} | {value} | #{''.join(f'{part:02x}' for part in colour)} |"
@@ -161,13 +162,14 @@ def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapp
     ]
     groups = [f"{name.replace('u', '∪')}: {group.start} to {group.stop - 1}" for name, group in model.groups.items()]
     lines = [
-        f"# {type(model.loss).__name__} on {dataset['name']}, {len(model.about['step_counts'])} tasks learned",
+        f"# {type(model.loss).__name__} on {dataset.name}, {len(model.about.step_counts)} tasks learned",
         "",
         f"Semantic segmentation of {len(model.class_names) - 1} classes{' and background' * (not first)} by "
-        f"{type(model.network).__name__}, which learned them task after task; seed {training['seed']}.",
+        f"{type(model.network).__name__}, which learned them task after task; seed {training.seed}.",
         "",
         f"- Input: RGB, uint8, batch x 3 x {size[0]} x {size[1]}; the ONNX graph normalises it itself, with mean "
-        f"{dataset['mean']} and deviation {dataset['std']} of values in [0, 1]; who builds on the weights must do it.",
+        f"{list(dataset.mean)} and deviation {list(dataset.std)} of values in [0, 1]; who builds on the weights must "
+        "do it.",
         "- Output: `logits`, batch x channels x height x width; `classes`, the channel of each pixel.",
         f"- Channels by task, counted from 1: {'; '.join(groups)}.",
         *(f"- `{name}`: logits differ from the original's by at most {value:.2g}." for name, value in files.items()),

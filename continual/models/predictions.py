@@ -120,7 +120,7 @@ class PredictionWriter:
 
 def label_table(model: SavedModel, group: slice | None) -> Pixels:
     """256-entry table from mask value to channel; 255 for values that are no class, or no class of the group."""
-    table = np.array(model.about["labels"], np.uint8)
+    table = np.array(model.about.labels, np.uint8)
     if group is not None:
         table[(table < group.start) | (table >= group.stop)] = IGNORE
     return table

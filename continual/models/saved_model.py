@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
-from continual.models.about import About
+from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, load_checkpoint, network_state
-from continual.models.configuration import plain
+from continual.models.trust import TARGET, make
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
 from networks.pixels import Pixels
@@ -37,67 +35,75 @@ class SavedModel:
         network: on the CPU at first.
         loss: the method, which says how outputs become classes.
         about: what it says of itself.
+        trust: whether it may name classes of the user's own, see continual/models/trust.py.
     """
 
     path: Path
     network: SegmentationNetwork
     loss: ContinualLoss
     about: About
+    trust: bool = False
 
     @classmethod
-    def load(cls, path: Path) -> SavedModel:
+    def load(cls, path: Path, trust: bool = False, remedy: str = "--trust") -> SavedModel:
         """Build the network that a file holds: model.ckpt, last.ckpt of a task in training, or an exported safetensors.
 
+        Args: `path`: of the file; `trust`, `remedy`: see continual/models/trust.py.
+
         Raises:
-            RunError: the file is missing, damaged, or does not describe itself.
+            RunError: the file is missing, damaged, does not describe itself, or names what it may not.
         """
-        about, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-        config = OmegaConf.create(about["config"])
-        if "pretrained" in config.network:
-            config.network.pretrained = None  # the checkpoint has better ones
-        network, loss = (instantiate(config[part], _convert_="all") for part in ("network", "loss"))
-        network.arrange_classifier(loss.layout)
-        if not about["background"]:
-            network.leave_out_background()
-        if config.training.single_head:
-            network.use_single_head(about["total"])
-        for n in about["class_counts"]:
-            network.add_classes(n)
+        content, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+        about = About.read(content, path)
+        facts = about.facts(path)
+        loss: ContinualLoss = make(facts.loss, ContinualLoss, path, trust, remedy)
+        if "pretrained" in facts.network:
+            facts.network["pretrained"] = None  # the file has better weights
+
+        def build() -> SegmentationNetwork:
+            network: SegmentationNetwork = make(facts.network, SegmentationNetwork, path, trust, remedy)
+            return grown(network, loss, about, facts.training.single_head)
+
         try:
+            with torch.device("meta"):  # without memory at first: a damaged description may ask for any size
+                check_shapes(build().state_dict(), state)
+            network = build()
             network.load_state_dict(state)
-        except RuntimeError as error:
-            raise RunError(f"{path} does not hold the weights of its {type(network).__name__}: {error}") from error
-        return cls(path, network.eval().requires_grad_(False), loss, about)
+        except RunError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"{path} does not hold the weights of its {facts.network[TARGET]}: {error}") from error
+        return cls(path, network.eval().requires_grad_(False), loss, about, trust)
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """The run's resolved configuration without its loggers."""
-        return plain(OmegaConf.create(self.about["config"]), resolve=True)
+    def facts(self) -> RunFacts:
+        """What it needs of the run's configuration."""
+        return self.about.facts(self.path)
 
     @property
     def task(self) -> int:
         """Index of the task that the network learned last."""
-        return self.about["task"]
+        return self.about.task
 
     @property
     def class_names(self) -> list[str]:
         """Names of the channels, background first."""
-        return self.about["class_names"]
+        return self.about.class_names
 
     @property
     def mask_values(self) -> list[int]:
         """Values of the channels in the data set's masks."""
-        return self.about["mask_values"]
+        return self.about.mask_values
 
     @property
     def colours(self) -> npt.NDArray[np.uint8]:
         """Colours of the channels, C x 3 uint8."""
-        return np.array(self.about["colours"], np.uint8)
+        return np.array(self.about.colours, np.uint8)
 
     @property
     def groups(self) -> Groups:
         """Channels of each task and of all together, see continual/evaluation/closed_world.py."""
-        return class_groups(self.about["step_counts"], self.network.has_background)
+        return class_groups(self.about.step_counts, self.network.has_background)
 
     def group(self, name: str | None) -> slice | None:
         """Channels of a group; None: all may win.
@@ -141,12 +147,12 @@ class SavedModel:
 
     def _evaluation(self) -> Any:
         """The transform of the run's evaluation."""
-        return instantiate(self.config["dataset"]["evaluation"], _convert_="all")
+        return make(self.facts.dataset.evaluation, object, self.path, self.trust)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Images B x 3 x H x W in [0, 255], normalised as in training."""
-        dataset = self.config["dataset"]
-        return Pixels(dataset["mean"], dataset["std"]).to(image.device).normalise(image)
+        dataset = self.facts.dataset
+        return Pixels(dataset.mean, dataset.std).to(image.device).normalise(image)
 
     @torch.inference_mode()
     def predict(self, image: Tensor, group: slice | None = None) -> Tensor:
@@ -174,15 +180,39 @@ def _sides(size: str) -> tuple[int, int] | None:
     return int(fixed[1]), int(fixed[2])
 
 
-def _read_checkpoint(path: Path) -> tuple[About, dict[str, Tensor]]:
-    """A checkpoint's facts about its network, and the network's tensors."""
+def grown(network: SegmentationNetwork, loss: ContinualLoss, about: About, single_head: bool) -> SegmentationNetwork:
+    """A new network with the classifier that a saved one has."""
+    network.arrange_classifier(loss.layout)
+    if not about.background:
+        network.leave_out_background()
+    if single_head:
+        network.use_single_head(about.total)
+    for n in about.class_counts:
+        network.add_classes(n)
+    return network
+
+
+def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless two states have the same tensors."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}")
+    unknown = [name for name in found if name not in wanted]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is none of its tensors")
+
+
+def _read_checkpoint(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """What a checkpoint says of its network, and the network's tensors."""
     content = load_checkpoint(path)
     if ABOUT not in content:
         raise RunError(f"checkpoint {path} does not say what it holds; give a model.ckpt or last.ckpt of a run")
-    return content[ABOUT], network_state(content)
+    return content[ABOUT], network_state(content, path)
 
 
-def _read_safetensors(path: Path) -> tuple[About, dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     """The same from an exported file."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -192,7 +222,10 @@ def _read_safetensors(path: Path) -> tuple[About, dict[str, Tensor]]:
         raise RunError(f"{path} cannot be read ({error}); export it again") from error
     if ABOUT not in metadata:
         raise RunError(f"{path} does not say what it holds; give one that scripts/export.py wrote")
-    return json.loads(metadata[ABOUT]), state
+    try:
+        return json.loads(metadata[ABOUT]), state
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: what it says of itself is no JSON; export it again") from error
 
 
 def find_device(name: str) -> torch.device:

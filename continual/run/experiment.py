@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.closed_world import ClosedWorldScores, class_groups
@@ -60,7 +60,6 @@ class Experiment:
             UserError: a setting, the data or the run's folder cannot be used.
         """
         self.settings = plain(config, resolve=True, throw_on_missing=True)
-        self.unresolved = plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]))
         self.training = TrainingSettings.from_config(self.settings["training"])
         dataset = DatasetSettings.from_config(self.settings["dataset"])
         self.folder = folder
@@ -134,9 +133,9 @@ class Experiment:
         seed = seed_of(Stream.TASK, self.training.seed, task.index)
         pl.seed_everything(seed, workers=True, verbose=False)
         self.learner.begin_task(task)
-        self.learner.about = describe(
-            task, self.learner.network, self.tasks[-1].n_seen, self.unresolved, self.split.source.mask_table
-        )
+        without_loggers = {group: values for group, values in self.settings.items() if group != "logger"}
+        total, mask_table = self.tasks[-1].n_seen, self.split.source.mask_table
+        self.learner.about = asdict(describe(task, self.learner.network, total, without_loggers, mask_table))
         images = self.split.images[task.index]
         self.data.begin_task(task, images.train, images.val, images.test)
         self.callbacks.begin_task(task, self.folder.task(task.index).path)

@@ -41,6 +41,7 @@ class Place:
     ckpt_dir: str | None
     first_task_cache: str | None
     seed: Whole
+    trust: bool
     debug: bool
 
 

@@ -86,7 +86,8 @@ class TaskFiles:
 
     def load_best(self, task: Task) -> None:
         """Go back to the network of the best validation."""
-        self.learner.network.load_state_dict(network_state(load_checkpoint(self.folder.task(task.index).best)))
+        best = self.folder.task(task.index).best
+        self.learner.network.load_state_dict(network_state(load_checkpoint(best), best))
 
 
 def load_own(path: Path) -> dict[str, Any]:

@@ -71,5 +71,5 @@ def test_what_cannot_be_tested_is_one_line(cli, tmp_path, monkeypatch):
     model.write_bytes((tmp_path / "run/task_00/model.ckpt").read_bytes())
     assert "is not task 1 of this run" in error("run")
     model.write_bytes(content)
-    (tmp_path / "run/.hydra/config.yaml").unlink()
-    assert "config.yaml is missing" in error("run")
+    (tmp_path / "run/results.json").write_text("{}")
+    assert "results.json cannot be read (KeyError)" in error("run")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +31,12 @@ SETTINGS = {
     "network": {"_target_": "networks.erfnet.ERFNet", "pretrained": "nowhere.pth"},
     "loss": {"_target_": "loss.cil.CIL"},
     "dataset": {
+        "name": "cityscapes",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "evaluation": {"_target_": "datamodules.transforms.ResizeImage", "height": 512, "width": 1024},
     },
-    "training": {"single_head": False},
+    "training": {"single_head": False, "seed": 1},
 }
 STAGES = (6, 12, 20)  # channels after each of CIL's tasks, one of them no class
 
@@ -44,13 +46,14 @@ def tasks():
     return build_tasks(labels, Protocol(hidden="ignore"), dataset="cityscapes", task="5-6-8", class_order=ORDER)
 
 
-def model_of(n_channels, seed):
+def model_of(n_channels, seed, **dataset):
     """A seeded network of one of the authors' stages; theirs is one layer for all its classes."""
+    settings = {**SETTINGS, "dataset": {**SETTINGS["dataset"], **dataset}}
     network = ERFNet()
     network.leave_out_background()
     network.add_classes(n_channels)
     fill(network, seed)
-    about = describe(tasks()[STAGES.index(n_channels)], network, n_channels, SETTINGS)
+    about = describe(tasks()[STAGES.index(n_channels)], network, n_channels, settings)
     return SavedModel(Path("model.ckpt"), network.eval(), CIL(), about)
 
 
@@ -124,7 +127,7 @@ def saved(tmp_path, name="model.ckpt", **changes):
     for n in (6, 6):
         network.add_classes(n)
     about = describe(tasks()[1], network, 20, SETTINGS)
-    torch.save({"about": about, "network": network.state_dict(), **changes}, tmp_path / name)
+    torch.save({"about": asdict(about), "network": network.state_dict(), **changes}, tmp_path / name)
     return network.eval(), about
 
 
@@ -132,7 +135,7 @@ def test_a_checkpoint_is_enough(tmp_path):
     """Also that of a task in training, as Lightning writes it; the pretrained weights are not asked for."""
     network, about = saved(tmp_path)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"about": about, "state_dict": {**state, "loss.x": torch.zeros(1)}}, tmp_path / "last.ckpt")
+    torch.save({"about": asdict(about), "state_dict": {**state, "loss.x": torch.zeros(1)}}, tmp_path / "last.ckpt")
     image = torch.randint(0, 255, (2, 3, 40, 56), dtype=torch.uint8)
     want = network((image / 255 - torch.tensor(SETTINGS["dataset"]["mean"]).view(3, 1, 1))
                    / torch.tensor(SETTINGS["dataset"]["std"]).view(3, 1, 1)).logits  # fmt: skip
@@ -148,7 +151,9 @@ def test_a_checkpoint_is_enough(tmp_path):
 
 def test_files_that_are_no_models(tmp_path):
     saved(tmp_path, "other.ckpt", network={"classifier.heads.0.bias": torch.zeros(3)})
-    with pytest.raises(RunError, match=r"other\.ckpt does not hold the weights of its ERFNet"):
+    with pytest.raises(
+        RunError, match=r"other\.ckpt does not hold the weights of its networks\.erfnet\.ERFNet: .*weight is missing"
+    ):
         SavedModel.load(tmp_path / "other.ckpt")
     torch.save({"network": {}}, tmp_path / "old.ckpt")
     with pytest.raises(RunError, match=r"old\.ckpt does not say what it holds"):
@@ -165,10 +170,10 @@ def test_sizes_that_the_network_gets(model):
     assert model.input_size("native")(30, 40) == (30, 40)
     assert model.input_size("60x80")(30, 40) == model.fixed_size("60x80") == (60, 80)
     assert model.fixed_size("run") == (512, 1024)
-    model.config["dataset"]["evaluation"] = {"_target_": "datamodules.transforms.CenterCrop", "size": 144}
+    model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.CenterCrop", "size": 144})
     assert model.input_size("run")(360, 480) == (144, 192)  # whole
     assert model.fixed_size("run") == (144, 144)
-    model.config["dataset"]["evaluation"] = {"_target_": "datamodules.transforms.Identity"}
+    model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.Identity"})
     with pytest.raises(ConfigError, match="--size run says no height and width here"):
         model.fixed_size("run")
     with pytest.raises(ConfigError, match="--size big is neither run, nor native"):

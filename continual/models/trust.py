@@ -1,0 +1,116 @@
+"""What a file may name: parts of this project with plain arguments, unless the user trusts the file.
+
+Checkpoints, exported models and runs' folders describe networks, methods and transforms by `_target_` entries, which
+say what is called to make them. A file from somewhere else could name anything there, `os.system` for instance. So only
+the classes and functions that files in conf/ name are called, and torch's optimizers. References such as
+`${oc.env:HOME}` are refused. A class of one's own is called where the user says that the file is to be trusted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from protocol.errors import RunError, UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TARGET = "_target_"
+ALLOWED_KEYS = (TARGET, "_partial_")  # of those that mean something to `instantiate`
+
+
+@cache
+def known_parts() -> frozenset[str]:
+    """Paths of all classes and functions that a file may name."""
+    texts = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
+    named = (name for text in texts for name in re.findall(r"^[\s-]*_target_: *([\w.]+)", text, re.MULTILINE))
+    optimizers = (name for name, kind in vars(torch.optim).items() if isinstance(kind, type))
+    return frozenset([*named, *(f"torch.optim.{name}" for name in optimizers)])
+
+
+def check_parts(description: Any, path: Path, trust: bool, remedy: str = "--trust") -> None:
+    """Refuse a description that names something else than parts of this project.
+
+    Args:
+        description: plain containers.
+        path: of the file that it comes from.
+        trust: whether a user's own classes may be named.
+        remedy: how the user says so.
+
+    Raises:
+        RunError: it does.
+    """
+    for key, node in _nodes(description):
+        if isinstance(node, str) and "${" in node:
+            raise RunError(f"{path} holds a reference, {key}={node}: a file says all values itself; write it anew")
+        if not isinstance(node, Mapping):
+            if not isinstance(node, str | int | float | list | tuple | None):
+                raise RunError(f"{path} holds a {type(node).__name__} at {key}, where a plain value belongs")
+            continue
+        if TARGET in node and not isinstance(node[TARGET], str):
+            raise RunError(f"{path} is damaged: it names {node[TARGET]}, which is no class")
+        if TARGET in node and node[TARGET] not in known_parts() and not trust:
+            raise RunError(
+                f"{path} names {node[TARGET]}, which is no part of this project and could do anything: if you trust "
+                f"the file, set {remedy}"
+            )
+        special = [name for name in node if str(name).startswith("_") and name not in ALLOWED_KEYS]
+        if special and not trust:
+            raise RunError(f"{path} holds {_join(key, special[0])}, which no part of this project needs")
+
+
+def make(description: Mapping[str, Any], kind: type[Any], path: Path, trust: bool, remedy: str = "--trust") -> Any:
+    """The network, method or transform of a description.
+
+    Args:
+        description: `_target_` and arguments; those are plain values, unless the file is trusted.
+        kind: what it must be.
+        path, trust, remedy: as in `check_parts`.
+
+    Raises:
+        RunError: the description may not be used, or makes nothing, or something else.
+    """
+    check_parts(description, path, trust, remedy)
+    if TARGET not in description:
+        raise RunError(f"{path} is damaged: it does not say which {kind.__name__} it holds")
+    target = description[TARGET]
+    below = [key for name, value in description.items() for key, node in _nodes(value, str(name)) if _is_part(node)]
+    if below and not trust:
+        raise RunError(f"{path} names a part at {below[0]}, where a plain value belongs")
+    try:
+        if not issubclass(get_object(target), kind):
+            raise TypeError(f"it is no {kind.__name__}")
+        return instantiate(OmegaConf.create(dict(description)), _convert_="all")
+    except UserError:
+        raise
+    except Exception as error:  # a damaged description may have any mistake
+        cause = error.__cause__ or error
+        raise RunError(f"{path} describes {target} in a way that it cannot be made: {_first_line(cause)}") from error
+
+
+def _is_part(node: Any) -> bool:
+    return isinstance(node, Mapping) and TARGET in node
+
+
+def _nodes(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All values and containers of nested ones, with their dotted keys; without recursion, however deep they are."""
+    waiting = [(key, tree)]
+    while waiting:
+        key, node = waiting.pop()
+        yield key, node
+        items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
+        waiting += [(_join(key, name), child) for name, child in items]
+
+
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
