@@ -58,6 +58,8 @@ class Prototypes(ContinualCallback):
         self.group_of = self._groups(task)
         self._extend()
         self.anchor = None
+        if self.vectors is not None:  # not when training starts, which it does again where a run was interrupted
+            self.anchor = torch.where((self.counts > 0).unsqueeze(1), self.vectors, torch.nan)
 
     def _groups(self, task: Task) -> Tensor:
         """Group of each label 0 ... 255."""
@@ -78,10 +80,8 @@ class Prototypes(ContinualCallback):
             self.vectors = torch.cat([self.vectors, self.vectors.new_zeros(new, self.vectors.shape[1])])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Publish them on the device, and remember where they were."""
+        """Publish them on the device."""
         self._publish(learner_of(pl_module))
-        if self.anchor is None and self.vectors is not None:
-            self.anchor = torch.where((self.counts > 0).unsqueeze(1), self.vectors, torch.nan)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log how far the prototypes of earlier tasks have moved since the task began, as a mean distance."""
@@ -89,9 +89,7 @@ class Prototypes(ContinualCallback):
             moved = (self.vectors - self.anchor.to(self.vectors)).norm(dim=1)
             pl_module.log("train/prototype_drift", moved.nanmean())
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Publish them on the device."""
-        self._publish(learner_of(pl_module))
+    on_test_start = on_train_start
 
     def _publish(self, learner: ContinualLearner) -> None:
         self.counts, self.group_of = self.counts.to(learner.device), self.group_of.to(learner.device)
