@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 # MBS's; the published weights of the encoder were trained with 1e-6.
 make_norm = partial(nn.LayerNorm, eps=1e-5)
 STAGES = 4
+OF_FILES = ("pretrained", "checkpoint", "cache")  # how timm's options for weights begin
 
 
 class Segmenter(TokenNetwork):
@@ -45,7 +47,7 @@ class Segmenter(TokenNetwork):
         backbone_options: Mapping[str, Any] | None = None,
         crop_size: Count = 512,
         pretrained: str | None = None,
-        layers: Count = 2,
+        layers: Annotated[int, Ge(1), Le(64)] = 2,
         heads: Count | None = None,
         drop_path: ProperFraction = 0.1,
     ) -> None:
@@ -160,6 +162,9 @@ def _to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _make_encoder(backbone: str, crop_size: int, options: dict[str, Any]) -> VisionTransformer:
+    files = [name for name in options if name.startswith(OF_FILES)]
+    if files:
+        raise ConfigError(f"backbone_options.{files[0]} is no setting: weights are named by pretrained")
     if not timm.is_model(backbone):
         raise ConfigError(f"backbone={backbone} is no model of timm: see timm.list_models('vit_*')")
     try:

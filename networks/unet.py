@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
@@ -52,7 +52,9 @@ class UNet(SegmentationNetwork):
     `stages` are the encoder's outputs at strides 1, 2, 4, ...
     """
 
-    def __init__(self, width: Count = 64, num_layers: Annotated[int, Ge(2)] = 5, bilinear: bool = False) -> None:
+    def __init__(
+        self, width: Count = 64, num_layers: Annotated[int, Ge(2), Le(12)] = 5, bilinear: bool = False
+    ) -> None:
         """Args:
         width: channels at full resolution; they double with each halving of the resolution.
         num_layers: resolutions, the full one included.

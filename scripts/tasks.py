@@ -17,9 +17,9 @@ from rich.table import Table
 
 from continual.launch.command_line import prepared
 from continual.launch.user_errors import one_line_errors, one_line_exit
-from continual.run.schema import Parameter, Schema
 from datamodules.task_sequence import SPLITS, TaskSequence
 from protocol.files import write_atomically
+from protocol.schema import Parameter, Schema
 
 sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
 

@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from continual.launch.command_line import prepared
-from continual.run.schema import schema_of
 from continual.run.settings import TrainingSettings
 from protocol.rules import Protocol
+from protocol.schema import schema_of
 from tests.conftest import ROOT, TINY
 from tests.vectors import part, variants
 

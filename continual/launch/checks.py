@@ -24,11 +24,11 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from continual.launch.moved import new_paths
 from continual.launch.user_errors import user_message
 from continual.models.configuration import plain
-from continual.run.schema import Parameter, Schema, schema_of
 from continual.run.settings import DatasetSettings, TrainingSettings
-from continual.run.words import UnknownKey, shown
 from protocol.checks import did_you_mean, nearest
 from protocol.errors import ConfigError
+from protocol.schema import Parameter, Schema, schema_of
+from protocol.words import UnknownKey, shown
 
 RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
 TARGET = "_target_"

@@ -15,7 +15,7 @@ from continual.launch.bacs_keys import translate
 from continual.launch.composition import check_what_is_composed
 from continual.launch.naming import register_resolvers
 from continual.launch.user_errors import one_line_exit
-from continual.run.schema import Schema
+from protocol.schema import Schema
 
 # Lightning's (and FSDP's) advice on things that this project decides itself.
 QUIET = (

@@ -23,10 +23,10 @@ from omegaconf.errors import ValidationError
 
 from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, references, schema_at
 from continual.models.configuration import plain
-from continual.run.schema import Schema
-from continual.run.words import UnknownKey, shown
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
+from protocol.schema import Schema
+from protocol.words import UnknownKey, shown
 
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 # Groups whose choices are a class: two cannot be one.

@@ -23,11 +23,11 @@ from continual.launch.checks import INSTANTIATE_KEYS, REFERENCE, RUN_SCHEMAS, TA
 from continual.launch.composition import check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
 from continual.models.configuration import plain
-from continual.run.schema import Parameter, Schema
-from continual.run.words import UnknownKey, shown
 from protocol.files import write_atomically
 from protocol.markdown import markdown_table
+from protocol.schema import Parameter, Schema
 from protocol.settings import flatten
+from protocol.words import UnknownKey, shown
 
 ROOT = Path(__file__).parents[2]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"

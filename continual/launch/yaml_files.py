@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from continual.run.words import shown
+from protocol.words import shown
 
 OF_FILES = ("defaults", "hydra")  # keys at a file's root that are no settings
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

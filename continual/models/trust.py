@@ -18,11 +18,13 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from protocol.errors import RunError, UserError
+from protocol.errors import ConfigError, RunError
+from protocol.schema import Schema, schema_of
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TARGET = "_target_"
 ALLOWED_KEYS = (TARGET, "_partial_")  # of those that mean something to `instantiate`
+GREATEST = 2**16  # number in a description: with a network of 10**12 layers a file could keep a machine busy for ever
 
 
 @cache
@@ -80,22 +82,31 @@ def make(description: Mapping[str, Any], kind: type[Any], path: Path, trust: boo
     if TARGET not in description:
         raise RunError(f"{path} is damaged: it does not say which {kind.__name__} it holds")
     target = description[TARGET]
-    below = [key for name, value in description.items() for key, node in _nodes(value, str(name)) if _is_part(node)]
-    if below and not trust:
-        raise RunError(f"{path} names a part at {below[0]}, where a plain value belongs")
     try:
-        if not issubclass(get_object(target), kind):
+        found = get_object(target)
+        if not issubclass(found, kind):
             raise TypeError(f"it is no {kind.__name__}")
-        return instantiate(OmegaConf.create(dict(description)), _convert_="all")
-    except UserError:
-        raise
+        arguments = description if trust else _checked(description, schema_of(found))
+        return instantiate(OmegaConf.create(dict(arguments)), _convert_="all")
     except Exception as error:  # a damaged description may have any mistake
         cause = error.__cause__ or error
         raise RunError(f"{path} describes {target} in a way that it cannot be made: {_first_line(cause)}") from error
 
 
-def _is_part(node: Any) -> bool:
-    return isinstance(node, Mapping) and TARGET in node
+def _checked(description: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """A description whose arguments are plain values in the types and ranges of the signature.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for key, node in _nodes({name: value for name, value in description.items() if name != TARGET}):
+        if isinstance(node, Mapping) and TARGET in node:
+            raise ConfigError(f"{key} names {node[TARGET]}, where a plain value belongs")
+        if isinstance(node, int | float) and not abs(node) <= GREATEST:
+            raise ConfigError(f"{key}={node} must be from -{GREATEST} to {GREATEST}")
+    given = {name: value for name, value in description.items() if name not in ALLOWED_KEYS}
+    found = {name: schema.parameter("", name).convert(name, value) for name, value in given.items()}
+    return {**description, **found}
 
 
 def _nodes(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Predicate
 
 from continual.learning.choices import Decaying, ScheduleUnit
-from continual.run.schema import build
 from protocol.errors import ConfigError
 from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Whole
 from protocol.rules import Protocol
+from protocol.schema import build
 
 PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed",

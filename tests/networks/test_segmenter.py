@@ -143,6 +143,10 @@ def test_weights_of_another_size_from_disk(tmp_path):
         ({"backbone": "resnet18"}, r"backbone=resnet18 with backbone_options=\{\}: .*'img_size'"),
         ({"backbone": "vit_small_patch14_reg4_dinov2"}, r"no plain vision transformer"),
         ({"backbone": "vit_tiny_patch16_224", "backbone_options": {"width": 3}}, r"backbone_options=\{'width': 3\}"),
+        (
+            {"backbone_options": {"checkpoint_path": "x"}},
+            r"backbone_options.checkpoint_path is no setting",
+        ),
         ({"backbone": "vit_tiny_patch16_224", "backbone_options": {"depth": 0}}, r"no plain vision transformer"),
         ({"backbone": "vit_tiny_patch16_224", "heads": 7}, r"heads=7 must be a divisor of the backbone's 192 channels"),
         ({"backbone": "vit_tiny_patch16_224", "pretrained": "missing.pth"}, r"pretrained=missing\.pth: there is no"),

@@ -10,11 +10,11 @@ import pytest
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 
-from continual.run.schema import Parameter, schema_of
-from continual.run.words import UnknownKey
 from protocol.errors import ConfigError
 from protocol.numbers import Counts, Interval
+from protocol.schema import Parameter, schema_of
 from protocol.settings import SettingsOf
+from protocol.words import UnknownKey
 
 if TYPE_CHECKING:
     from nowhere import Absent

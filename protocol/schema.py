@@ -17,10 +17,10 @@ from annotated_types import BaseMetadata
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from continual.run.words import UnknownKey, alternatives, choices, members, shown
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 from protocol.settings import SettingsOf
+from protocol.words import UnknownKey, alternatives, choices, members, shown
 
 Settings = TypeVar("Settings")
 
