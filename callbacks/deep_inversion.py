@@ -10,7 +10,6 @@ images; they do not move the running statistics; a folder is read once, not in e
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
@@ -29,7 +28,7 @@ from callbacks.replay.slots import Slot, Slots
 from callbacks.replay.storage import ARRAYS, Place, Storage, Writer
 from continual.dreams.dreamer import Dreamer, check_classes, digest
 from continual.dreams.recipe import Recipe, phases
-from continual.dreams.record import RECORD, SHEET
+from continual.dreams.record import RECORD, SHEET, read_images
 from continual.dreams.synthesis import Network
 from continual.dreams.terms import FeatureStatistics
 from continual.learning.callback import data_of
@@ -215,7 +214,7 @@ def dreams_beside(folder: Path) -> Path:
 
 def read_dreams(folder: Path, task: Task) -> tuple[list[Path], list[int]]:
     """Files and classes of a folder of dreams."""
-    record = json.loads((folder / RECORD).read_text())["images"]
+    record = read_images(folder / RECORD, f"delete {folder} to dream again")
     sure = 100 * np.mean([image["confidence"] for image in record])
     log.info(f"dreams: {len(record)} images of {task.n_seen - 1} classes, mean confidence {sure:.0f} %: {folder}")
     return [folder / image["file"] for image in record], [image["class"] for image in record]

@@ -1,12 +1,17 @@
-"""Files that are never half written."""
+"""Files that are never half written, and JSON that says whether it is what was written."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from protocol.errors import RunError
 
 
 @contextmanager
@@ -29,3 +34,34 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file as `replacing` does: readers find the old text or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether anything has that name, a link to nothing too."""
+    return os.path.lexists(path)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The mapping that a JSON file holds; `remedy`: what helps where it holds none.
+
+    Raises:
+        RunError: the file is missing, damaged or no file.
+    """
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise FileNotFoundError("there is no file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is missing or damaged ({_reason(error)}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged (it holds a {type(content).__name__}, no mapping); {remedy}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def json_checksum(content: Any) -> str:
+    """Hex digest of what JSON says, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

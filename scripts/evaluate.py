@@ -25,7 +25,7 @@ from continual.launch.script_options import add_trust
 from continual.launch.user_errors import one_line_exit
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
-from protocol.files import write_atomically
+from protocol.files import read_json, write_atomically
 from protocol.run_folder import RunFolder
 
 SPLITS = ("train", "val", "test")
@@ -107,13 +107,10 @@ def of_run(folder: RunFolder) -> tuple[dict[str, Any], RunState, list[int]]:
         raise RunError(
             f"{folder.path} holds no run (no state.json); give the folder that main.py printed as run folder"
         )
-    try:
-        settings = json.loads(folder.results.read_text())["config"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RunError(
-            f"{folder.results} cannot be read ({type(error).__name__}), and the run's settings stand there: give a "
-            "model.ckpt of one of its tasks instead"
-        ) from error
+    remedy = "the run's settings stand there: give a model.ckpt of one of its tasks instead"
+    settings = read_json(folder.results, remedy).get("config")
+    if not isinstance(settings, dict):
+        raise RunError(f"{folder.results} is damaged (it has no config); {remedy}")
     return settings, state, list(range(state.next_task))
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from tests.run_files import edit
+from tests.run_files import edit_state
 
 pytestmark = pytest.mark.slow
 
@@ -190,7 +190,7 @@ def test_run_of_another_configuration(cli, tmp_path):
     assert "run was made with other settings (loss.kd_weight: 10.0 -> 3.0); use the same settings to" in other
     again = error_of(cli, root, "training.debug=true", "training.resume=false")
     assert "run holds a run already and training.resume=false; give another training.name or delete" in again
-    edit(tmp_path / "run/state.json", next_task=1)
+    edit_state(tmp_path / "run", next_task=1)
     model = tmp_path / "run/task_00/model.ckpt"
     model.write_bytes(model.read_bytes()[:100])
     damaged = error_of(cli, root, "training.debug=true")

@@ -7,11 +7,13 @@ logits  float16 C x h x w   the scores of the network at the end of that task, b
 
 from __future__ import annotations
 
+import json
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,9 +25,11 @@ from datamodules.base import DataError
 from networks.base import NetworkOutput
 from protocol.checks import check_choice, check_counts
 from protocol.errors import ConfigError, RunError
+from protocol.files import read_json
 from protocol.tasks import Task
 
 ARRAYS = ("image", "label", "logits")
+CHECKSUMS = "checksums.json"  # of the arrays, beside them
 Place = Literal["ram", "disk"]  # of the arrays in use; "disk": mapped from the file
 
 
@@ -84,16 +88,23 @@ class Storage:
         Raises:
             RunError: a file is missing or damaged.
         """
-        self.arrays = {name: self._load(folder / f"{name}.npy") for name in self.names}
+        remedy = (
+            f"delete {folder.parent} and the later tasks' folders and give training.name another value to train them "
+            "again"
+        )
+        if self.names:
+            written = read_json(folder / CHECKSUMS, remedy)
+            self.arrays = {name: self._load(folder / f"{name}.npy", written.get(name), remedy) for name in self.names}
 
-    def _load(self, path: Path) -> np.ndarray:
+    def _load(self, path: Path, written: Any, remedy: str) -> np.ndarray:
         try:
+            if not path.is_file():
+                raise FileNotFoundError("it is no file")
             array: np.ndarray = np.load(path, mmap_mode="r" if self.place == "disk" else None)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(
-                f"the replay buffer's {path} is missing or damaged ({error}): delete {path.parents[1]} and the later "
-                "tasks' folders and give training.name another value to train them again"
-            ) from error
+        except Exception as error:  # a damaged header may have any mistake
+            raise RunError(f"the replay buffer's {path} is missing or damaged ({error}); {remedy}") from error
+        if checksum(array) != written:
+            raise RunError(f"the replay buffer's {path} is damaged: its content is not what was written; {remedy}")
         return array
 
     @torch.no_grad()
@@ -117,6 +128,11 @@ class Storage:
         """Size and place, for the log."""
         size = sum(array.nbytes for array in self.arrays.values())
         return f"{size / 2**20:.1f} MiB in {self.place}" if self.names else "read again when they are needed"
+
+
+def checksum(array: np.ndarray) -> int:
+    """CRC-32 of type, shape and values."""
+    return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(f"{array.dtype}{array.shape}".encode()))
 
 
 def crops_of(
@@ -170,12 +186,13 @@ class Writer:
         partial = self.folder.with_name(f".{self.folder.name}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name in next(iter(self.new.values())) if self.new else self.old:
-            self._write(partial / f"{name}.npy", name, slots, channels)
+        names = list(next(iter(self.new.values())) if self.new else self.old)
+        written = {name: checksum(self._write(partial / f"{name}.npy", name, slots, channels)) for name in names}
+        (partial / CHECKSUMS).write_text(json.dumps(written))
         shutil.rmtree(self.folder, ignore_errors=True)
         partial.rename(self.folder)
 
-    def _write(self, path: Path, name: str, slots: int, channels: int) -> None:
+    def _write(self, path: Path, name: str, slots: int, channels: int) -> np.memmap[Any, Any]:
         example = next(iter(self.new.values()))[name] if self.new else self.old[name][0]
         shape = (channels, *example.shape[1:]) if name == "logits" else example.shape
         array = np.lib.format.open_memmap(path, "w+", example.dtype, (slots, *shape))
@@ -186,3 +203,4 @@ class Writer:
             else:
                 array[slot] = content
         array.flush()
+        return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from continual.evaluation.plots import DPI
 from continual.evaluation.text import shorten
 from protocol.errors import RunError
+from protocol.files import read_json
 
 RECORD, SHEET = "dreams.json", "contact_sheet.png"
 SHEET_COLUMNS, SHEET_ROWS = 8, 24
+Dream = TypedDict("Dream", {"file": str, "class": int, "name": str, "confidence": float, "share": float, "losses": Any})
+IMAGES = TypeAdapter(list[Dream])
 
 
 def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -28,18 +32,30 @@ def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]
     if not path.is_file():
         return None
     remedy = f"delete {path.parent}, or dream into another folder"
-    try:
-        content = json.loads(path.read_text())
-        before: dict[str, Any] = content["settings"]
-        images: list[dict[str, Any]] = content["images"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no record of dreams ({error}): {remedy}") from error
+    images = read_images(path, remedy)
+    before = read_json(path, remedy).get("settings")
     if before != dict(settings):
-        changed = [key for key, value in settings.items() if before.get(key) != value]
-        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}): {remedy}")
+        then = before if isinstance(before, dict) else {}
+        changed = [key for key, value in settings.items() if then.get(key) != value]
+        raise RunError(f"{path} is of dreams with other settings ({', '.join(changed)}); {remedy}")
     missing = [image["file"] for image in images if not (path.parent / image["file"]).is_file()]
     if missing:
         raise RunError(f"{path.parent / missing[0]} is missing: {remedy}")
+    return images
+
+
+def read_images(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """The images of a record, whatever their settings; `remedy`: what helps where there are none.
+
+    Raises:
+        RunError: the file is not a record.
+    """
+    try:
+        images: list[Any] = IMAGES.validate_python(read_json(path, remedy).get("images"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("images", *first["loc"])))
+        raise RunError(f"{path} is no record of dreams ({place}: {first['msg']}); {remedy}") from error
     return images
 
 

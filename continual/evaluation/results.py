@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,34 @@ from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_ma
 from continual.evaluation.text import csv_text, percent
 from protocol.arrays import Pixels
 from protocol.errors import RunError
-from protocol.files import write_atomically
+from protocol.files import is_taken, json_checksum, read_json, write_atomically
 from protocol.markdown import markdown_table
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
+CHECKSUM = "checksum"  # in results.json
 HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
+
+
+def checksum(entries: list[dict[str, Any]]) -> str:
+    """Hex digest of all numbers but times: runs with the same scores have the same."""
+    return json_checksum([{key: value for key, value in entry.items() if key != "seconds"} for entry in entries])
+
+
+def read_entries(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """`tasks` of results.json; `remedy`: what helps where it is damaged.
+
+    Raises:
+        RunError: it is.
+    """
+    content = read_json(path, remedy)
+    entries: Any = content.get("tasks")
+    is_list = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not is_list or content.get(CHECKSUM) != checksum(entries):
+        raise RunError(f"{path} is damaged: its scores are not what was written; {remedy}")
+    return list(entries)
 
 
 class Results:
@@ -50,11 +71,8 @@ class Results:
         self.config = config
         self.entries: list[dict[str, Any]] = []
         path = folder.results
-        if path.exists():
-            try:
-                self.entries = json.loads(path.read_text())["tasks"]
-            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-                raise RunError(f"{path} is damaged ({error}); delete the folder {folder.path} to run anew") from error
+        if is_taken(path):
+            self.entries = read_entries(path, "delete it, and the saved networks are tested again")
 
     @property
     def average_miou(self) -> float | None:
@@ -93,6 +111,7 @@ class Results:
             "average_miou": self.average_miou,
             "forgetting": forgetting(self.entries),
             "config": self.config,
+            CHECKSUM: checksum(self.entries),
         }
 
     @rank_zero_only

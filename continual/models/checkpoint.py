@@ -1,7 +1,9 @@
-"""Checkpoints of finished tasks: plain containers and tensors, written atomically, read with `weights_only`."""
+"""Checkpoints: plain containers and tensors with a checksum, written atomically, read with `weights_only`."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +12,81 @@ import torch
 from protocol.errors import RunError
 from protocol.files import replacing
 
-FORMAT = 2  # of the checkpoints of a run; 1 kept the states of callbacks by class instead of by name
+# Of the checkpoints of a run: 1 kept the states of callbacks by class instead of by name, 2 had no checksum.
+FORMAT = 3
 ABOUT = "about"  # the key under which every checkpoint of the project describes itself
+CHECKSUM = "checksum"  # of all the rest, see `checksum`
 NETWORK = "network"  # of the tensors of a finished task's network; Lightning's checkpoints have them all together
 
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:
-    """`torch.save` to a file that is never half written, see `protocol.files.replacing`."""
+    """`torch.save` with a checksum to a file that is never half written, see `protocol.files.replacing`."""
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        torch.save({**content, CHECKSUM: checksum(content)}, temporary)
+
+
+def checksum(content: Mapping[str, Any]) -> int:
+    """CRC-32 of a checkpoint's content but its own; the archive around it has none that torch looks at."""
+    value = 0
+    for piece in _pieces({key: node for key, node in content.items() if key != CHECKSUM}):
+        value = zlib.crc32(piece, value)
+    return value
+
+
+def _pieces(node: Any) -> Iterator[Any]:
+    """Buffers of bytes that make up nested containers of tensors and plain values."""
+    if isinstance(node, torch.Tensor):
+        yield f"{node.dtype}{tuple(node.shape)}".encode()
+        yield node.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    elif isinstance(node, Mapping):
+        for key, child in node.items():
+            yield repr(key).encode()
+            yield from _pieces(child)
+    elif isinstance(node, list | tuple):
+        yield f"{len(node)}".encode()
+        for child in node:
+            yield from _pieces(child)
+    else:
+        yield repr(node).encode()
 
 
 def load_checkpoint(path: Path, remedy: str = "give a model.ckpt or last.ckpt of a run") -> dict[str, Any]:
     """Read a checkpoint of this project (plain containers and tensors only); `remedy`: what helps where that fails.
 
     Raises:
-        RunError: the file is missing, truncated or not a checkpoint.
+        RunError: the file is missing, not a checkpoint, or not what was written.
     """
     if not path.is_file():
         raise RunError(f"checkpoint {path} is missing; {remedy}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        found = checksum(content) if isinstance(content, dict) else None
     except Exception as error:
         raise RunError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint; {remedy}"
         ) from error
     if not isinstance(content, dict):
-        raise RunError(f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project")
+        raise RunError(
+            f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project; {remedy}"
+        )
+    if content.get(CHECKSUM, found) != found:
+        raise RunError(f"checkpoint {path} is damaged: its content is not what was written; {remedy}")
     return content
 
 
 def check_format(content: dict[str, Any], path: Path, remedy: str) -> None:
-    """Refuse a checkpoint that another version of the project wrote; `remedy`: what helps then.
+    """Refuse a checkpoint that another version of the project wrote, or none; `remedy`: what helps then.
 
     Raises:
-        RunError: it has another format.
+        RunError: it has another format, or no checksum.
     """
     found = content.get("format", 1)
     if found != FORMAT:
         raise RunError(
             f"checkpoint {path} has format {found} of another version of the project, not {FORMAT}; {remedy}"
         )
+    if CHECKSUM not in content:
+        raise RunError(f"checkpoint {path} is damaged: it has no checksum; {remedy}")
 
 
 def network_state(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:

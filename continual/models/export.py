@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from continual.evaluation.results import read_entries
 from continual.evaluation.text import percent
-from continual.models.checkpoint import ABOUT
-from continual.models.saved_model import SavedModel
-from protocol.errors import ConfigError, UserError
+from continual.models.checkpoint import ABOUT, CHECKSUM
+from continual.models.saved_model import SavedModel, checksum_of_export
+from protocol.errors import ConfigError, RunError, UserError
 from protocol.files import replacing, write_atomically
 from protocol.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
 AGREEMENT = 0.999  # share of pixels whose class must be the same; rounding may decide ties differently
@@ -112,8 +116,9 @@ def export_safetensors(model: SavedModel, path: Path) -> float:
     Raises:
         UserError: the logits differ.
     """
-    save_file({name: value.contiguous() for name, value in model.network.state_dict().items()}, path,
-              metadata={ABOUT: json.dumps(asdict(model.about)), "format": "pt"})  # fmt: skip
+    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    about = json.dumps(asdict(model.about))
+    save_file(state, path, {ABOUT: about, CHECKSUM: str(checksum_of_export(about, state)), "format": "pt"})
     image = random_images(1, (64, 96))
     with torch.inference_mode():
         logits, again = (Exported(m)(image)[0] for m in (model, SavedModel.load(path, model.trust)))
@@ -186,9 +191,10 @@ def _scores(model: SavedModel) -> list[str]:
     """Test scores of the run that the checkpoint lies in; where there are none, a line that says so."""
     folder = RunFolder.around(model.path)
     try:
-        entries = json.loads(folder.results.read_text())["tasks"] if folder else []
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        entries = []
+        entries = read_entries(folder.results, "the card has no scores") if folder else []
+    except RunError as error:
+        log.warning(error)
+        return ["", "Test scores are not known: results.json of the run is damaged."]
     for entry in entries:
         if entry["task"] == model.task:
             iou = ", ".join(f"{name} {percent(value)}" for name, value in entry["iou"].items())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
 from continual.models.about import About, RunFacts
-from continual.models.checkpoint import ABOUT, load_checkpoint, network_state
+from continual.models.checkpoint import ABOUT, CHECKSUM, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make
 from loss.base import ContinualLoss
 from networks.base import SegmentationNetwork
@@ -222,10 +222,18 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
         raise RunError(f"{path} cannot be read ({error}); export it again") from error
     if ABOUT not in metadata:
         raise RunError(f"{path} does not say what it holds; give one that scripts/export.py wrote")
+    found = str(checksum_of_export(metadata[ABOUT], state))
+    if metadata.get(CHECKSUM, found) != found:
+        raise RunError(f"{path} is damaged: its content is not what was written; export it again")
     try:
         return json.loads(metadata[ABOUT]), state
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: what it says of itself is no JSON; export it again") from error
+
+
+def checksum_of_export(about: str, state: Mapping[str, Tensor]) -> int:
+    """Of an exported file's description and weights, which have no order there."""
+    return checksum({ABOUT: about, **dict(sorted(state.items()))})
 
 
 def find_device(name: str) -> torch.device:

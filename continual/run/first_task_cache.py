@@ -32,8 +32,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from continual.models.checkpoint import NETWORK, load_checkpoint, save_atomically
-from continual.run.first_task_key import digest_of_tensors
+from continual.models.checkpoint import check_format, load_checkpoint, save_atomically
 from protocol.errors import RunError
 from protocol.files import replacing, write_atomically
 
@@ -103,32 +102,19 @@ class FirstTaskCache:
         remedy = "the first task is trained again and replaces it"
         try:
             content = load_checkpoint(self.path, remedy)
-            if not content.keys() >= {"steps", "seconds", NETWORK, "callbacks"}:
-                raise RunError(f"checkpoint {self.path} is not a finished task; {remedy}")
-            if digest_of_tensors(content[NETWORK]) != self._weights(remedy):
-                raise RunError(f"checkpoint {self.path} was changed afterwards; {remedy}")
+            check_format(content, self.path, remedy)
         except RunError as error:
             log.warning(error)
             return None
         return content
 
-    def _weights(self, remedy: str) -> str:
-        """Digest of the weights that were kept."""
-        path = self.path.with_suffix(".json")
-        try:
-            weights: str = json.loads(path.read_text())["weights"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{path} is missing or damaged ({error}); {remedy}") from error
-        return weights
-
     def keep(self, content: Mapping[str, Any], model: Path) -> None:
         """Write the first task for other runs, and as this run's `model`: one file under two names, where that works.
 
-        The file beside it tells what it is, and what weights it must have.
+        The file beside it tells what it is.
         """
-        about = {"weights": digest_of_tensors(content[NETWORK]), "facts": self.facts}
         try:
-            write_atomically(self.path.with_suffix(".json"), json.dumps(about, indent=1, default=str))
+            write_atomically(self.path.with_suffix(".json"), json.dumps(self.facts, indent=1, default=str))
             save_atomically(self.path, dict(content))
             with replacing(model) as temporary:
                 os.link(self.path, temporary)

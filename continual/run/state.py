@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from protocol.errors import RunError
-from protocol.files import write_atomically
+from protocol.files import is_taken, json_checksum, read_json, write_atomically
 from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint, settings_behind_the_numbers
 
-FORMAT = 2  # 1: before the packages were rearranged; its configurations name classes where they no longer are
+# 1: before the packages were rearranged, with configurations that name classes where they no longer are; 2: without
+# checksum.
+FORMAT = 3
+CHECKSUM = "checksum"  # of all the rest
 
 
 @dataclass
@@ -46,7 +49,9 @@ class RunState:
 
     def save(self, folder: RunFolder) -> None:
         """Write state.json."""
-        write_atomically(folder.state, json.dumps(asdict(self), indent=2, default=str))
+        content = asdict(self)
+        text = json.dumps({**content, CHECKSUM: json_checksum(content)}, indent=2, default=str)
+        write_atomically(folder.state, text)
 
     @classmethod
     def load(cls, folder: RunFolder) -> RunState | None:
@@ -56,18 +61,18 @@ class RunState:
             RunError: the file is damaged or of another version of the project.
         """
         path = folder.state
-        if not path.exists():
+        if not is_taken(path):
             return None
-        try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise RunError(
-                    f"{path} has format {content['format']}, not {FORMAT}: another version of the project made this "
-                    "run; continue it with that version, or use another folder"
-                )
-            return cls(**content)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is damaged ({error}); delete the folder or change training.name") from error
+        remedy = "delete the run's folder or change training.name"
+        content = read_json(path, remedy)
+        if (found := content.get("format", FORMAT)) != FORMAT:
+            raise RunError(
+                f"{path} has format {found}, not {FORMAT}: another version of the project made this run; continue it "
+                "with that version, or use another folder"
+            )
+        if content.pop(CHECKSUM, None) != json_checksum(content):
+            raise RunError(f"{path} is damaged: its content is not what was written; {remedy}")
+        return cls(**content)
 
     @classmethod
     def open(cls, config: Mapping[str, Any], folder: RunFolder) -> RunState:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.plugins import TorchCheckpointIO
 
 from continual.learning.sharding import ShardedStrategy
 from continual.learning.sync_norm import CPUSyncNorm
 from continual.loggers.axis import RunAxis
+from continual.models.checkpoint import save_atomically
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
 from continual.run.settings import PRECISION, TrainingSettings
@@ -23,6 +26,15 @@ from protocol.tasks import Task
 
 DEBUG_BATCHES = 2  # of each kind, with `training.debug`
 MACHINE = ("accelerator", "devices", "strategy", "mixed_precision")  # keys of which Lightning refuses some values
+
+
+class Checkpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, with the project's checksum."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write last.ckpt or best.ckpt."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(Path(path), checkpoint)
 
 
 @dataclass
@@ -80,7 +92,7 @@ class Trainers:
             strategy=ShardedStrategy() if training.strategy == "fsdp" else training.strategy,
             # torch synchronises batch statistics on GPUs only
             sync_batchnorm=training.sync_batchnorm and not on_cpu,
-            plugins=[CPUSyncNorm()] if training.sync_batchnorm and on_cpu else None,
+            plugins=[Checkpoints(), *([CPUSyncNorm()] if training.sync_batchnorm and on_cpu else [])],
             precision=PRECISION[training.mixed_precision],
             accumulate_grad_batches=training.accumulate_gradients,
             gradient_clip_val=training.gradient_clip,

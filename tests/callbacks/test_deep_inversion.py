@@ -32,7 +32,7 @@ from tests.conftest import TINY
 from tests.continual.learning.test_learner import TASKS, make_learner
 from tests.continual.learning.test_learner import fit as train
 from tests.loss.steps import output
-from tests.run_files import edit, stop_before
+from tests.run_files import edit_state, stop_before
 from tests.test_configurations import composed
 from tests.test_data_sets import voc
 from tests.vectors import cases
@@ -257,7 +257,7 @@ def test_a_run_that_was_killed_while_it_dreamed(cli, tmp_path):
     part = tmp_path / "part"
     shutil.copytree(tmp_path / "whole", part)
     stop_before(part, 0)
-    edit(part / "state.json", steps=0)
+    edit_state(part, steps=0)
     (part / "results.json").unlink()
     shutil.rmtree(part / "task_00/replay")
     interrupt(part / "task_00/dreams", 5)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 from tests.report.fake_runs import entry, write_run
-from tests.run_files import edit
+from tests.run_files import edit_state
 
 SCRIPT = "scripts/report.py"
 ENTRIES = [entry(0, {"a": 1.0}), entry(1, {"a": 0.5})]
@@ -43,7 +43,7 @@ def test_real_runs_make_the_tables_that_their_results_say(cli, tmp_path):
     cli("-m", *TINY, "training.task=6-2", "training.debug=true", "loss=finetune,mib", "training.seed=0,1")
     cli(*TINY, "training.task=6-2", "training.debug=true", "loss=lwf")
     (lwf,) = tmp_path.glob("outputs/shapes/6-2-overlap/lwf/*")
-    edit(lwf / "state.json", next_task=1)
+    edit_state(lwf, next_task=1)
     failed = tmp_path / "outputs/failed"
     shutil.copytree(lwf, failed)
     (failed / "error.txt").write_text("Traceback\nValueError: something broke\n")

@@ -5,7 +5,7 @@ import pytest
 
 from callbacks.replay.storage import Capacity, Storage, Writer
 from datamodules.base import DataError
-from protocol.errors import ConfigError, RunError
+from protocol.errors import ConfigError
 from protocol.labels import LabelSpace
 from protocol.tasks import Task
 
@@ -63,11 +63,6 @@ def test_arrays_are_read_from_a_tasks_folder(tmp_path, place):
     assert storage.arrays["label"][:, 0, 0].tolist() == [0, 1]
     assert isinstance(storage.arrays["image"], np.memmap) == (place == "disk")
     assert storage.describe() == f"0.0 MiB in {place}"
-    (tmp_path / "task_00/replay/label.npy").write_bytes(b"x")
-    with pytest.raises(
-        RunError, match=r"task_00/replay/label\.npy is missing or damaged \(.*\): delete .*/task_00 and"
-    ):
-        storage.read(tmp_path / "task_00/replay")
 
 
 def test_a_list_of_images_needs_no_files(tmp_path):

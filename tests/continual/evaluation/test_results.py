@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from continual.evaluation.results import HEADINGS, Results, summary_line
-from protocol.errors import RunError
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
 from protocol.run_folder import RunFolder
@@ -104,13 +103,6 @@ def test_an_interrupted_run_takes_its_entries_over(results, tmp_path):
         {**SECOND, "images": 13}, np.eye(4, dtype=np.int64)
     )  # the run died between two files: the task is recorded once more
     assert [e["images"] for e in again.entries] == [12, 13]
-
-
-@pytest.mark.parametrize("text", ["{", "{}", "[]", "\x00\xff"])
-def test_damaged_results_are_named(tmp_path, text):
-    (tmp_path / "results.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(RunError, match=r"results.json is damaged"):
-        Results(RunFolder(tmp_path), {})
 
 
 def test_not_a_number_is_never_written(tmp_path):

@@ -176,5 +176,5 @@ def test_messages_about_several_parts_have_the_full_key_of_each():
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"model\.ckpt has format 1 .*, not 2; delete it"):
+    with pytest.raises(RunError, match=r"model\.ckpt has format 1 .*, not 3; delete it"):
         check_format({"network": {}}, tmp_path / "model.ckpt", "delete it")

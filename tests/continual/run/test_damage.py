@@ -1,0 +1,143 @@
+"""Garbage in a file of a run is one sentence that names the file and what to do, or is noticed to change nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.replay.storage import Storage, Writer
+from continual.dreams.record import read_images
+from continual.evaluation.results import CHECKSUM, Results, checksum, read_entries
+from continual.models.checkpoint import load_checkpoint, save_atomically
+from continual.run.first_task_cache import FirstTaskCache
+from continual.run.state import RunState
+from continual.run.task_files import load_own
+from protocol.errors import RunError
+from protocol.run_folder import RunFolder
+from tests.garbage import FLIPS, GARBAGE, restored
+
+ENTRIES = [{"task": 0, "iou": {"a": 0.5, "b": None}, "miou": 0.5, "seconds": 3.0}]
+IMAGES = [{"file": "a.png", "class": 1, "name": "a", "confidence": 0.5, "share": 1, "losses": {"loss": 2.5}}]
+CONTENT = {
+    "format": 3, "steps": 3, "loops": {"x": [1, 2.5, None]}, "network": {"w": torch.arange(300.0)}, "callbacks": {},
+}  # fmt: skip
+
+
+def state(folder):
+    RunState("f" * 16, {"a": 1.5}, "id", [1, 2], tasks=2).save(RunFolder(folder))
+    return folder / "state.json", lambda: RunState.load(RunFolder(folder))
+
+
+def results(folder):
+    content = {"tasks": ENTRIES, "config": {"a": 1}, CHECKSUM: checksum(ENTRIES)}
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder / "results.json", lambda: Results(RunFolder(folder), {}).entries
+
+
+def own_checkpoint(folder):
+    save_atomically(folder / "model.ckpt", CONTENT)
+    return folder / "model.ckpt", lambda: load_own(folder / "model.ckpt")
+
+
+def replay(place):
+    def make(folder):
+        writer = Writer(folder / "task_00/replay")
+        writer.put(0, {"image": np.arange(300, dtype=np.uint8).reshape(3, 10, 10)})
+        writer.finish(1, 3)
+        storage = Storage(place, ("image",))
+
+        def read():
+            storage.read(folder / "task_00/replay")
+            return storage.arrays["image"].tolist()
+
+        return folder / "task_00/replay/image.npy", read
+
+    return make
+
+
+def checksums_of_replay(folder):
+    _, read = replay("ram")(folder)
+    return folder / "task_00/replay/checksums.json", read
+
+
+def dreams(folder):
+    (folder / "dreams.json").write_text(json.dumps({"settings": {}, "images": IMAGES}))
+    return folder / "dreams.json", lambda: read_images(folder / "dreams.json", "delete it")
+
+
+FILES = [state, results, own_checkpoint, replay("ram"), replay("disk"), checksums_of_replay, dreams]
+
+
+@pytest.mark.parametrize("make", FILES)
+def test_garbage_in_its_place_is_one_sentence(tmp_path, make):
+    path, read = make(tmp_path)
+    good = shutil.copyfile(path, tmp_path / "copy")
+    for kind, spoil in GARBAGE.items():
+        spoil(path)
+        with pytest.raises(RunError, match=re.escape(path.parent.name)) as error:
+            read()
+        assert "\n" not in str(error.value), kind
+        assert "delete" in str(error.value), kind
+        restored(path, good)
+    read()
+
+
+@pytest.mark.parametrize("make", [f for f in FILES if f is not dreams])
+def test_a_flipped_bit_is_found(tmp_path, make):
+    """Or it stands where it means nothing: between the parts of an archive."""
+    path, read = make(tmp_path)
+    good = shutil.copyfile(path, tmp_path / "copy")
+    before, found = repr(read()), 0
+    for flip in FLIPS:
+        flip(path)
+        try:
+            assert repr(read()) == before
+        except RunError:
+            found += 1
+        restored(path, good)
+    assert found > len(FLIPS) / 3
+
+
+@pytest.mark.parametrize("key", [key for key in CONTENT if key != "format"])
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, {"w": torch.zeros(3)}, "absent"])
+def test_other_content_in_a_sound_archive_is_found(tmp_path, key, value):
+    path, read = own_checkpoint(tmp_path)
+    content = torch.load(path, weights_only=True)
+    content[key] = value
+    torch.save({k: v for k, v in content.items() if v != "absent"} if value == "absent" else content, path)
+    if key == "callbacks" and value == {}:
+        read()  # that is what it holds
+        return
+    with pytest.raises(
+        RunError, match=r"model\.ckpt is damaged: its content is not what was written; delete the folder"
+    ):
+        read()
+
+
+def test_a_checkpoint_without_checksum_is_no_file_of_a_run(tmp_path):
+    torch.save(CONTENT, tmp_path / "last.ckpt")
+    with pytest.raises(RunError, match=r"last\.ckpt is damaged: it has no checksum; delete"):
+        load_own(tmp_path / "last.ckpt")
+    assert load_checkpoint(tmp_path / "last.ckpt").keys() == CONTENT.keys()  # as one that others made
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GARBAGE if kind not in ("a folder", "a pipe", "a link to itself")])
+def test_a_damaged_first_task_of_another_run_is_not_used(tmp_path, kind, caplog):
+    cache = FirstTaskCache(tmp_path / "first", {"a": 1})
+    cache.keep(CONTENT, tmp_path / "model.ckpt")
+    assert cache.load()["steps"] == 3
+    GARBAGE[kind](cache.path)
+    assert cache.load() is None
+    assert "the first task is trained again and replaces it" in caplog.text
+
+
+def test_scores_that_somebody_changed_are_found(tmp_path):
+    path, _ = results(tmp_path)
+    path.write_text(path.read_text().replace('"miou": 0.5', '"miou": 0.9'))
+    with pytest.raises(RunError, match=r"results\.json is damaged: its scores are not what was written; delete"):
+        read_entries(path, "delete it, and the saved networks are tested again")
