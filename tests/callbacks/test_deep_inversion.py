@@ -179,7 +179,7 @@ def test_a_folder_of_dreams_is_finished_where_it_was_left(tmp_path):
         assert (first == second).all()
     for settings, word in (({"seed": 1}, "seed"), ({"mean": (0, 0, 0)}, "mean"), ({"student_name": "x"}, "student")):
         with pytest.raises(
-            RunError, match=rf"of dreams with other settings \({word}\): delete .*, or dream into another"
+            RunError, match=rf"of dreams with other settings \({word}\); delete .*, or dream into another"
         ):
             dreamer(**settings).dream([1, 2, 3], tmp_path / "part")
     (tmp_path / "part" / whole[0]["file"]).unlink()

@@ -72,4 +72,4 @@ def test_what_cannot_be_tested_is_one_line(cli, tmp_path, monkeypatch):
     assert "is not task 1 of this run" in error("run")
     model.write_bytes(content)
     (tmp_path / "run/results.json").write_text("{}")
-    assert "results.json cannot be read (KeyError)" in error("run")
+    assert "results.json is damaged (it has no config)" in error("run")
