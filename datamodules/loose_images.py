@@ -35,7 +35,10 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             paths = [path]
         else:
             below = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-            paths = sorted(p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            named = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES]
+            if broken := [p for p in named if p.is_symlink() and not p.exists()]:
+                raise DataError(f"{broken[0]} is a link to nothing: remove it, or bring the image back")
+            paths = sorted(filter(Path.is_file, named))
         if not paths:
             raise DataError(
                 f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"

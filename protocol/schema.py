@@ -79,8 +79,7 @@ class Parameter:
         # of some whole numbers pydantic takes 16.0 for none
         for given in (value, int(value)) if isinstance(value, float) and value.is_integer() else (value,):
             with suppress(ValidationError):
-                # true is no number, although Python counts it as 1
-                converted = self._adapter.validate_python(given, strict=True if isinstance(given, bool) else None)
+                converted = self._adapter.validate_python(given, strict=self._is_strict(given))
                 break
         else:
             raise ConfigError(f"{key}={shown(value)} must be {self.allowed}{self._hint(value)}")
@@ -89,10 +88,16 @@ class Parameter:
         except TypeError:
             return value  # an object, which only the callable itself can make
 
+    def _is_strict(self, value: Any) -> bool | None:
+        """Whether a value must have the type already: true is no number, and a word is no truth value.
+
+        Python counts true as 1, and pydantic takes "n", "off" and "0" for false.
+        """
+        is_word = isinstance(value, str) and bool in members(self.annotation)
+        return True if isinstance(value, bool) or is_word else None
+
     def _hint(self, value: Any) -> str:
-        words = choices(self.annotation)
-        hint = did_you_mean(str(value), words)
-        return f"{hint} (yes, no, on and off do as well)" if "true" in words and not hint else hint
+        return did_you_mean(str(value), choices(self.annotation))
 
 
 @dataclass(frozen=True)

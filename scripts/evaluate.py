@@ -21,13 +21,14 @@ from rich.console import Console
 
 from continual.launch.checks import check
 from continual.launch.command_line import quiet_lightning
-from continual.launch.script_options import add_trust
+from continual.launch.script_options import add_trust, output_file
 from continual.launch.user_errors import one_line_exit
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
 from protocol.files import read_json, write_atomically
 from protocol.run_folder import RunFolder
 
+GROUPS = ("dataset", "network", "loss", "training", "callbacks")  # that settings must have
 SPLITS = ("train", "val", "test")
 # Settings that may be changed for a test; all others belong to the training.
 KEYS = (
@@ -77,10 +78,13 @@ def evaluate(
 
     quiet_lightning()
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        output_file(output)
     checkpoint = run if run.is_file() else None
     settings, state, finished = of_checkpoint(run) if checkpoint else of_run(RunFolder(run))
     check_parts(settings, run, trust)
+    missing = [group for group in GROUPS if not isinstance(settings.get(group), dict)]
+    if missing:
+        raise RunError(f"{run} is damaged: its settings have no group {missing[0]}; give a model.ckpt of another run")
     folder = RunFolder.of(run.parent if checkpoint else run, settings["training"])
     if task is not None and task not in finished:
         raise RunError(f"--task {task} is not finished in {run}; finished are {finished or 'none'}")
@@ -149,6 +153,8 @@ def for_a_test(settings: dict[str, Any], overrides: list[str], full_size: bool) 
         if not equals or key not in KEYS:
             raise ConfigError(f"{override} cannot be set to test a run; give key=value with one of {', '.join(KEYS)}")
     before = config.dataset.get("root")
+    if before is None and any(override.startswith("dataset.root=") for override in overrides):
+        raise ConfigError(f"dataset.root has no effect: the data set {config.dataset.name} of the run reads no files")
     config.merge_with_dotlist(overrides)
     for node in (config.dataset.source, config.dataset.saliency):  # what referred to the root before it was resolved
         if before is not None and "root" in node:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_trust
+from continual.launch.script_options import add_trust, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 
@@ -43,6 +43,7 @@ def export(checkpoint: Path, output: Path, formats: list[str], size: str, overwr
         UserError: an exported file does not compute what the checkpoint does.
     """
     from continual.models.export import export_onnx, export_safetensors, write_card
+    from continual.models.memory import check_fits
     from continual.models.saved_model import SavedModel
 
     model = SavedModel.load(checkpoint, trust)
@@ -51,7 +52,11 @@ def export(checkpoint: Path, output: Path, formats: list[str], size: str, overwr
     there = [name for name in names if (output / name).exists()]
     if there and not overwrite:
         raise ConfigError(f"{output / there[0]} exists: give --overwrite, or another --output")
-    output.mkdir(parents=True, exist_ok=True)
+    folders = [name for name in there if not (output / name).is_file()]
+    if folders:
+        raise ConfigError(f"{output / folders[0]} is a folder: give another --output")
+    check_fits(model.network, 2, (height, width), "give a smaller --size")
+    output_folder(output)
     differences = {}
     if "safetensors" in formats:
         differences["model.safetensors"] = export_safetensors(model, output / "model.safetensors")

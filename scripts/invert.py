@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_device, add_trust
+from continual.launch.script_options import add_device, add_trust, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError, full_keys
 
@@ -63,6 +63,7 @@ def invert(arguments: argparse.Namespace) -> None:
         ConfigError: an option does not fit, or the network has no batch normalisation.
         RunError: a checkpoint cannot be used, or the folder holds other dreams.
     """
+    from continual.models.memory import check_fits
     from continual.models.saved_model import SavedModel, find_device
 
     check(arguments)
@@ -73,6 +74,8 @@ def invert(arguments: argparse.Namespace) -> None:
     classes = [c for c in range(group.start, group.stop) if c > 0]
     judge = load_judge(arguments, [model.class_names[c] for c in classes]) if arguments.judge else None
     dreamer = make_dreamer(arguments, model)
+    check_fits(model.network, dreamer.batch_size, dreamer.size, "give a smaller --size or --batch-size", learns=True)
+    output_folder(arguments.output)
     with full_keys("network", type(model.network)):
         images = dreamer.dream(classes, arguments.output)
     confidence, share = (100 * sum(image[key] for image in images) / len(images) for key in ("confidence", "share"))
@@ -88,6 +91,8 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    if arguments.seed < 0:
+        raise ConfigError("--seed must be at least 0")
     if bool(arguments.competition) != (arguments.student is not None):
         raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
 

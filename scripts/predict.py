@@ -14,11 +14,12 @@ import json
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_device, add_trust
+from continual.launch.script_options import add_device, add_trust, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
@@ -61,6 +62,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
+    from continual.models.memory import check_fits
     from continual.models.predictions import SCORES, PredictionWriter, scores_table
     from continual.models.saved_model import SavedModel, find_device
     from datamodules.loose_images import find_images, find_masks, loose_batches
@@ -74,12 +76,19 @@ def predict(arguments: argparse.Namespace) -> None:
     writer.check_free(images, arguments.overwrite)
     device = find_device(arguments.device)
     model.network.to(device)
-    batches = loose_batches(images, model.input_size(arguments.size), arguments.batch_size, arguments.workers)
+    size, area = model.input_size(arguments.size), 0
+    fits = partial(check_fits, model.network, remedy="give a smaller --size or --batch-size")
+    fits(arguments.batch_size, size(1, 1))  # of images that are resized
+    output_folder(arguments.output)
+    batches = loose_batches(images, size, arguments.batch_size, arguments.workers)
     confusion, waiting = 0, deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
         bar = progress.add_task("predicting", total=len(images))
         for batch in batches:
             pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
+            if pixels[:, 0].numel() > area:
+                area = pixels[:, 0].numel()
+                fits(len(pixels), tuple(pixels.shape[-2:]))
             predictions = model.predict(pixels, writer.group).to(torch.uint8).cpu()
             for (path, image, _), prediction in zip(batch, predictions, strict=True):
                 waiting.append(pool.submit(writer.write, path, image, prediction))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from continual.launch.command_line import prepared
+from continual.launch.script_options import output_file
 from continual.launch.user_errors import one_line_errors, one_line_exit
 from datamodules.task_sequence import SPLITS, TaskSequence
 from protocol.files import write_atomically
@@ -33,6 +34,7 @@ def main(config: DictConfig) -> None:
     Console().print(table(split))
     if config.output:
         path = Path(config.output).expanduser()
+        output_file(path, "output")
         write_atomically(path, json.dumps(split.as_dict()))
         print(f"written to {path}")
 

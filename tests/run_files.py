@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from continual.evaluation.results import CHECKSUM, checksum
+from continual.evaluation.means import CHECKSUM, checksum
 from continual.run.state import RunState
 from protocol.run_folder import RunFolder
 

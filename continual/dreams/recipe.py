@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -69,8 +70,8 @@ class Recipe:
             raise ConfigError(f"pooling={self.pooling} is none of {', '.join(POOLINGS)}")
         if not self.phases or any(phase.iterations < 1 or phase.shrink not in (1, 2) for phase in self.phases):
             raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
-        if self.lr <= 0 or not isinstance(self.jitter, int) or self.jitter < 0:
+        if not 0 < self.lr < math.inf or not isinstance(self.jitter, int) or self.jitter < 0:
             raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
         for weight in (f.name for f in fields(self) if f.type == "Amount"):
-            if getattr(self, weight) < 0:
+            if not 0 <= getattr(self, weight) < math.inf:
                 raise ConfigError(f"{weight}={getattr(self, weight)} must be at least 0")

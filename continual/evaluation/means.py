@@ -3,6 +3,15 @@
 Each is the key in results.json, a heading and a definition.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from protocol.files import json_checksum
+
+CHECKSUM = "checksum"  # key in results.json
+
 # Of each task.
 MEANS = (
     ("miou", "mIoU", "mean IoU over all seen classes with background; the papers' “all” where background counts"),
@@ -19,3 +28,8 @@ OVER_TASKS = (
     ("average_miou", "average mIoU", "mean of mIoU over the tasks"),
     ("forgetting", "forgetting", "best earlier IoU of a class minus its last one, mean over classes"),
 )
+
+
+def checksum(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Hex digest of all numbers but times: runs with the same scores have the same."""
+    return json_checksum([{key: value for key, value in entry.items() if key != "seconds"} for entry in entries])

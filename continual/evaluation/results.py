@@ -14,26 +14,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from continual.evaluation.means import MEANS, OVER_TASKS
+from continual.evaluation.means import CHECKSUM, MEANS, OVER_TASKS, checksum
 from continual.evaluation.metrics import average_miou, forgetting
 from continual.evaluation.plots import draw_confusion, draw_curves, draw_heat_map, render, save_picture
 from continual.evaluation.text import csv_text, percent
 from protocol.arrays import Pixels
 from protocol.errors import RunError
-from protocol.files import is_taken, json_checksum, read_json, write_atomically
+from protocol.files import is_taken, read_json, write_atomically
 from protocol.markdown import markdown_table
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
-CHECKSUM = "checksum"  # in results.json
 HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
-
-
-def checksum(entries: list[dict[str, Any]]) -> str:
-    """Hex digest of all numbers but times: runs with the same scores have the same."""
-    return json_checksum([{key: value for key, value in entry.items() if key != "seconds"} for entry in entries])
 
 
 def read_entries(path: Path, remedy: str) -> list[dict[str, Any]]:

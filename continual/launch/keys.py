@@ -46,8 +46,8 @@ INTRODUCTION = """\
 
 * A choice of a group is set as `loss=mib`, a key as `training.epochs=30`. A mistyped one, one that nothing reads, and a
   value that cannot be are errors before anything starts.
-* Where true or false is allowed, yes, no, on and off mean the same. 10 and 10.0 are the same number, and the same run.
-  NaN and infinity are no numbers.
+* 10 and 10.0 are the same number, and the same run. NaN and infinity are no numbers; yes, no, on and off are neither
+  true nor false.
 * `${...}` is the value of another key. `???` must be given.
 * A key that a class takes and that stands in no file is added with a plus: `+optimizer.maximize=true`.
 """

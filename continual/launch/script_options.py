@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from argparse import ArgumentParser
+from pathlib import Path
+
+from protocol.errors import ConfigError
 
 
 def add_trust(parser: ArgumentParser) -> None:
@@ -15,3 +19,28 @@ def add_trust(parser: ArgumentParser) -> None:
 def add_device(parser: ArgumentParser) -> None:
     """What the network runs on."""
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 ...")
+
+
+def output_folder(path: Path, option: str = "--output") -> None:
+    """Make a folder for results.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {path} is no folder to write to ({error.strerror}): give another one") from error
+
+
+def output_file(path: Path, option: str = "--output") -> None:
+    """Make the folder of a file for results.
+
+    Raises:
+        ConfigError: it cannot be made or written to, or the file is a folder.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder: give a file")
+    output_folder(path.parent, option)

@@ -245,6 +245,8 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # a device without data, such as meta, gives nothing back
+        return probe.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error

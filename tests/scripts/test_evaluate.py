@@ -39,7 +39,7 @@ def test_a_test_may_run_on_another_machine_with_images_as_they_are(cli, tmp_path
     assert scores(json.loads((tmp_path / "two.json").read_text())) == scores(recorded)
     text = cli("run", "--full-size", *two, "--output", "whole.json", script="scripts/evaluate.py").stdout
     assert text.count("average mIoU") == 1
-    one = ("--output", "one.json", "training.eval_batch_size=4.0", "training.mixed_precision=off")
+    one = ("--output", "one.json", "training.eval_batch_size=4.0", "training.mixed_precision=false")
     cli("run", *one, "--full-size", script="scripts/evaluate.py")
     whole = json.loads((tmp_path / "whole.json").read_text())
     assert scores(whole) == scores(json.loads((tmp_path / "one.json").read_text()))

@@ -30,7 +30,10 @@ def error_of(*overrides):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.debug=yes_please", "yes_please must be true or false (yes, no, on and off do as well)"),
+        ("training.debug=yes_please", "training.debug=yes_please must be true or false"),
+        ("training.debug=no", "training.debug=no must be true or false"),
+        ("training.debug='false'", "training.debug=false must be true or false"),
+        ("training.sync_batchnorm=off", "training.sync_batchnorm=off must be true or false"),
         ("training.sync_batchnorm=nope", "training.sync_batchnorm=nope must be true or false"),
         ("training.log_every=x", "training.log_every=x must be a whole number of at least 0"),
         ("training.batch_size=0", "training.batch_size=0 must be a whole number of at least 1"),
@@ -223,8 +226,8 @@ def test_settings_that_do_not_go_together():
 
 def test_every_value_has_the_type_in_which_it_is_read():
     config = composed(
-        "training.debug=no", "training.task=50", "training.lr_next=1", "loss.kd_weight=7", "optimizer.betas=[0,0.9]",
-        "dataset.size=64.0", "dataset.mean=[0,0,1]", "+optimizer.maximize=off", "training.eval_batch_size=4.0",
+        "training.debug=0", "training.task=50", "training.lr_next=1", "loss.kd_weight=7", "optimizer.betas=[0,0.9]",
+        "dataset.size=64.0", "dataset.mean=[0,0,1]", "+optimizer.maximize=False", "training.eval_batch_size=4.0",
     )  # fmt: skip
     values = {key: OmegaConf.select(config, key) for key in ("training.debug", "training.task", "training.lr_next")}
     assert values == {"training.debug": False, "training.task": "50", "training.lr_next": 1.0}
@@ -242,7 +245,7 @@ def test_one_run_has_one_folder_however_its_numbers_are_written():
             return OmegaConf.select(config, "hydra.run.dir")
 
     spelled = ["10", "10.0", "1e1", "'10'"]
-    assert {folder(f"loss.kd_weight={number}") for number in spelled} == {folder(), folder("training.debug=no")}
+    assert {folder(f"loss.kd_weight={number}") for number in spelled} == {folder(), folder("training.debug=False")}
     assert folder("loss.kd_weight=11") != folder()
 
 

@@ -12,7 +12,8 @@ import torch
 
 from callbacks.replay.storage import Storage, Writer
 from continual.dreams.record import read_images
-from continual.evaluation.results import CHECKSUM, Results, checksum, read_entries
+from continual.evaluation.means import CHECKSUM, checksum
+from continual.evaluation.results import Results, read_entries
 from continual.models.checkpoint import load_checkpoint, save_atomically
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.state import RunState
