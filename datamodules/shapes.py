@@ -14,11 +14,11 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from datamodules.base import DataError, DataSource, Split
 from protocol.labels import IGNORE, LabelSpace
-from protocol.numbers import Count, Whole
+from protocol.numbers import Seed
 from protocol.settings import SettingsOf
 
 Points = np.ndarray  # N x 2 corners around the origin, radius 1
@@ -76,13 +76,16 @@ HOLE = 0.55  # inner radius of the ring, in units of the outer one
 HUE_DEVIATION = 9  # of a class's hue; the hues of neighbouring classes are 22.5 apart
 
 
+Images = Annotated[int, Ge(1), Le(10**7)]
+
+
 @dataclass
 class Counts:
     """Number of images in each split."""
 
-    train: Count
-    val: Count
-    test: Count
+    train: Images
+    val: Images
+    test: Images
 
 
 SPLITS = tuple(field.name for field in fields(Counts))
@@ -166,10 +169,10 @@ class Shapes(DataSource):
 
     def __init__(
         self,
-        size: Annotated[int, Ge(LEAST)],
+        size: Annotated[int, Ge(LEAST), Le(4096)],
         counts: Annotated[dict[str, int], SettingsOf(Counts)],
-        seed: Whole,
-        most_shapes: Count,
+        seed: Seed,
+        most_shapes: Annotated[int, Ge(1), Le(1000)],
     ) -> None:
         """Args:
         size: side of the square images in pixels.

@@ -53,7 +53,7 @@ class UNet(SegmentationNetwork):
     """
 
     def __init__(
-        self, width: Count = 64, num_layers: Annotated[int, Ge(2), Le(12)] = 5, bilinear: bool = False
+        self, width: Count = 64, num_layers: Annotated[int, Ge(2), Le(10)] = 5, bilinear: bool = False
     ) -> None:
         """Args:
         width: channels at full resolution; they double with each halving of the resolution.

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]  # what torch takes
 MaskValue = Annotated[int, Ge(0), Le(255)]
 Amount = Annotated[float, Ge(0)]  # a weight of a term, an exponent ...
 Positive = Annotated[float, Gt(0)]
@@ -31,5 +32,6 @@ def filled(values: Sequence[Any]) -> bool:
     return len(values) > 0
 
 
+Text = Annotated[str, Predicate(filled)]
 Counts = Annotated[Sequence[Count], Predicate(filled)]
 Interval = Annotated[tuple[Positive, Positive], Predicate(ascending)]

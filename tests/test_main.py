@@ -126,9 +126,15 @@ def test_the_same_command_leaves_a_finished_run_alone(cli, tmp_path):
     assert results == json.loads((folder / "results.json").read_text())
 
 
+SECRET = "5ec4e7" * 6 + "abcd"  # a key of wandb's form
+
+
 @pytest.mark.slow
-def test_multirun_gives_every_job_its_folder_in_one_group_of_wandb(cli, tmp_path):
-    cli("-m", *TINY, "training.debug=true", "logger=wandb", "training.task=6-2", "loss=finetune,mib")
+def test_multirun_gives_every_job_its_folder_in_one_group_of_wandb(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    result = cli("-m", *TINY, "training.debug=true", "logger=wandb", "training.task=6-2", "loss=finetune,mib")
+    assert SECRET not in result.stdout + result.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     folders = [p for p in tmp_path.glob("outputs/*/*/*/*") if (p / "results.json").exists()]
     assert sorted(p.parent.name for p in folders) == ["finetune", "mib"]
     runs = [read_run(folder) for folder in folders]

@@ -22,6 +22,7 @@ from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
@@ -62,6 +63,15 @@ def one_line_exit() -> Iterator[None]:
         sys.exit(f"error: {message}")
 
 
+def _is_full_memory(error: BaseException) -> bool:
+    """Whether numpy, OpenCV, or torch on a CPU or a GPU asked for more memory than there is."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def user_message(error: BaseException | None) -> str | None:
     """What the user can fix behind an exception; None where it is a defect of the program.
 
@@ -75,6 +85,8 @@ def user_message(error: BaseException | None) -> str | None:
             return _refused(error, str(wrapped))
         if isinstance(error, UserError | FloatingPointError):
             return str(error)
+        if _is_full_memory(error):
+            return f"memory is full ({_first_line(error)}): take smaller batches, images or networks"
         error = error.__cause__
     return None
 

@@ -15,7 +15,7 @@ from annotated_types import Predicate
 
 from continual.learning.choices import Decaying, ScheduleUnit
 from protocol.errors import ConfigError
-from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Whole
+from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Seed, Text, Whole
 from protocol.rules import Protocol
 from protocol.schema import build
 
@@ -35,12 +35,12 @@ def device_numbers(text: str) -> bool:
 class Place:
     """Where a run leaves its files, and what it begins with."""
 
-    output: str
-    name: str | None
+    output: Text
+    name: Text | None
     resume: bool
-    ckpt_dir: str | None
-    first_task_cache: str | None
-    seed: Whole
+    ckpt_dir: Text | None
+    first_task_cache: Text | None
+    seed: Seed
     trust: bool
     debug: bool
 
@@ -51,10 +51,10 @@ class Tasks(Protocol):
 
     task_images: Literal["random"] | list[list[str]] | None
     joint: bool
-    task: str | None
+    task: Text | None
     initial_increment: Count | None
     increment: Count | None
-    default_task: str | None
+    default_task: Text | None
     class_order: list[MaskValue] | None
     shuffle_classes: bool
     ade_partition: Literal["mib"] | None
@@ -147,7 +147,7 @@ class TrainingSettings(Place, Tasks, Batches, Learning, Machine, Shown):
 class DatasetSettings:
     """What the run itself reads of the group `dataset`; the rest is for the data set's own class and the transforms."""
 
-    name: str
+    name: Text
     mean: Colour
     std: tuple[PositiveFraction, PositiveFraction, PositiveFraction]
     crop_size: Count | None = None
