@@ -104,32 +104,37 @@ class CheckedLoader(ConfigLoaderImpl):
             raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
 
     def _choices_made(self, overrides: Sequence[str], config_name: str | None) -> list[str]:
-        """The overrides without those that ask for no choice where none is made anyway, `experiment=null`.
+        """The overrides, checked, without each `group=null` where the default is null already.
 
         Raises:
-            ConfigError: a group gets what is none of its choices, or a choice is written without its slash.
+            ConfigError: see `_check_choice`.
         """
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        return [text for text, o in zip(overrides, parsed, strict=True) if not self._is_no_choice(o, config_name)]
+        made = [o for o in parsed if not self._is_null_already(o, config_name)]
+        for override in made:
+            self._check_choice(override, config_name)
+        return [str(override.input_line) for override in made]
 
-    def _is_no_choice(self, override: Override, config_name: str | None) -> bool:
-        """Whether an override asks for no choice of a group where none is made anyway; the errors are as above."""
+    def _is_null_already(self, override: Override, config_name: str | None) -> bool:
+        """Whether an override asks for no choice of a group of which none is made anyway, `experiment=null`."""
+        group = override.key_or_group
+        asks_for_none = override.value() is None and not override.is_delete() and self.get_group_options(group)
+        return bool(asks_for_none) and self._known_choices(config_name).get(group, "some") is None
+
+    def _check_choice(self, override: Override, config_name: str | None) -> None:
+        """Raise ConfigError where a group gets what is none of its choices, or a choice is written without slash."""
         key, value = override.key_or_group, override.value()
         group = key.replace(".", "/")
         if not key:
             raise ConfigError(f"{override.input_line} has no key")
-        if override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
-            return False
-        if not self.get_group_options(group):
-            return False
+        is_choice = not (override.is_delete() or override.is_sweep_override() or isinstance(value, dict))
+        if not is_choice or not self.get_group_options(group):
+            return
         if key != group:
             choices = listed(self._all_choices(group, config_name))
             raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
-        if value is None and self._known_choices(config_name).get(group, "some") is None:
-            return True
         if not isinstance(value, str | list) or (isinstance(value, list) and group in OF_A_CLASS):
             raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
-        return False
 
     def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
         """Raise ConfigError unless a choice is made of each group that every run needs."""
