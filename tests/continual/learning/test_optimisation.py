@@ -113,7 +113,12 @@ def test_a_restart_leaves_nothing_frozen():
     [
         ({"lr": -1, "momentum": 0.9}, {}, "optimizer.lr=-1: Invalid learning rate: -1"),
         ({"lr": 0.1, "momentum": -1, "nesterov": True}, {}, "optimizer.momentum=-1: Invalid momentum value: -1"),
-        ({"lr": 0.1, "momentum": 0, "nesterov": True}, {}, "optimizer.nesterov=True: Nesterov momentum requires"),
+        (
+            {"lr": 0.1, "momentum": 0, "nesterov": True},
+            {},
+            "optimizer.nesterov=true needs a momentum above 0 without d",
+        ),
+        ({"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "nesterov": True}, {}, "optimizer.nesterov=true needs a mom"),
         ({"lr": 0.0}, {}, "optimizer.lr=0.0 must be a number above 0"),
         ({"lr": 0.1}, {"lags": 1}, "scheduler.lags=1: "),
     ],
