@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from continual.launch.bacs_keys import translate
 from continual.launch.composition import check_what_is_composed
+from continual.launch.hydra_options import options_first
 from continual.launch.naming import register_resolvers
-from continual.launch.user_errors import one_line_exit
+from continual.launch.user_errors import one_line_exit, raise_failures_alone
 from protocol.schema import Schema
 
 # Lightning's (and FSDP's) advice on things that this project decides itself.
@@ -44,7 +45,7 @@ MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for 
 def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
-    Exits where a launcher or sweeper is not installed, and after the help on a group.
+    Exits where a launcher or sweeper is not installed or an option does not exist, and after the help on a group.
 
     Args: `root`: of keys that a script reads beside the groups.
     """
@@ -54,7 +55,8 @@ def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
         package, extra = PLUGINS[argument]
         if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
             sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
-    arguments = translate(arguments)
+    arguments = translate(options_first(arguments))
+    raise_failures_alone()
     register_resolvers(arguments)
     check_what_is_composed(root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`

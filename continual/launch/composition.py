@@ -31,6 +31,7 @@ from protocol.words import UnknownKey, shown
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 # Groups whose choices are a class: two cannot be one.
 OF_A_CLASS = ("network", "loss", "optimizer", "scheduler", "dataset/augmentation", "dataset/evaluation")
+OF_HYDRA = ("hydra/launcher", "hydra/sweeper")  # groups of its own that have choices here
 NEEDED = ("dataset", *OF_A_CLASS, "dataset/saliency", "training", "callbacks", "logger")
 # Hydra's messages about the command line, and what is said instead.
 PLAINLY = {
@@ -233,21 +234,35 @@ class CheckedLoader(ConfigLoaderImpl):
         made = {each.partition("@")[0]: choice for each, choice in config.hydra.runtime.choices.items()}
         owners = self.owners(error.key, made)
         is_made = any(f"{group}={choice}" in owners for group, choice in made.items())
-        return UnknownKey(error.key, error.names, error.keys, error.group, [] if is_made else owners)
+        group, names = self._possible(error, made)
+        return UnknownKey(error.key, names, error.keys, group, [] if is_made else owners)
+
+    def _possible(self, error: UnknownKey, groups: Collection[str]) -> tuple[str, list[str]]:
+        """A group and names in it that can stand in a key's place; all groups where the key is in none of them."""
+        if error.group.partition(".")[0] not in {group.partition("/")[0] for group in groups}:
+            return "", [group for group in groups if not group.startswith("hydra/") or group in OF_HYDRA]
+        group = error.group.partition(".")[0]
+        if not error.names and self.get_group_options(group):
+            return "", [f"{group}={choice}" for choice in self.choices(group, groups)]
+        return error.group, error.names
 
     def owners(self, key: str, groups: Collection[str]) -> list[str]:
-        """The choices of a key's group whose files have it, `callbacks=replay`; `groups`: all."""
-        group = max((g for g in groups if key.startswith(f"{g.replace('/', '.')}.")), key=len, default=None)
-        choices = self.choices(group, groups) if group else []
-        return [f"{group}={choice}" for choice in choices if self._has(str(group), choice, key)]
+        """The choices whose files have a key, `callbacks=replay`: those of its group, of any where it is in none.
+
+        Args: `groups`: all.
+        """
+        fitting = [group for group in groups if key.startswith(f"{group.replace('/', '.')}.")]
+        searched = [max(fitting, key=len)] if fitting else [g for g in groups if not g.startswith("hydra/")]
+        return [f"{g}={choice}" for g in searched for choice in self.choices(g, groups) if self._has(g, choice, key)]
 
     def _has(self, group: str, choice: str, key: str) -> bool:
         """Whether the file of a choice names a key."""
         file = self.repository.load_config(f"{group}/{choice}")
         if file is None or file.path.startswith("structured:"):
             return False
-        inside = key if file.header.get("package") == "_global_" else key[len(group) + 1 :]
-        return inside in keys_of(plain(cast("DictConfig", file.config)))
+        is_global, place = file.header.get("package") == "_global_", f"{group.replace('/', '.')}."
+        inside = key if is_global else key.removeprefix(place)
+        return (is_global or inside != key) and inside in keys_of(plain(cast("DictConfig", file.config)))
 
 
 def _nearest_node(config: DictConfig, key: str) -> tuple[str, Any]:
