@@ -79,7 +79,7 @@ class Optimisation:
         if self.from_initial_weights and self.freeze:
             raise ConfigError(
                 "training.from_initial_weights=true begins later tasks anew, and "
-                f"training.freeze={list(self.freeze)} leaves parts of them untrained: set one of the two alone"
+                f"training.freeze=[{','.join(self.freeze)}] leaves parts of them untrained: set one of the two alone"
             )
 
     def begin(
