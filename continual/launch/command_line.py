@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ PLUGINS = {
     "hydra/launcher=ray_cluster": ("hydra_ray_launcher", "ray"),
     "hydra/sweeper=search": ("hydra_optuna_sweeper", "optuna"),
 }
+SHOWS = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i")  # options with which nothing is run
 MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for the worst run
 
 
@@ -60,9 +62,17 @@ def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     register_resolvers(arguments)
     check_what_is_composed(root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`
+    if set(SHOWS) & set(arguments):
+        end_with_the_reader()
     if {"-h", "--help"} & set(arguments):
         _print_help(arguments)
     return arguments
+
+
+def end_with_the_reader() -> None:
+    """Make the process end without a word where nobody reads its output any more, as in `main.py --help | head`."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _print_help(arguments: Sequence[str]) -> None:

@@ -126,7 +126,7 @@ def page() -> str:
         choices = {group: loader().choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
         sections = [_sections(group, choices[group]) for group in GROUPS]
     abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}").about for name in choices[PRESETS]]
-    rows = [(f"`{PRESETS}={name}`", about) for name, about in zip(choices[PRESETS], abouts, strict=True)]
+    rows = [(f"`{PRESETS}={name}`", _on_a_page(about)) for name, about in zip(choices[PRESETS], abouts, strict=True)]
     return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", _table(("preset", "what"), rows)])
 
 
@@ -318,8 +318,13 @@ def _section(choice: Choice) -> str:
     """A choice in docs/keys.md."""
     brings = f"With {', '.join(f'`{other}`' for other in choice.brings)}.\n" if choice.brings else ""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.allowed, key.meaning) for key in choice.keys]
-    parts = (f"### {choice.name}\n", f"{choice.about}\n", brings, _table(COLUMNS, rows) if rows else "")
+    parts = (f"### {choice.name}\n", f"{_on_a_page(choice.about)}\n", brings, _table(COLUMNS, rows) if rows else "")
     return "\n".join(filter(None, parts))
+
+
+def _on_a_page(about: str) -> str:
+    """A description in one line, with its commands as code."""
+    return " ".join(f"`{line.strip()}`" if line.startswith(" ") else line for line in about.splitlines())
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -61,6 +61,7 @@ def test_every_key_has_a_meaning(text):
         (["loss.pod_weight"], ["With loss=plop:\nloss.pod_weight=0.01\n"]),
         (["deepinversion_images"], ["With callbacks=deep_inversion:\ndeepinversion_images=null\n"]),
         (["hydra.launcher.n_jobs"], ["With hydra/launcher=parallel:\nhydra.launcher.n_jobs="]),
+        (["experiment=mib/voc"], ["of its methods:\n  python main.py experiment=mib/voc ", " loss=ilt\nTheir numbers"]),
         (["hydra.sweeper.max_batch_size"], ["max_batch_size=null\n    allowed: a whole number or null"]),
     ],
 )
