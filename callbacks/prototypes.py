@@ -2,9 +2,9 @@
 
     P_g <- (sum of the features of the batch's cells of group g + m_g P_g) / (m_g + number of these cells)
 
-with m_g the number of cells so far: a cumulative mean without decay. A loss updates them with the features of a step
-before it uses them: `memory["prototypes"]`, those of classes, or `memory["task_prototypes"]`. Processes add up their
-sums, so that all hold the same.
+with m_g the number of cells so far: a cumulative mean without decay. The loss calls `Prototypes.update` with the
+features of a step before it uses them: `SDR` (loss/sdr.py) reads `memory["prototypes"]`, those of classes, and `BACS`
+(loss/bacs.py) `memory["task_prototypes"]`. Processes add up their sums, so that all hold the same.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from loss.functional import IGNORE_INDEX, LabelLoss, ReplayTarget, cross_entropy
 from networks.base import NetworkOutput
 from networks.classifier import INITS, Init, Layout
 from networks.maps import at_least_float32
-from protocol.checks import check_choice
+from protocol.checks import check_choice, listed
 from protocol.tasks import Task
 
 
@@ -88,12 +88,12 @@ class ContinualLoss(nn.Module, ABC):
         can_use: what it uses where a callback publishes it, and does without elsewhere: names in `Step.memory`, and
             "replay.labels" and "replay.logits" for entries of `Step.replay` that it has terms for.
         learns_old_labels: whether labels of old classes, which replay may put into a batch, teach it anything.
-        needs_background: whether it is about what background hides.
-        label_loss: what it takes for labels, where replayed images get a term of their own.
+        needs_background: whether the method needs a background class.
+        label_loss: loss of labels, also used for replayed images.
         layout: what it asks of the classifier.
-        shares_first_task: whether the first task, where there is no old class, knows of the method no more than its
-            `forward` and `classification` as functions of logits and labels. Runs of losses in which these are equal
-            then share a first task (continual/run/first_task_cache.py). A subclass with terms of its own says it anew.
+        shares_first_task: True: in the first task the method acts only through `forward` and `classification`, and both
+            depend on logits and labels alone. Runs of losses in which these are equal then share a first task
+            (continual/run/first_task_cache.py). A subclass with terms of its own declares it again.
         later_settings: names of the constructor's arguments that the first task does not read.
         classifier_init: how the classifier of a new task starts: "random", "zero", "mean", "background" (MiB), "copy"
             (of background) or "unknown" (SSUL).
@@ -115,7 +115,11 @@ class ContinualLoss(nn.Module, ABC):
         super().__init__()
         check_choice("classifier_init", classifier_init, INITS)
         if classifier_init == "unknown" and not self.layout.unknown:
-            raise ValueError("classifier_init=unknown copies the layer of unknown objects, which this loss has not")
+            allowed = listed(init for init in INITS if init != "unknown")
+            raise ValueError(
+                "classifier_init=unknown copies the layer of unknown objects, which this method does not have: "
+                f"choose {allowed}"
+            )
         self.classifier_init = classifier_init
 
     def check_task(self, task: Task) -> None:

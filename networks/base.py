@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from networks.classifier import Classifier, ConvLayer, IncrementalClassifier, Layout, SingleHead, pointwise
 from networks.norm import is_norm
+from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 NORM, DROPOUT, OLD_CLASSES = "norm", "dropout", "old_classes"
@@ -146,9 +147,10 @@ class SegmentationNetwork(nn.Module, ABC):
     def check_parts(self, parts: Sequence[str]) -> None:
         """Raise ConfigError unless the network has parts of these names, which can be frozen; not the classifier."""
         names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, DROPOUT, OLD_CLASSES]
-        unknown = [part for part in parts if part not in names]
-        if unknown:
-            raise ConfigError(f"training.freeze={list(parts)}: {unknown[0]} is none of {', '.join(names)}")
+        for part in parts:
+            if part not in names:
+                given = f"training.freeze=[{','.join(parts)}]: {part}"
+                raise ConfigError(f"{given} must be {listed(names)}{did_you_mean(part, names)}")
 
     def freeze(self, parts: Sequence[str]) -> None:
         """Freeze parts of the network: they learn no more, and neither do the statistics of their normalisation.

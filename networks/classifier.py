@@ -87,7 +87,7 @@ def check_growth(n: int, init: str, first: bool) -> None:
     if n < 1:
         raise ValueError(f"a task must add at least one class, got {n}")
     if init not in INITS:
-        raise ValueError(f"classifier_init={init} is unknown: choose one of {', '.join(INITS)}")
+        raise ValueError(f"classifier_init={init} must be one of {', '.join(INITS)}")
     if first and init in EARLIER:
         raise ValueError(f"classifier_init={init} starts from earlier classes: the first task has none")
 

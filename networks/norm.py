@@ -49,7 +49,7 @@ class Norm:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise ConfigError(f"norm={self.name} is unknown: choose one of {', '.join(NAMES)}")
+            raise ConfigError(f"norm={self.name} must be one of {', '.join(NAMES)}")
 
     @property
     def slope(self) -> float:

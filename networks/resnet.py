@@ -140,7 +140,7 @@ class ResNet(TorchvisionResNet):
             ConfigError: unknown name or output stride.
         """
         if name not in BACKBONES:
-            raise ConfigError(f"backbone={name} is unknown: choose one of {', '.join(BACKBONES)}")
+            raise ConfigError(f"backbone={name} must be one of {', '.join(BACKBONES)}")
         if output_stride not in DILATED:
             raise ConfigError(f"output_stride={output_stride} is not possible: choose 8, 16 or 32")
         block, layers = BACKBONES[name]

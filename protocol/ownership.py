@@ -1,7 +1,7 @@
 """Training images that tasks own, whatever they show: `training.task_images`.
 
-Where the labels of each task come from a data set of its own (CIL: Cityscapes' cities, dealt out to three tasks), no
-image is seen twice, and an image that shows no new class still belongs to its task.
+No image belongs to two tasks, and an image that shows no new class still belongs to its task. In CIL, where Cityscapes'
+cities are dealt out to three tasks, each task has a data set of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ KEY = "training.task_images"
 
 
 def owned_images(
-    ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_tasks: int, n_steps: int, seed: int
+    ids: Sequence[str], rule: str | Sequence[Sequence[str]], n_tasks: int, n_sequence_tasks: int, seed: int
 ) -> list[Positions]:
     """Positions of the training images of each task, ascending; no image has two owners.
 
     Args:
         ids: names of all training images.
         rule: "random": equal shares, by the seed; or for each task the patterns of its images' names ("aachen_*").
-        n_tasks: number of tasks; in joint training one task, which gets the images of all steps.
-        n_steps: steps of the sequence.
+        n_tasks: number of tasks; in joint training one task, which gets the images of all tasks of the sequence.
+        n_sequence_tasks: tasks of the sequence, as many as there are lists; joint training joins them.
         seed: of the shares.
 
     Raises:
@@ -39,8 +39,8 @@ def owned_images(
         return [np.sort(part) for part in np.array_split(order, n_tasks)]
     if isinstance(rule, str) or not all(isinstance(patterns, list | tuple) for patterns in rule):
         raise TaskError(f"{KEY}={rule} is neither null, nor random, nor a list of patterns for each task")
-    if len(rule) != n_steps:
-        raise TaskError(f"{KEY} has lists for {len(rule)} tasks, and there are {n_steps}")
+    if len(rule) != n_sequence_tasks:
+        raise TaskError(f"{KEY} has lists for {len(rule)} tasks, and there are {n_sequence_tasks}")
     owner = np.full(len(ids), -1)
     for task, patterns in enumerate(rule):
         for pattern in patterns:

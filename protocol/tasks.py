@@ -37,6 +37,11 @@ class Task:
     domains: tuple[str, ...] = ()  # of the task's images, where tasks differ in domains: see protocol/domains.py
 
     @property
+    def counted(self) -> str:
+        """ "task 0 of 0-2": its index, as results.json and the folders have it, among those of all tasks."""
+        return f"task {self.index}" + (f" of 0-{self.n_tasks - 1}" if self.n_tasks > 1 else "")
+
+    @property
     def seen(self) -> tuple[int, ...]:
         """Class ids in the order of their channels 1, 2, ..."""
         return self.old + self.new

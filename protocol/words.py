@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
@@ -39,6 +40,7 @@ class UnknownKey(ConfigError):
         names: what stands in its group.
         keys: full keys that may be meant besides.
         group: that has the names.
+        said: of the key.
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class UnknownKey(ConfigError):
         keys: Iterable[str] = (),
         group: str | None = None,
         owners: Sequence[str] = (),
+        said: str = "is no setting",
     ) -> None:
         """Args: `group`: None: all of the key but its last part; `owners`: choices of groups that have the key,
-        `callbacks=replay`; the others are attributes.
+        `callbacks=replay`; `said`: of the key; the others are attributes.
         """
-        self.key, self.names, self.keys = key, list(names), list(keys)
+        self.key, self.names, self.keys, self.said = key, list(names), list(keys), said
         self.group = key.rpartition(".")[0] if group is None else group
         super().__init__(self._message(owners))
 
@@ -62,8 +65,8 @@ class UnknownKey(ConfigError):
             return f"{self.key} is called {new} now"
         if owners:
             return f"{self.key} is no setting here, it belongs to {listed(owners)}"
-        nearest = _nearest_key(self.key, [*siblings, *self.keys])
-        return f"{self.key} is no setting{f': did you mean {nearest}?' if nearest else ''}{self._possible()}"
+        nearest = nearest_key(self.key, [*siblings, *self.keys])
+        return f"{self.key} {self.said}{f': did you mean {nearest}?' if nearest else ''}{self._possible()}"
 
     def _possible(self) -> str:
         """The names of its group, or where they can be read."""
@@ -89,8 +92,8 @@ def _new_name(key: str, siblings: Sequence[str]) -> str | None:
     return None
 
 
-def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
-    """The key that differs in one part and least in that; else the shortest one that ends alike."""
+def nearest_key(key: str, keys: Sequence[str]) -> str | None:
+    """The key that differs in one part and least in that; else one that ends alike: of `training`, or the shortest."""
     parts = key.split(".")
 
     def likeness(other: str) -> float:
@@ -102,7 +105,8 @@ def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
     nearest = max(keys, key=likeness, default="")
     if likeness(nearest) >= ALIKE:
         return nearest
-    return min((k for k in keys if k != key and k.split(".")[-1] == parts[-1]), key=len, default=None)
+    alike = (k for k in keys if k != key and re.split(r"[./]", k)[-1] == parts[-1])
+    return min(alike, key=lambda k: (not k.startswith("training."), len(k)), default=None)
 
 
 def shown(value: Any) -> str:

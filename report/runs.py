@@ -135,7 +135,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> Run | DamagedRun:
-    """Read a run's folder; if a file has wrong content, the run is a damaged one."""
+    """Read a run's folder; if a file has wrong content, returns a DamagedRun."""
     folder = RunFolder(path)
     read = folder.state
     try:

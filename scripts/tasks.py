@@ -30,19 +30,19 @@ sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
 def main(config: DictConfig) -> None:
     """Print the tasks; write them where `output` names a file."""
     training = OmegaConf.to_container(config.training, resolve=True)
-    split = TaskSequence.from_config(config.dataset, training)
-    Console().print(table(split))
+    sequence = TaskSequence.from_config(config.dataset, training)
+    Console().print(table(sequence))
     if config.output:
         path = Path(config.output).expanduser()
         output_file(path, "output")
-        write_atomically(path, json.dumps(split.as_dict()))
+        write_atomically(path, json.dumps(sequence.as_dict()))
         print(f"written to {path}")
 
 
-def table(split: TaskSequence) -> Table:
+def table(sequence: TaskSequence) -> Table:
     """Classes and numbers of images per task."""
-    shown = Table("task", "new classes", *SPLITS, title=f"{split.source.name}, {split.tasks[0].protocol.mode}")
-    for task, images in zip(split.tasks, split.images, strict=True):
+    shown = Table("task", "new classes", *SPLITS, title=f"{sequence.source.name}, {sequence.tasks[0].protocol.mode}")
+    for task, images in zip(sequence.tasks, sequence.images, strict=True):
         names = ", ".join(task.labels.classes[c] for c in task.new)
         shown.add_row(str(task.index), names, *(str(len(getattr(images, name))) for name in SPLITS))
     return shown

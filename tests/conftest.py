@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.vectors import GOLDEN, OTHER_GOLDEN, OWN_GOLDEN
+from tests.vectors import GOLDEN, OTHER_GOLDEN, OWN_GOLDEN, READ, unread
 from tests.warm_python import BLANK, WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +79,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of `-n` tells the first process which golden vectors it read."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["read"] = sorted(READ)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear it."""
+    READ.update(getattr(node, "workeroutput", {}).get("read", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Of another set of golden vectors, the files that would be checked by nobody."""
+    if OTHER_GOLDEN and (names := unread(READ)):
+        terminalreporter.write_line(f"no test of this session reads: {', '.join(names)}")
+
+
 @pytest.fixture
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """Load a file of golden vectors by name; skips the test where another set of vectors lacks the file."""
@@ -87,6 +105,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
         path = GOLDEN / f"{name}.npz"
         if OTHER_GOLDEN and not path.exists():
             pytest.skip(f"{GOLDEN} has no {path.name}")
+        READ.add(path.name)
         with np.load(path) as file:
             return dict(file)
 
@@ -99,6 +118,7 @@ def golden_keys() -> Callable[[str], list[str]]:
 
     def load(name: str) -> list[str]:
         path = GOLDEN / f"{name}_keys.txt"
+        READ.add(path.name)
         return (path if path.exists() else OWN_GOLDEN / path.name).read_text().splitlines()
 
     return load

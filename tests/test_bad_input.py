@@ -47,13 +47,16 @@ def error_of(cli, root, *overrides, script="main.py"):
 
 def test_frozen_part_that_the_network_has_not(cli, tmp_path):
     text = error_of(cli, make_folder(tmp_path / "data"), "training.freeze=[encoder]")
-    assert "training.freeze=['encoder']: encoder is none of stem, down, up" in text
+    assert "training.freeze=[encoder]: encoder must be stem, down, up" in text
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.lr_factors={body: 0.1}"], "training.lr_factors: body is no part of the network"),
+        (
+            ["training.lr_factors={body: 0.1}"],
+            "training.lr_factors.body=0.1: body must be classifier, stem, down or up",
+        ),
         (["training.single_head=true", "training.freeze=[old_classes]"], "training.freeze=[old_classes] needs"),
         (["loss=ssul", "callbacks=ssul_memory", "callbacks.replay.batch_size=2"], "less than training.batch_size=2"),
         (["training.single_head=true", "loss=dkd"], "training.single_head=true needs a network with a classifier"),
@@ -166,7 +169,7 @@ def test_task_without_an_image(cli, tmp_path):
         ),
         pytest.param(
             "training.accelerator=gpu",
-            "No supported gpu backend found! (training.accelerator=gpu, training.devices=auto, ",
+            "training.accelerator=gpu: torch finds none on this machine: set training.accelerator=cpu, or auto for ",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
     ],

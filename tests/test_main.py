@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 from tests.test_configurations import GROUPS, choices
 from tests.wandb_reader import read_run
 
@@ -37,6 +41,17 @@ def test_help_names_the_groups_without_a_traceback(cli):
         )
         assert f"\n{place}: {', '.join(names)}\n" in text
     assert "\n== Examples ==\n\n  python main.py " in text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no SIGPIPE")
+def test_help_ends_with_its_reader(tmp_path):
+    """As before `head`: no traceback of a broken pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "main.py"), "--help"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, text=True, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (-signal.SIGPIPE, "")
 
 
 @pytest.mark.slow

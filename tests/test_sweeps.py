@@ -104,7 +104,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(cli, warm_python, tmp_path):
     result = cli(*sweep)
     assert finished.read_text().startswith(before)
     assert "run folder" not in finished.read_text()[len(before) :]
-    assert result.stdout.count("task 1/2 ·") == 1, "only EWC's first task was left to train"
+    assert result.stdout.count("task 0 of 0-1 ·") == 1, "only EWC's first task was left to train"
     assert "task 1: continuing from" in result.stdout
     cli(*sweep, "training.output=whole")
     assert numbers(tmp_path / "whole") == numbers(outputs)
@@ -136,6 +136,11 @@ def test_a_job_that_cannot_begin_is_a_failed_run_of_the_sweep(cli, tmp_path):
     assert result.returncode == 1
     (failed,) = tmp_path.glob("outputs/shapes/*/*/*/error.txt")
     assert "fewer than one batch of 4000" in failed.read_text()
+    assert (result.stdout + result.stderr).count("fewer than one batch of 4000") == 1, (
+        "said once, without Hydra's words"
+    )
+    assert result.stderr.splitlines()[-1] == "error: a job of the sweep failed, see above"
+    assert "Error executing job" not in result.stderr
     run = read_run(failed.parent / "wandb")
     assert (run["exit"], "fewer than one batch" in run["summary"]["error"]) == (1, True)
     assert len(list(tmp_path.glob("outputs/shapes/*/*/*/results.json"))) == 1

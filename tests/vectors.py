@@ -18,6 +18,12 @@ from torch import Tensor
 OTHER_GOLDEN = os.environ.get("PALIMPSEST_GOLDEN")
 OWN_GOLDEN = Path(__file__).parent / "golden"
 GOLDEN = Path(OTHER_GOLDEN or OWN_GOLDEN)
+READ: set[str] = set()  # names of the files that the tests of this process have read
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """Names of files of `GOLDEN` that are not among those that have been read."""
+    return sorted({path.name for path in GOLDEN.iterdir() if path.is_file()} - {*names})
 
 
 def golden_files(*patterns: str) -> list[str]:

@@ -22,7 +22,7 @@ class Delivery:
     joins_batch = False  # whether they become a part of its images and labels
 
     def __init__(self, term: ReplayTerm, entries: Sequence[str]) -> None:
-        """Args: `term`: of the loss, with use=term; `entries`: names of those that `put` gets."""
+        """Args: `term`: of the loss, with use=term; `entries`: names of the entries that `put` receives."""
         self.term, self.entries = term, entries
 
     @property
@@ -34,7 +34,7 @@ class Delivery:
         """Raise ConfigError unless loss and batches take the images; `size`: images per draw."""
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
-        """Add the images to a batch; `name`: the buffer's own, for images that no loss looks up by a name."""
+        """Add the images to a batch; `name`: under which use=term stores the images."""
         raise NotImplementedError
 
 
@@ -42,7 +42,7 @@ class Term(Delivery):
     """Images get a term of their own, which every loss has (`ContinualLoss.replayed`)."""
 
     def put(self, batch: dict[str, Any], entries: Entries, name: str) -> None:
-        """Under the buffer's name, with what their term is."""
+        """Under the buffer's name, together with the settings of their term."""
         (entry,) = entries.values()  # with use=term there are no logits
         batch.setdefault("replay", {})[name] = {**entry, "term": self.term}
 
@@ -90,7 +90,7 @@ class Replace(Append):
 
     @property
     def publishes(self) -> tuple[str, ...]:
-        """A mark instead of a value: as no two callbacks publish one name, only one buffer of a run can replace images.
+        """Only a marker, so that a second buffer with use=replace is refused: no two callbacks publish one name.
 
         Two could leave nothing of the batch's own.
         """

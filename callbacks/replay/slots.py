@@ -19,7 +19,7 @@ class Slot:
         task: whose training images it is one of.
         index: its position in the training split.
         channels: of the network at the end of that task.
-        importance: how much the buffer would like to keep it.
+        importance: with selection=balanced minus its loss; the higher, the likelier it is evicted. Else 0.
         shown: classes that it shows.
     """
 

@@ -172,6 +172,6 @@ def summary_line(entry: Mapping[str, Any], task: Task) -> str:
     names = ", ".join(task.labels.classes[c] for c in task.new)
     groups = f" (old {percent(entry['miou_old'])}, new {percent(entry['miou_new'])})" if task.index else ""
     return (
-        f"task {task.index + 1}/{task.n_tasks} · {names} · mIoU {percent(entry['miou'])}{groups} · "
+        f"{task.counted} · {names} · mIoU {percent(entry['miou'])}{groups} · "
         f"{entry['images']} images · {entry['seconds'] / 60:.1f} min"
     )

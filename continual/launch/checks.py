@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from continual.launch.moved import new_paths
+from continual.launch.optimizers import with_ranges
 from continual.launch.user_errors import user_message
 from continual.models.configuration import plain
 from continual.run.settings import DatasetSettings, TrainingSettings
@@ -168,8 +169,8 @@ def _nearest_path(path: str) -> str:
 
 def schema_at(key: str, node: Mapping[str, Any]) -> Schema:
     """The settings of what the `_target_` of a node names; `key`: of the node."""
-    schema = schema_of(located(f"{key}.{TARGET}", node[TARGET]))
-    return schema.without(SUPPLIED.get(key.partition(".")[0], ()))
+    target = located(f"{key}.{TARGET}", node[TARGET])
+    return with_ranges(schema_of(target), target).without(SUPPLIED.get(key.partition(".")[0], ()))
 
 
 class _Checker:

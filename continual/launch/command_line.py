@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from omegaconf import DictConfig
 
 from continual.launch.bacs_keys import translate
 from continual.launch.composition import check_what_is_composed
+from continual.launch.hydra_options import options_first
 from continual.launch.naming import register_resolvers
-from continual.launch.user_errors import one_line_exit
+from continual.launch.user_errors import one_line_exit, raise_failures_alone
 from protocol.schema import Schema
 
 # Lightning's (and FSDP's) advice on things that this project decides itself.
@@ -38,13 +40,14 @@ PLUGINS = {
     "hydra/launcher=ray_cluster": ("hydra_ray_launcher", "ray"),
     "hydra/sweeper=search": ("hydra_optuna_sweeper", "optuna"),
 }
+SHOWS = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i")  # options with which nothing is run
 MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for the worst run
 
 
 def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
-    Exits where a launcher or sweeper is not installed, and after the help on a group.
+    Exits where a launcher or sweeper is not installed or an option does not exist, and after the help on a group.
 
     Args: `root`: of keys that a script reads beside the groups.
     """
@@ -54,13 +57,22 @@ def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
         package, extra = PLUGINS[argument]
         if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
             sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
-    arguments = translate(arguments)
+    arguments = translate(options_first(arguments))
+    raise_failures_alone()
     register_resolvers(arguments)
     check_what_is_composed(root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`
+    if set(SHOWS) & set(arguments):
+        end_with_the_reader()
     if {"-h", "--help"} & set(arguments):
         _print_help(arguments)
     return arguments
+
+
+def end_with_the_reader() -> None:
+    """Make the process end without a word where nobody reads its output any more, as in `main.py --help | head`."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _print_help(arguments: Sequence[str]) -> None:

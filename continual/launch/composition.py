@@ -31,6 +31,7 @@ from protocol.words import UnknownKey, shown
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 # Groups whose choices are a class: two cannot be one.
 OF_A_CLASS = ("network", "loss", "optimizer", "scheduler", "dataset/augmentation", "dataset/evaluation")
+OF_HYDRA = ("hydra/launcher", "hydra/sweeper")  # groups of its own that have choices here
 NEEDED = ("dataset", *OF_A_CLASS, "dataset/saliency", "training", "callbacks", "logger")
 # Hydra's messages about the command line, and what is said instead.
 PLAINLY = {
@@ -104,32 +105,37 @@ class CheckedLoader(ConfigLoaderImpl):
             raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
 
     def _choices_made(self, overrides: Sequence[str], config_name: str | None) -> list[str]:
-        """The overrides without those that ask for no choice where none is made anyway, `experiment=null`.
+        """The overrides, checked, without each `group=null` where the default is null already.
 
         Raises:
-            ConfigError: a group gets what is none of its choices, or a choice is written without its slash.
+            ConfigError: see `_check_choice`.
         """
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        return [text for text, o in zip(overrides, parsed, strict=True) if not self._is_no_choice(o, config_name)]
+        made = [o for o in parsed if not self._is_null_already(o, config_name)]
+        for override in made:
+            self._check_choice(override, config_name)
+        return [str(override.input_line) for override in made]
 
-    def _is_no_choice(self, override: Override, config_name: str | None) -> bool:
-        """Whether an override asks for no choice of a group where none is made anyway; the errors are as above."""
+    def _is_null_already(self, override: Override, config_name: str | None) -> bool:
+        """Whether an override asks for no choice of a group of which none is made anyway, `experiment=null`."""
+        group = override.key_or_group
+        asks_for_none = override.value() is None and not override.is_delete() and self.get_group_options(group)
+        return bool(asks_for_none) and self._known_choices(config_name).get(group, "some") is None
+
+    def _check_choice(self, override: Override, config_name: str | None) -> None:
+        """Raise ConfigError where a group gets what is none of its choices, or a choice is written without slash."""
         key, value = override.key_or_group, override.value()
         group = key.replace(".", "/")
         if not key:
             raise ConfigError(f"{override.input_line} has no key")
-        if override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
-            return False
-        if not self.get_group_options(group):
-            return False
+        is_choice = not (override.is_delete() or override.is_sweep_override() or isinstance(value, dict))
+        if not is_choice or not self.get_group_options(group):
+            return
         if key != group:
             choices = listed(self._all_choices(group, config_name))
             raise ConfigError(f"{key}={shown(value)} is no setting: write {group}=... with {choices}")
-        if value is None and self._known_choices(config_name).get(group, "some") is None:
-            return True
         if not isinstance(value, str | list) or (isinstance(value, list) and group in OF_A_CLASS):
             raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
-        return False
 
     def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
         """Raise ConfigError unless a choice is made of each group that every run needs."""
@@ -228,21 +234,35 @@ class CheckedLoader(ConfigLoaderImpl):
         made = {each.partition("@")[0]: choice for each, choice in config.hydra.runtime.choices.items()}
         owners = self.owners(error.key, made)
         is_made = any(f"{group}={choice}" in owners for group, choice in made.items())
-        return UnknownKey(error.key, error.names, error.keys, error.group, [] if is_made else owners)
+        group, names = self._possible(error, made)
+        return UnknownKey(error.key, names, error.keys, group, [] if is_made else owners)
+
+    def _possible(self, error: UnknownKey, groups: Collection[str]) -> tuple[str, list[str]]:
+        """A group and names in it that can stand in a key's place; all groups where the key is in none of them."""
+        if error.group.partition(".")[0] not in {group.partition("/")[0] for group in groups}:
+            return "", [group for group in groups if not group.startswith("hydra/") or group in OF_HYDRA]
+        group = error.group.partition(".")[0]
+        if not error.names and self.get_group_options(group):
+            return "", [f"{group}={choice}" for choice in self.choices(group, groups)]
+        return error.group, error.names
 
     def owners(self, key: str, groups: Collection[str]) -> list[str]:
-        """The choices of a key's group whose files have it, `callbacks=replay`; `groups`: all."""
-        group = max((g for g in groups if key.startswith(f"{g.replace('/', '.')}.")), key=len, default=None)
-        choices = self.choices(group, groups) if group else []
-        return [f"{group}={choice}" for choice in choices if self._has(str(group), choice, key)]
+        """The choices whose files have a key, `callbacks=replay`: those of its group, of any where it is in none.
+
+        Args: `groups`: all.
+        """
+        fitting = [group for group in groups if key.startswith(f"{group.replace('/', '.')}.")]
+        searched = [max(fitting, key=len)] if fitting else [g for g in groups if not g.startswith("hydra/")]
+        return [f"{g}={choice}" for g in searched for choice in self.choices(g, groups) if self._has(g, choice, key)]
 
     def _has(self, group: str, choice: str, key: str) -> bool:
         """Whether the file of a choice names a key."""
         file = self.repository.load_config(f"{group}/{choice}")
         if file is None or file.path.startswith("structured:"):
             return False
-        inside = key if file.header.get("package") == "_global_" else key[len(group) + 1 :]
-        return inside in keys_of(plain(cast("DictConfig", file.config)))
+        is_global, place = file.header.get("package") == "_global_", f"{group.replace('/', '.')}."
+        inside = key if is_global else key.removeprefix(place)
+        return (is_global or inside != key) and inside in keys_of(plain(cast("DictConfig", file.config)))
 
 
 def _nearest_node(config: DictConfig, key: str) -> tuple[str, Any]:

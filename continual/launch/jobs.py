@@ -23,6 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.results import Results
 from continual.launch.devices import dealt_gpu
+from continual.launch.method_parts import left_out
 from continual.launch.naming import in_sweep
 from continual.loggers.build import build_loggers
 from continual.models.configuration import plain
@@ -174,6 +175,9 @@ def claimed(folder: RunFolder, waits: bool) -> Iterator[None]:
 
 def _train(config: DictConfig, folder: RunFolder, state: RunState) -> None:
     hydra = HydraConfig.get()
+    if is_first_process():
+        for sentence in left_out(str(hydra.runtime.choices["loss"]), [*config.callbacks]):
+            log.warning(sentence)
     name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {folder.path.name}"
     with kept_traceback(folder.error), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:
         try:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from continual.launch.checks import INSTANTIATE_KEYS, REFERENCE, RUN_SCHEMAS, TARGET, absolute, schema_at
-from continual.launch.composition import check_what_is_composed, loader
+from continual.launch.composition import OF_HYDRA, check_what_is_composed, loader
 from continual.launch.yaml_files import YamlFile, merged
 from continual.models.configuration import plain
 from protocol.files import write_atomically
@@ -31,7 +31,6 @@ from protocol.words import UnknownKey, shown
 
 ROOT = Path(__file__).parents[2]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
-OF_HYDRA = ("hydra/launcher", "hydra/sweeper")  # groups of its own that have choices here
 CONFIG = "config"  # the file that all others are added to
 GROUPS = (
     "dataset", "dataset/augmentation", "dataset/evaluation", "dataset/saliency", "network", "loss", "optimizer",
@@ -112,6 +111,14 @@ def help_about(arguments: Sequence[str]) -> str | None:
         return "\n".join(book.about(topic.partition("=")[0]) for topic in topics)
 
 
+def all_names() -> list[str]:
+    """The groups, and the keys of the configuration without overrides."""
+    check_what_is_composed()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        book = Book(CONFIG, [])
+    return [*book.chosen, *book.hydra, *(entry.key for file in book.files for entry in file.entries)]
+
+
 def page() -> str:
     """The text of docs/keys.md."""
     check_what_is_composed()
@@ -119,7 +126,7 @@ def page() -> str:
         choices = {group: loader().choices(group, GROUPS) for group in (*GROUPS, PRESETS)}
         sections = [_sections(group, choices[group]) for group in GROUPS]
     abouts = [YamlFile.read(CONF, f"{PRESETS}/{name}").about for name in choices[PRESETS]]
-    rows = [(f"`{PRESETS}={name}`", about) for name, about in zip(choices[PRESETS], abouts, strict=True)]
+    rows = [(f"`{PRESETS}={name}`", _on_a_page(about)) for name, about in zip(choices[PRESETS], abouts, strict=True)]
     return "\n".join([INTRODUCTION, *sections, f"## {PRESETS}\n", _table(("preset", "what"), rows)])
 
 
@@ -134,6 +141,7 @@ class Book:
             overrides: choices of groups.
             own_folders: of the user's own configuration.
         """
+        self.own_choices = overrides
         search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own_folders)}]"] if own_folders else []
         self.config_name, self.overrides = config_name, [*search, *overrides]
         listed = loader().compute_defaults_list(config_name, self.overrides, RunMode.RUN)
@@ -145,29 +153,45 @@ class Book:
         self.own_folders = own_folders
 
     def about(self, topic: str) -> str:
-        """The help on a group, or on a key and those below it.
+        """The help on a group, or on a key and those below it, with the choices that have it where this one does not.
 
         Raises:
             ConfigError: there is none.
+        """
+        try:
+            return self._about_own(topic)
+        except UnknownKey:
+            owners = loader().owners(topic, [*self.chosen, *self.hydra])
+            made = [f"{group}={choice}" for group, choice in {**self.chosen, **self.hydra}.items()]
+            if not owners or set(owners) & set(made):
+                raise
+        books = {owner: Book(self.config_name, [*self.own_choices, owner], self.own_folders) for owner in owners}
+        return "\n\n".join(f"With {owner}:\n{book._about_own(topic)}" for owner, book in books.items())
+
+    def _about_own(self, topic: str) -> str:
+        """The help on what this configuration has.
+
+        Raises:
+            UnknownKey: it does not have it.
         """
         for group in self.hydra:
             if f"{topic.replace('.', '/')}/".startswith(f"{group}/"):
                 return self._about_hydra(group, topic)
         group = topic.partition(".")[0]
-        all_keys = dict.fromkeys(entry.key for file in self.files for entry in file.entries)
-        if group not in self.chosen:
-            raise UnknownKey(topic, [*self.chosen, *self.hydra], all_keys, group="")
-        if group == topic:
+        if group == topic and group in self.chosen:
             return self._about_group(group)
         keys = self._keys(self._own_files(topic), below=topic)
-        if not keys:
-            raise UnknownKey(topic, [], all_keys, owners=loader().owners(topic, self.chosen))
-        return "\n".join(map(_lines, keys))
+        if keys:
+            return "\n".join(map(_lines, keys))
+        all_keys = dict.fromkeys(entry.key for file in self.files for entry in file.entries)
+        if group in self.chosen:
+            raise UnknownKey(topic, [], all_keys)
+        raise UnknownKey(topic, [*self.chosen, *self.hydra], all_keys, group="", said="is neither a group nor a key")
 
     def _own_files(self, key: str) -> list[YamlFile]:
         """The files of the group that a key belongs to, if they have it; else all."""
         fitting = [group for group in self.chosen if f"{key}.".startswith(f"{group.replace('/', '.')}.")]
-        group = max(fitting, key=len)
+        group = max(fitting, key=len, default="")
         own = [file for file in self.files if self._group_of(file) == group]
         has = any(f"{entry.key}.".startswith(f"{key}.") for file in own for entry in file.entries)
         return own if has else self.files
@@ -184,7 +208,7 @@ class Book:
         found = [_lines(key) for key in keys if f"{key.name}.".startswith(f"{topic}.")]
         if not found:
             names = [key.name[len(place) + 1 :] for key in keys]
-            raise UnknownKey(topic, names, group=place, owners=loader().owners(topic, self.hydra))
+            raise UnknownKey(topic, names, group=place)
         return "\n".join(found)
 
     def _hydra_keys(self, place: str, file: YamlFile | None) -> Iterator[Key]:
@@ -294,8 +318,13 @@ def _section(choice: Choice) -> str:
     """A choice in docs/keys.md."""
     brings = f"With {', '.join(f'`{other}`' for other in choice.brings)}.\n" if choice.brings else ""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.allowed, key.meaning) for key in choice.keys]
-    parts = (f"### {choice.name}\n", f"{choice.about}\n", brings, _table(COLUMNS, rows) if rows else "")
+    parts = (f"### {choice.name}\n", f"{_on_a_page(choice.about)}\n", brings, _table(COLUMNS, rows) if rows else "")
     return "\n".join(filter(None, parts))
+
+
+def _on_a_page(about: str) -> str:
+    """A description in one line, with its commands as code."""
+    return " ".join(f"`{line.strip()}`" if line.startswith(" ") else line for line in about.splitlines())
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object
@@ -23,12 +24,13 @@ from protocol.errors import UserError, with_full_keys
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
+_said: set[str] = set()  # messages of jobs of a sweep in this process
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
     """Make a mistake of the user's end with one line and exit code 1 instead of a traceback.
 
-    In a multirun the error is raised, so that Hydra goes on with the other jobs and reports it at the end.
+    In a multirun the error is said and raised, so that Hydra goes on with the other jobs and raises it at the end.
     """
 
     @functools.wraps(function)
@@ -45,6 +47,7 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
             log.debug("the run failed", exc_info=True)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 log.error(f"error: {message}")
+                _said.add(message)
                 raise
             sys.exit(f"error: {message}")
 
@@ -60,7 +63,19 @@ def one_line_exit() -> Iterator[None]:
         message = user_message(error)
         if message is None:
             raise
-        sys.exit(f"error: {message}")
+        sys.exit("error: a job of the sweep failed, see above" if message in _said else f"error: {message}")
+
+
+def raise_failures_alone() -> None:
+    """Make Hydra raise the error of a sweep's job without a line of its own before it."""
+    own = property(_result, vars(JobReturn)["return_value"].fset)
+    JobReturn.return_value = own  # type: ignore[assignment, method-assign]
+
+
+def _result(job: JobReturn) -> Any:
+    if job.status != JobStatus.COMPLETED:
+        raise job._return_value
+    return job._return_value
 
 
 def _is_full_memory(error: BaseException) -> bool:

@@ -36,6 +36,7 @@ class YamlFile:
         content: what it holds, at the place where that stands in the whole configuration.
         entries: its keys.
         brings: the choices of groups that its list of defaults makes, as on the command line.
+        builds_on: the other choices of its own group whose content it takes.
     """
 
     path: str
@@ -44,6 +45,7 @@ class YamlFile:
     content: Mapping[str, Any]
     entries: Sequence[Entry]
     brings: Sequence[str]
+    builds_on: Sequence[str]
 
     @classmethod
     @cache
@@ -62,7 +64,10 @@ class YamlFile:
             content = {name: content}
         settings = [(key, value) for key, value in (root.value if root else ()) if key.value not in OF_FILES]
         entries = list(_entries(text.splitlines(), settings, f"{package}." if package else ""))
-        return cls(path, parent, _head(text), content, entries, list(_brings(everything.get("defaults", ()), path)))
+        made, own = list(_choices_made(everything.get("defaults", ()), path)), path.rpartition("/")[0]
+        brings = [f"{group}={choice}" for group, choice in made if group != own]
+        builds_on = [choice for group, choice in made if group == own]
+        return cls(path, parent, _head(text), content, entries, brings, builds_on)
 
 
 def merged(contents: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,14 +81,22 @@ def merged(contents: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _head(text: str) -> str:
-    """The comment at the beginning of a file, without Hydra's line about its package and without headings."""
+    """The comment at the beginning of a file, without Hydra's line about its package and without headings.
+
+    Its indented lines, which are commands, stay lines of their own.
+    """
     lines = []
     for line in text.splitlines():
         if not line.startswith("# ") or line.startswith("# ---"):
             break
         if not line.startswith("# @package"):
             lines.append(line[2:])
-    return " ".join(lines)
+    text, was_command = "", False
+    for line in lines:
+        is_command = line.startswith(" ")
+        text += ("\n" if is_command or was_command else " ") + line
+        was_command = is_command
+    return text.strip()
 
 
 def _entries(lines: Sequence[str], settings: Sequence[tuple[yaml.Node, yaml.Node]], prefix: str) -> Iterator[Entry]:
@@ -113,11 +126,12 @@ def _comment(lines: Sequence[str], column: int, end: yaml.Mark) -> str:
     return " ".join(" ".join(comments).split())
 
 
-def _brings(defaults: Sequence[Any], path: str) -> Iterator[str]:
+def _choices_made(defaults: Sequence[Any], path: str) -> Iterator[tuple[str, str]]:
+    """Groups and their choices in a list of defaults."""
     folder = path.rpartition("/")[0]
     for default in defaults:
         name, choice = next(iter(default.items())) if isinstance(default, Mapping) else default.rpartition("/")[::2]
         name, choice = name.removeprefix("override ").partition("@")[0], str(choice).partition("@")[0]
         group = name[1:] if name.startswith("/") else "/".join(filter(None, (folder, name)))
-        if choice != "_self_" and group != folder:
-            yield f"{group}={choice}"
+        if choice != "_self_":
+            yield group, choice

@@ -20,6 +20,7 @@ from networks.base import SegmentationNetwork
 from networks.classifier import EARLIER
 from protocol.errors import ConfigError
 from protocol.tasks import Task
+from protocol.words import shown
 
 REFUSALS = (ValueError, TypeError, ArithmeticError)  # of settings, by optimizers and schedules
 
@@ -78,7 +79,7 @@ class Optimisation:
         if self.from_initial_weights and self.freeze:
             raise ConfigError(
                 "training.from_initial_weights=true begins later tasks anew, and "
-                f"training.freeze={list(self.freeze)} leaves parts of them untrained: set one of the two alone"
+                f"training.freeze=[{','.join(self.freeze)}] leaves parts of them untrained: set one of the two alone"
             )
 
     def begin(
@@ -128,10 +129,20 @@ def try_out(make_optimizer: partial[torch.optim.Optimizer], make_scheduler: part
     Raises:
         ConfigError: they refuse their settings.
     """
+    _check_nesterov(make_optimizer)
     optimizer = _tried("optimizer", make_optimizer, [nn.Parameter(torch.zeros(1))])
     if not all(group["lr"] > 0 for group in optimizer.param_groups):
         raise ConfigError(f"optimizer.lr={optimizer.param_groups[0]['lr']} must be a number above 0")
     _tried("scheduler", make_scheduler, optimizer, total_steps=1)
+
+
+def _check_nesterov(make: partial[torch.optim.Optimizer]) -> None:
+    momentum, dampening = (make.keywords.get(key, 0) for key in ("momentum", "dampening"))
+    if make.func is torch.optim.SGD and make.keywords.get("nesterov") and (momentum == 0 or dampening != 0):
+        raise ConfigError(
+            "optimizer.nesterov=true needs a momentum above 0 without dampening, and there is "
+            f"optimizer.momentum={momentum} and optimizer.dampening={dampening}: set these, or optimizer.nesterov=false"
+        )
 
 
 def _tried(group: str, make: partial[Any], *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +155,7 @@ def _tried(group: str, make: partial[Any], *args: Any, **kwargs: Any) -> Any:
         return make(*args, **kwargs)
     except REFUSALS as error:
         refused = next((key for key in make.keywords if _refusal(make, key, *args, **kwargs) != str(error)), None)
-        named = f"{group}.{refused}={make.keywords[refused]}" if refused else group
+        named = f"{group}.{refused}={shown(make.keywords[refused])}" if refused else group
         raise ConfigError(f"{named}: {error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
 
 REST = "rest"
@@ -17,12 +18,15 @@ def check_factors(network: nn.Module, factors: Mapping[str, float], key: str) ->
 
     Args: `key`: of the factors in the configuration, for the message.
     """
-    parts = [name for name, _ in network.named_children()]
-    names = [f"{name}." for name, _ in network.named_parameters()]
+    children = [name for name, _ in network.named_children()]
+    names = [name.split(".") for name, _ in network.named_parameters()]
+    parts = {".".join(name[:end]) for name in names for end in range(1, len(name) + 1)}
     for name, factor in factors.items():
-        # the classifier has no layers yet
-        if name.split(".")[0] != "classifier" and not any(other.startswith(f"{name}.") for other in names):
-            raise ConfigError(f"{key}: {name} is no part of the network, which has {', '.join(parts)}")
+        if name not in parts and name.split(".")[0] != "classifier":  # which has no layers yet
+            raise ConfigError(
+                f"{key}.{name}={factor}: {name} must be {listed(children)}, or a part of one of them"
+                f"{did_you_mean(name, sorted(parts))}"
+            )
         if not isinstance(factor, int | float) or factor <= 0:
             raise ConfigError(f"{key}.{name}={factor} must be a number above 0")
 

@@ -19,7 +19,7 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """A loader's batches on the learner's device, normalised, without gradients and in the run's precision.
 
-    No more of them than training takes (`training.debug`).
+    At most as many batches as a training epoch uses (`training.debug`).
 
     Args:
         trainer: of the task.

@@ -63,8 +63,8 @@ class About:
         mask_values: class id of each channel; 255 for background where the data set has none.
         colours: of the channels, red, green and blue in [0, 255].
         background: whether channel 0 is used.
-        step_counts: channels of each step of the class sequence so far, by which scores are grouped. In joint training
-            the network learns all of them in one task.
+        channels_per_step: channels of each step of the class sequence so far, by which scores are grouped. In joint
+            training the network learns all of them in one task.
         labels: 256 test labels, by the value in a mask's file: channel, or 255 where the pixel is not scored.
         total: channels after the last task.
     """
@@ -76,7 +76,7 @@ class About:
     mask_values: list[Byte]
     colours: list[tuple[Byte, Byte, Byte]]
     background: bool
-    step_counts: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
+    channels_per_step: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     labels: Annotated[list[Byte], Len(256, 256)]
     total: Channels
 
@@ -93,7 +93,7 @@ class About:
         n = len(about.class_names)
         counts = {
             "mask_values": len(about.mask_values), "colours": len(about.colours),
-            "class_counts": sum(about.class_counts), "step_counts": sum(about.step_counts),
+            "class_counts": sum(about.class_counts), "channels_per_step": sum(about.channels_per_step),
         }  # fmt: skip
         wrong = [name for name, count in counts.items() if count != n]
         if wrong or not 0 < n <= about.total:
@@ -142,7 +142,7 @@ def describe(
         mask_values=[IGNORE if task.labels.background is None else task.labels.background, *task.seen],
         colours=[tuple(colour) for colour in palette(task)[: task.n_seen].tolist()],
         background=network.has_background,
-        step_counts=list(task.channels_per_step),
+        channels_per_step=list(task.channels_per_step),
         labels=(task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
         total=total,
     )

@@ -167,7 +167,7 @@ def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapp
     ]
     groups = [f"{name.replace('u', '∪')}: {group.start} to {group.stop - 1}" for name, group in model.groups.items()]
     lines = [
-        f"# {type(model.loss).__name__} on {dataset.name}, {len(model.about.step_counts)} tasks learned",
+        f"# {type(model.loss).__name__} on {dataset.name}, {len(model.about.channels_per_step)} tasks learned",
         "",
         f"Semantic segmentation of {len(model.class_names) - 1} classes{' and background' * (not first)} by "
         f"{type(model.network).__name__}, which learned them task after task; seed {training.seed}.",

@@ -103,7 +103,7 @@ class SavedModel:
     @property
     def groups(self) -> Groups:
         """Channels of each task and of all together, see continual/evaluation/closed_world.py."""
-        return class_groups(self.about.step_counts, self.network.has_background)
+        return class_groups(self.about.channels_per_step, self.network.has_background)
 
     def group(self, name: str | None) -> slice | None:
         """Channels of a group; None: all may win.
@@ -120,8 +120,8 @@ class SavedModel:
     def input_size(self, size: str) -> Callable[[int, int], tuple[int, int]]:
         """A function from an image's height and width to those that the network gets.
 
-        Args: `size`: "run": as in the run's evaluation, but the whole image even if that crops; "native": the image's
-            own; or height and width, "512x1024".
+        Args: `size`: "run": as in the run's evaluation, but never cropped; "native": the image's own; or
+            height and width, "512x1024".
 
         Raises:
             ConfigError: `size` is none of these.

@@ -65,9 +65,9 @@ class Experiment:
         self.folder = folder
         self.state = state
         self.results = Results(folder, self.settings)
-        self.split = TaskSequence.from_config(config.dataset, self.settings["training"])
+        self.sequence = TaskSequence.from_config(config.dataset, self.settings["training"])
         self._prepare_torch()
-        self.data = parts.build_data(config, self.split, self.training)
+        self.data = parts.build_data(config, self.sequence, self.training)
         self.learner = parts.build_learner(config, self.tasks, self.training, dataset)
         self.callbacks = Callbacks(config.callbacks)
         self.callbacks.check(self.learner, self.data)
@@ -76,7 +76,7 @@ class Experiment:
         self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint)
         self.trainers = Trainers(self.training, folder, self.callbacks, gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
-        parts.check_tasks(self.split, self.data, self.learner.loss, self.training, trainer.world_size)
+        parts.check_tasks(self.sequence, self.data, self.learner.loss, self.training, trainer.world_size)
         self.environment = describe_environment(trainer, self.training.batch_size)
         self.loggers = build_loggers(config.logger, folder.path, state.run_id, name, self.settings)
         self.trainers.loggers = self.loggers
@@ -89,7 +89,7 @@ class Experiment:
     @property
     def tasks(self) -> Sequence[Task]:
         """The sequence of tasks."""
-        return self.split.tasks
+        return self.sequence.tasks
 
     def run(self) -> None:
         """Train and test every task that is not finished.
@@ -126,7 +126,7 @@ class Experiment:
         self.state.save(self.folder)
         write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
         log.info(f"run folder: {self.folder.path}")
-        log.info(self.split.describe())
+        log.info(self.sequence.describe())
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
@@ -134,9 +134,9 @@ class Experiment:
         pl.seed_everything(seed, workers=True, verbose=False)
         self.learner.begin_task(task)
         without_loggers = {group: values for group, values in self.settings.items() if group != "logger"}
-        total, mask_table = self.tasks[-1].n_seen, self.split.source.mask_table
+        total, mask_table = self.tasks[-1].n_seen, self.sequence.source.mask_table
         self.learner.about = asdict(describe(task, self.learner.network, total, without_loggers, mask_table))
-        images = self.split.images[task.index]
+        images = self.sequence.images[task.index]
         self.data.begin_task(task, images.train, images.val, images.test)
         self.callbacks.begin_task(task, self.folder.task(task.index).path)
         if task.index < self.state.next_task:
@@ -169,7 +169,7 @@ class Experiment:
         if task.index or cached is None:
             return self._fit(trainer, task)
         facts = first_task_facts(
-            self.settings, self.split, self.learner, self.callbacks.named, trainer, self.data.saliency
+            self.settings, self.sequence, self.learner, self.callbacks.named, trainer, self.data.saliency
         )
         cache = FirstTaskCache(Path(cached).expanduser(), facts)
         with cache.claimed(trainer.strategy):
@@ -237,8 +237,8 @@ class Experiment:
         """
         for task in self.tasks[len(self.learner.network.class_counts) : index + 1]:
             self.learner.begin_task(task)
-        task, images = self.tasks[index], self.split.images[index]
-        self.data.begin_task(task, images.train, images.val, self.split.tested(index, split))
+        task, images = self.tasks[index], self.sequence.images[index]
+        self.data.begin_task(task, images.train, images.val, self.sequence.tested(index, split))
         self.data.test_split = split
         self.files.load(task, checkpoint)
         started = time.monotonic()

@@ -31,7 +31,8 @@ from protocol.labels import IGNORE
 from protocol.settings import flatten, settings_behind_the_numbers
 from protocol.tasks import Task
 
-# What a first task does not read: settings of later tasks, and those whose effect on images and machine the key holds.
+# What a first task does not read: settings of later tasks, and settings that matter only through the images or the
+# machine, which are in the key themselves.
 LATER_KEYS = (
     "training.next_epochs",
     "training.lr_next",
@@ -70,7 +71,7 @@ CODE = (
 
 def first_task_facts(
     settings: Mapping[str, Any],
-    split: TaskSequence,
+    sequence: TaskSequence,
     learner: ContinualLearner,
     callbacks: Mapping[str, Callback],
     trainer: pl.Trainer,
@@ -80,27 +81,27 @@ def first_task_facts(
 
     Args:
         settings: the resolved configuration.
-        split: its tasks and images.
+        sequence: its tasks and images.
         learner: before the first step of the first task.
         callbacks: by their names in the configuration.
         trainer: of the first task.
         saliency: see datamodules/saliency.py.
     """
     loss, network = learner.loss, learner.network
-    is_plain = valid_claim(loss, "shares_first_task", TERMS)
+    acts_by_terms_alone = valid_claim(loss, "shares_first_task", TERMS)
     active = {name: c for name, c in callbacks.items() if takes_part(c)}
     numbers = {key: value for key, value in settings.items() if key not in ("loss", "callbacks")}
     read = settings["callbacks"]
     numbers["callbacks"] = {name: _read_in_first_task(read[name], c, HOOKS) for name, c in active.items()}
-    if not is_plain:
+    if not acts_by_terms_alone:
         numbers["loss"] = _read_in_first_task(settings["loss"], loss, TERMS)
     threads = [torch.get_num_threads()] if trainer.strategy.root_device.type == "cpu" else []
     return {
         "settings": settings_behind_the_numbers(numbers, LATER_KEYS),
         "loss": [list(astuple(loss.layout)), type(loss).predict.__qualname__],
-        "loss_values": probe(loss, split.tasks[0]) if is_plain else None,
+        "loss_values": probe(loss, sequence.tasks[0]) if acts_by_terms_alone else None,
         "weights": digest_of_tensors(network.state_dict()),
-        "task": _describe_task(split, saliency),
+        "task": _describe_task(sequence, saliency),
         "machine": [trainer.world_size, type(trainer.accelerator).__name__, *threads],
         "packages": {name: installed_version(name) for name in PACKAGES},
         "code": digest_of_code(value for key, value in flatten(numbers) if key.endswith("_target_")),
@@ -115,8 +116,8 @@ def takes_part(callback: Callback) -> bool:
 def valid_claim(thing: Any, claim: str, methods: Sequence[str]) -> Any:
     """What a loss or callback claims of its first task; None where that cannot be relied on.
 
-    A claim is about what methods do. A subclass with other methods inherits the claim, which need not hold for it: it
-    counts where the subclass makes it anew.
+    A claim is about what methods do. A subclass that overrides one of these methods must declare the attribute again,
+    because what holds for the inherited methods need not hold for its own.
 
     Args: `claim`: name of the class attribute; `methods`: names of the methods that it is about.
     """
@@ -156,10 +157,10 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _describe_task(split: TaskSequence, saliency: Any) -> dict[str, Any]:
+def _describe_task(sequence: TaskSequence, saliency: Any) -> dict[str, Any]:
     """Classes, labels and images of the first task."""
-    task, images = split.tasks[0], split.images[0]
-    splits = {name: split.source.split(name) for name in ("train", "val")}
+    task, images = sequence.tasks[0], sequence.images[0]
+    splits = {name: sequence.source.split(name) for name in ("train", "val")}
     chosen = [[part.ids[i] for i in getattr(images, name)] for name, part in splits.items()]
     return {
         "classes": [list(task.new), *task.class_names, task.has_background],

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its configuration and held against one another before anything is trained."""
+"""The parts of a run, built from its configuration and checked for compatibility before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from protocol.errors import ConfigError, full_keys
 from protocol.tasks import Task
 
 
-def build_data(config: DictConfig, split: TaskSequence, training: TrainingSettings) -> ContinualDataModule:
+def build_data(config: DictConfig, sequence: TaskSequence, training: TrainingSettings) -> ContinualDataModule:
     """What gives each task its images."""
     return ContinualDataModule(
-        split.source,
+        sequence.source,
         instantiate(config.dataset.augmentation, _convert_="all"),
         instantiate(config.dataset.evaluation, _convert_="all"),
         batch_size=training.batch_size,
@@ -93,27 +93,27 @@ def check_sharding(callbacks: Callbacks, training: TrainingSettings) -> None:
 
 
 def check_without_background(loss: ContinualLoss, training: TrainingSettings) -> None:
-    """Refuse what is about background in a data set that has none, where no task hides classes as background.
+    """Refuse what needs background in a data set that has none, where no task hides classes as background.
 
     Raises:
-        ConfigError: a setting is.
+        ConfigError: a setting needs background.
     """
-    about = {
+    needs_background = {
         f"the loss {type(loss).__name__}": loss.needs_background,
         f"loss.classifier_init={loss.classifier_init}": loss.classifier_init in ("background", "copy"),
         "training.eval_future=background": training.eval_future == "background",
         "training.val_old=background": training.val_old == "background",
     }
-    for setting, needs_background in about.items():
-        if needs_background:
+    for setting, is_needed in needs_background.items():
+        if is_needed:
             raise ConfigError(
-                f"{setting} is about background, and with training.hidden=ignore this data set has none: set "
+                f"{setting} needs background, and with training.hidden=ignore this data set has none: set "
                 "training.hidden=background or choose another"
             )
 
 
 def check_tasks(
-    split: TaskSequence, data: ContinualDataModule, loss: ContinualLoss, training: TrainingSettings, world_size: int
+    sequence: TaskSequence, data: ContinualDataModule, loss: ContinualLoss, training: TrainingSettings, world_size: int
 ) -> None:
     """Refuse tasks that cannot be trained.
 
@@ -122,7 +122,7 @@ def check_tasks(
     Raises:
         UserError: a task has too few images, or the method or the settings cannot learn it.
     """
-    for task, images in zip(split.tasks, split.images, strict=True):
+    for task, images in zip(sequence.tasks, sequence.images, strict=True):
         data.check_task(task, images.train, world_size)
         data.check_saliency(images.train)
         with full_keys("loss", type(loss)):
@@ -132,4 +132,4 @@ def check_tasks(
                 f"task {task.index} has no new classes, so that training.steps_per_class gives it no steps: set "
                 "training.epochs instead"
             )
-    data.check_sizes(split.images[-1].val, split.images[-1].test)
+    data.check_sizes(sequence.images[-1].val, sequence.images[-1].test)

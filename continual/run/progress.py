@@ -23,10 +23,10 @@ class TaskProgressBar(TQDMProgressBar):
             self.disable()
 
     def describe(self, trainer: pl.Trainer) -> str:
-        """Task and epoch, counted from one."""
+        """The task, and its epoch, which counts from 1."""
         task = learner_of(trainer.lightning_module).task
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        return f"task {task.index + 1}/{task.n_tasks} · epoch {trainer.current_epoch + 1}/{epochs}"
+        return f"{task.counted} · epoch {trainer.current_epoch + 1}/{epochs}"
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Name the new epoch's bar."""

@@ -55,7 +55,7 @@ class TaskFiles:
         }
 
     def write(self, task: Task, content: dict[str, Any], cache: FirstTaskCache | None = None) -> None:
-        """Write the file of a finished task, for other runs too where there is a `cache`; unfinished ones go."""
+        """Write the file of a finished task, and share it through `cache`; last.ckpt and best.ckpt are deleted."""
         files = self.folder.task(task.index)
         files.path.mkdir(parents=True, exist_ok=True)
         if cache is None:

@@ -17,12 +17,14 @@ from continual.learning.sharding import ShardedStrategy
 from continual.learning.sync_norm import CPUSyncNorm
 from continual.loggers.axis import RunAxis
 from continual.models.checkpoint import save_atomically
+from continual.run.machine import check_machine
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
 from continual.run.settings import PRECISION, TrainingSettings
 from protocol.errors import ConfigError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
+from protocol.words import shown
 
 DEBUG_BATCHES = 2  # of each kind, with `training.debug`
 MACHINE = ("accelerator", "devices", "strategy", "mixed_precision")  # keys of which Lightning refuses some values
@@ -59,13 +61,15 @@ class Trainers:
         """A trainer for a task; one that sets everything up and takes no step unless it `trains`.
 
         Raises:
-            ConfigError: Lightning refuses the settings of the machine.
+            ConfigError: the machine lacks the devices, or Lightning refuses its settings.
         """
+        if self.gpu is None:
+            check_machine(self.training)
         limits = self._limits(task) if trains else {**self._debug_limits(), "max_epochs": 0, "max_steps": -1}
         try:
             return self._make(task, limits)
         except (MisconfigurationException, TypeError) as error:
-            keys = ", ".join(f"training.{k}={getattr(self.training, k)}" for k in MACHINE)
+            keys = ", ".join(f"training.{k}={shown(getattr(self.training, k))}" for k in MACHINE)
             raise ConfigError(f"{error} ({keys})") from error
 
     def _limits(self, task: Task) -> dict[str, Any]:

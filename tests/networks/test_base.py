@@ -167,7 +167,7 @@ class Contract:
             moved = {k.partition(".")[0] for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
             assert part not in moved
             assert "classifier" in moved
-        with pytest.raises(ConfigError, match=r"training\.freeze=\['classifier'\]: classifier is none of"):
+        with pytest.raises(ConfigError, match=r"training\.freeze=\[classifier\]: classifier must be"):
             self.make().check_parts(["classifier"])
 
     def test_running_statistics_move_in_training(self):

@@ -78,7 +78,7 @@ def test_what_a_first_task_cannot_start_from():
     for init in ("mean", "background"):
         with pytest.raises(ValueError, match=f"classifier_init={init} starts from earlier classes"):
             TokenClassifier(4).add_task(2, init)
-    with pytest.raises(ValueError, match="classifier_init=x is unknown"):
+    with pytest.raises(ValueError, match="classifier_init=x must be one of random, zero"):
         TokenClassifier(4).add_task(2, "x")
 
 

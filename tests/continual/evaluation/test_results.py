@@ -114,5 +114,7 @@ def test_not_a_number_is_never_written(tmp_path):
 def test_the_line_of_a_task_names_its_classes():
     tasks = build_tasks(LabelSpace({i: NAMES[i] for i in range(1, 5)}), Protocol("overlap"), dataset="x",
                         initial_increment=2, increment=1)  # fmt: skip
-    assert summary_line(FIRST, tasks[0]) == "task 1/3 · one, two · mIoU 50.0 · 12 images · 1.5 min"
-    assert summary_line(SECOND, tasks[1]) == "task 2/3 · three · mIoU 50.0 (old 12.5, new 6.2) · 12 images · 1.5 min"
+    assert summary_line(FIRST, tasks[0]) == "task 0 of 0-2 · one, two · mIoU 50.0 · 12 images · 1.5 min"
+    assert (
+        summary_line(SECOND, tasks[1]) == "task 1 of 0-2 · three · mIoU 50.0 (old 12.5, new 6.2) · 12 images · 1.5 min"
+    )

@@ -90,9 +90,13 @@ def test_scheduler_gets_the_number_of_its_own_steps(interval, frequency, accumul
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"freeze": "encoder"}, r"training\.freeze=\['encoder'\]: encoder is none of stem, down, up"),
-        ({"lr_factors": {"body": 1.0}}, "^training.lr_factors: body is no part of the network"),
-        ({"lr_factors_next": {"body": 1.0}}, "^training.lr_factors_next: body is no part of the network"),
+        (
+            {"freeze": "encoder"},
+            r"training\.freeze=\[encoder\]: encoder must be stem, down, up, norm, dropout or old_classes$",
+        ),
+        ({"freeze": ["norm", "donw"]}, r"training\.freeze=\[norm,donw\]: donw must be stem, .* did you mean down\?$"),
+        ({"lr_factors": {"body": 1.0}}, "^training.lr_factors.body=1.0: body must be classifier, stem, down or up, or"),
+        ({"lr_factors_next": {"body": 1.0}}, "^training.lr_factors_next.body=1.0: body must be"),
         ({"from_initial_weights": True}, r"set classifier_init=random instead of background"),
     ],
 )
@@ -104,7 +108,7 @@ def test_settings_that_the_network_or_the_loss_exclude(settings, message):
 def test_a_restart_leaves_nothing_frozen():
     loss = MiB(classifier_init="random")
     Optimisation(SGD, schedules.poly, from_initial_weights=True).check(network(), loss)
-    with pytest.raises(ConfigError, match=r"begins later tasks anew, and training\.freeze=\['down'\] leaves parts"):
+    with pytest.raises(ConfigError, match=r"begins later tasks anew, and training\.freeze=\[down\] leaves parts"):
         Optimisation(SGD, schedules.poly, from_initial_weights=True, freeze=["down"]).check(network(), loss)
 
 
@@ -113,7 +117,12 @@ def test_a_restart_leaves_nothing_frozen():
     [
         ({"lr": -1, "momentum": 0.9}, {}, "optimizer.lr=-1: Invalid learning rate: -1"),
         ({"lr": 0.1, "momentum": -1, "nesterov": True}, {}, "optimizer.momentum=-1: Invalid momentum value: -1"),
-        ({"lr": 0.1, "momentum": 0, "nesterov": True}, {}, "optimizer.nesterov=True: Nesterov momentum requires"),
+        (
+            {"lr": 0.1, "momentum": 0, "nesterov": True},
+            {},
+            "optimizer.nesterov=true needs a momentum above 0 without d",
+        ),
+        ({"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "nesterov": True}, {}, "optimizer.nesterov=true needs a mom"),
         ({"lr": 0.0}, {}, "optimizer.lr=0.0 must be a number above 0"),
         ({"lr": 0.1}, {"lags": 1}, "scheduler.lags=1: "),
     ],

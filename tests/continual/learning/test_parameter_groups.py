@@ -60,8 +60,12 @@ def test_weight_decay_may_be_for_the_newest_layer_alone():
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        ({"enc": 1.0}, r"^training\.lr_factors: enc is no part of the network, which has encoder, head, classifier$"),
-        ({"encoder.2": 1.0}, "encoder.2 is no part of the network"),
+        (
+            {"body": 1.0},
+            r"^training\.lr_factors\.body=1.0: body must be encoder, head or classifier, or a part of one of them$",
+        ),
+        ({"encodr": 0.1}, r"^training\.lr_factors\.encodr=0.1: encodr must be .* did you mean encoder\?$"),
+        ({"encoder.2": 1.0}, r"encoder\.2 must be .* did you mean encoder\.\d\?$"),
         ({"head": 0}, r"^training\.lr_factors\.head=0 must be a number above 0$"),
         ({"head": "x"}, r"^training\.lr_factors\.head=x must be a number above 0$"),
     ],

@@ -45,7 +45,7 @@ def facts(folder, *overrides):
     experiment.learner.begin_task(experiment.tasks[0])
     trainer = experiment.trainers.build(experiment.tasks[0])
     given = first_task_facts(
-        experiment.settings, experiment.split, experiment.learner, experiment.callbacks.named, trainer,
+        experiment.settings, experiment.sequence, experiment.learner, experiment.callbacks.named, trainer,
         experiment.data.saliency,
     )  # fmt: skip
     return json.loads(json.dumps(given))

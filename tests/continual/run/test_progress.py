@@ -25,7 +25,7 @@ def test_a_log_file_gets_one_line_per_epoch_and_fresh_scores_only(capsys):
     lines = [line for line in lines if line.startswith("task")]
     assert len(lines) == 3
     assert [bool(re.search(r"val mIoU \d+\.\d$", line)) for line in lines] == [False, True, False]
-    assert re.fullmatch(r"task 2/3 · epoch 1/3 · loss \d+\.\d{3}", lines[0])
+    assert re.fullmatch(r"task 1 of 0-2 · epoch 1/3 · loss \d+\.\d{3}", lines[0])
 
 
 def test_a_terminal_gets_a_bar_that_names_the_task(capsys):
@@ -35,6 +35,6 @@ def test_a_terminal_gets_a_bar_that_names_the_task(capsys):
     fit(bar)
     shown = capsys.readouterr()
     text = shown.out + shown.err
-    assert "task 2/3 · epoch 3/3" in text
+    assert "task 1 of 0-2 · epoch 3/3" in text
     assert "v_num" not in text
     assert "val/miou" in text
