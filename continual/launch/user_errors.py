@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from continual.launch.signals import ended_by_signals
 from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
@@ -33,9 +34,8 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            return function(config)
-        except KeyboardInterrupt:
-            sys.exit("stopped; the same command continues")
+            with ended_by_signals():
+                return function(config)
         except Exception as error:
             message = user_message(error)
             if message is None:
@@ -75,6 +75,11 @@ def user_message(error: BaseException | None) -> str | None:
             return _refused(error, str(wrapped))
         if isinstance(error, UserError | FloatingPointError):
             return str(error)
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return (
+                f"a process that loads images has ended too early ({str(error).rstrip('. ')}), perhaps because memory "
+                "was full; the same command continues, and fewer such processes (training.num_workers) need less"
+            )
         error = error.__cause__
     return None
 
