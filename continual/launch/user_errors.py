@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import re
@@ -19,12 +20,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from continual.launch.signals import ended_by_signals
 from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
 _said: set[str] = set()  # messages of jobs of a sweep in this process
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
@@ -36,9 +39,8 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            return function(config)
-        except KeyboardInterrupt:
-            sys.exit("stopped; the same command continues")
+            with ended_by_signals():
+                return function(config)
         except Exception as error:
             message = user_message(error)
             if message is None:
@@ -102,8 +104,29 @@ def user_message(error: BaseException | None) -> str | None:
             return str(error)
         if _is_full_memory(error):
             return f"memory is full ({_first_line(error)}): take smaller batches, images or networks"
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return (
+                f"a process that loads images has ended too early ({str(error).rstrip('. ')}), perhaps because memory "
+                "was full; the same command continues, and fewer such processes (training.num_workers) need less"
+            )
+        if isinstance(error, OSError) and (message := _unusable(error)):
+            return message
         error = error.__cause__
     return None
+
+
+def _unusable(error: OSError) -> str | None:
+    """What a user can do about a file or folder, or a full disk; None of other errors of the system."""
+    if error.errno in FULL:
+        return (
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room; the same command continues"
+        )
+    if error.filename is None:
+        return None
+    return (
+        f"{error.filename} cannot be used ({error.strerror}): mend that, or give another place (a run's: "
+        "training.output, training.ckpt_dir or hydra.run.dir); the same command continues"
+    )
 
 
 def _refused(error: Exception, wrapped: str) -> str:
