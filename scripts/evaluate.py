@@ -32,6 +32,7 @@ SPLITS = ("train", "val", "test")
 # Settings that may be changed for a test; all others belong to the training.
 KEYS = (
     "dataset.root",
+    "dataset.index_dir",
     "training.accelerator",
     "training.devices",
     "training.strategy",
@@ -148,6 +149,7 @@ def for_a_test(settings: dict[str, Any], overrides: list[str], full_size: bool) 
         key, equals, _ = override.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(f"{override} cannot be set to test a run; give key=value with one of {', '.join(KEYS)}")
+    config.dataset.index_dir = None  # that of the run may be on another machine
     before = config.dataset.get("root")
     config.merge_with_dotlist(overrides)
     for node in (config.dataset.source, config.dataset.saliency):  # what referred to the root before it was resolved
