@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from datamodules.base import DataSource, DomainSource
+from datamodules.base import DataSource, DomainSource, Split
 from datamodules.class_index import index_of
 from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
@@ -133,14 +134,19 @@ class TaskSequence:
 
 def _say_what_is_shared(source: DataSource) -> None:
     """Warn of images that are trained on and tested."""
-    train = set(getattr(source.split("train"), "images", ()))  # files, where the data set has some
+    train = _files(source.split("train"))
     for name in ("val", "test"):
-        shared = train.intersection(getattr(source.split(name), "images", ()))
+        shared = train & _files(source.split(name))
         if shared:
             log.warning(
                 f"{len(shared):,} of the {len(train):,} training images are {name} images too, such as {min(shared)}: "
                 "scores on them say little; take them out of one of the lists"
             )
+
+
+def _files(split: Split) -> set[Path]:
+    """The image files of a split, where it has some."""
+    return {image for image in getattr(split, "images", ()) if isinstance(image, Path)}
 
 
 def named_steps(training: Mapping[str, Any]) -> dict[str, Any]:

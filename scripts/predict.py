@@ -73,13 +73,13 @@ def predict(arguments: argparse.Namespace) -> None:
     masks = find_masks(images, arguments.masks) if arguments.masks else {}
     model = SavedModel.load(arguments.checkpoint, arguments.trust)
     writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks)
-    writer.check_free(images, arguments.overwrite)
     device = find_device(arguments.device)
     model.network.to(device)
     size, area = model.input_size(arguments.size), 0
     fits = partial(check_fits, model.network, remedy="give a smaller --size or --batch-size")
     fits(arguments.batch_size, size(1, 1))  # of images that are resized
     output_folder(arguments.output)
+    writer.check_free(images, arguments.overwrite)
     batches = loose_batches(images, size, arguments.batch_size, arguments.workers)
     confusion, waiting = 0, deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:

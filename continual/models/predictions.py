@@ -57,7 +57,7 @@ class PredictionWriter:
         self.channels = label_table(model, group)
 
     def check_free(self, images: Sequence[Path], overwrite: bool) -> None:
-        """Refuse a folder in which results would replace something.
+        """Make the folder.
 
         Raises:
             DataError: it is the folder of an image, a file, or holds a result already.
@@ -71,6 +71,7 @@ class PredictionWriter:
         there = [path for path in (*wanted, self.folder / SCORES) if path.exists()]
         if there and not overwrite:
             raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _files(self, image: Path) -> tuple[Path, Path, Path]:
         """Label map, overlay and comparison."""

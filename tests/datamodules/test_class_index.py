@@ -35,6 +35,13 @@ def masks(tmp_path):
     return MaskFileSplit(root, ids)
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 def rebuilt(split, labels=LABELS, **how):
     """The index of a split and how many masks were read for it."""
     before = split.reads
@@ -64,10 +71,12 @@ def test_the_order_of_images_does_not_depend_on_the_threads(masks, tmp_path, wor
     assert np.array_equal(index.counts, expected)
 
 
-def test_kept_in_the_data_set_and_read_from_there(masks):
+def test_kept_in_the_users_cache_folder_and_read_from_there(masks, home):
+    before = sorted(masks.root.iterdir())
     first, reads = rebuilt(masks)
     assert reads == len(masks)
-    assert [path.suffix for path in (masks.root / ".palimpsest").iterdir()] == [".npz"]
+    assert [path.suffix for path in (home / "palimpsest").iterdir()] == [".npz"]
+    assert sorted(masks.root.iterdir()) == before, "the user's data are left alone"
     again, reads = rebuilt(masks)
     assert reads == 0
     assert np.array_equal(first.counts, again.counts)
@@ -100,21 +109,22 @@ def test_other_labels_are_another_index(masks):
     assert rebuilt(masks, more)[1] == len(masks)
 
 
-def test_a_data_set_that_cannot_be_written_uses_the_users_cache(masks, tmp_path, monkeypatch):
-    monkeypatch.setattr(class_index, "user_cache_path", lambda name: tmp_path / "home" / name)
-    (masks.root / ".palimpsest").write_text("a file where the folder should be")
-    assert rebuilt(masks)[1] == len(masks)
-    assert len(list((tmp_path / "home" / "palimpsest").iterdir())) == 1
-    assert rebuilt(masks)[1] == 0
+def test_a_cache_folder_that_cannot_be_written_is_said(masks, home, caplog):
+    home.write_text("a file where the folder should be")
+    for _ in range(2):
+        index, reads = rebuilt(masks)
+        assert reads == len(masks)
+        assert index.counts.sum() == 70 * 42
+    assert "again: set dataset.index_dir to a folder that can be written" in caplog.text
 
 
-def test_nothing_can_be_written(masks, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(class_index, "user_cache_path", lambda name: tmp_path / "file" / name)
+def test_a_folder_that_was_asked_for_must_be_writable(masks, tmp_path):
     (tmp_path / "file").write_text("")
-    (masks.root / ".palimpsest").write_text("")
-    index, _ = rebuilt(masks)
-    assert index.counts.sum() == 70 * 42
-    assert "cannot be kept" in caplog.text
+    with pytest.raises(DataError, match=r"dataset\.index_dir=.*file/x cannot be written \(Not a directory\); name"):
+        rebuilt(masks, cache_dir=tmp_path / "file/x")
+    assert masks.reads == 0
+    with pytest.raises(DataError, match=r"dataset\.index_dir is empty"):
+        rebuilt(masks, cache_dir="")
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an archive", None])

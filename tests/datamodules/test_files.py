@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from datamodules.base import DataError
-from datamodules.files import FileSplit, existing_folder, existing_root, files_of, pair_by_stem, read_list
+from datamodules.files import FileSplit, existing_folder, existing_root, files_of, pair_by_stem
+from datamodules.text import read_list
 from tests.datamodules.trees import SIZE, pairs_tree, write_image, write_mask, write_pair
 
 
