@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from continual.launch.command_line import prepared, run_experiment
+from continual.launch.signals import ended_by_signals
 from continual.launch.user_errors import one_line_errors, one_line_exit
 
 sys.argv[1:] = prepared(sys.argv[1:])
@@ -21,5 +22,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with one_line_exit():
+    with one_line_exit(), ended_by_signals():
         main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -104,8 +105,13 @@ def check_one_size(sizes: set[tuple[int, int]]) -> None:
 
 
 def begin_worker(worker: int) -> None:
-    """Turn off OpenCV's own threads: those of all loader processes would be far more than the machine has cores."""
+    """Turn off OpenCV's own threads: those of all loader processes would be far more than the machine has cores.
+
+    Signals to all processes of a run are for the one that trains, which ends its loader processes itself.
+    """
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -127,17 +126,13 @@ def _run_apart(folder: RunFolder) -> None:
 @contextmanager
 def ending_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Within it whatever ends this process ends another one first, in its own time."""
-
-    def stop(*_: Any) -> None:
-        process.terminate()
-        sys.exit(128 + signal.SIGTERM)
-
-    usual = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except BaseException:
+        process.terminate()
+        raise
     finally:
-        process.wait()  # Ctrl-C reaches both
-        signal.signal(signal.SIGTERM, usual)
+        process.wait()
 
 
 def is_first_process() -> bool:

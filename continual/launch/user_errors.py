@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from continual.launch.signals import ended_by_signals
 from protocol.errors import UserError, with_full_keys
 
 Result = TypeVar("Result")
@@ -34,9 +35,8 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
     @functools.wraps(function)
     def guarded(config: DictConfig) -> Result:
         try:
-            return function(config)
-        except KeyboardInterrupt:
-            sys.exit("stopped; the same command continues")
+            with ended_by_signals():
+                return function(config)
         except Exception as error:
             message = user_message(error)
             if message is None:
@@ -87,6 +87,11 @@ def user_message(error: BaseException | None) -> str | None:
             return str(error)
         if _is_full_memory(error):
             return f"memory is full ({_first_line(error)}): take smaller batches, images or networks"
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return (
+                f"a process that loads images has ended too early ({str(error).rstrip('. ')}), perhaps because memory "
+                "was full; the same command continues, and fewer such processes (training.num_workers) need less"
+            )
         error = error.__cause__
     return None
 

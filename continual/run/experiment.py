@@ -25,7 +25,7 @@ from continual.run import parts
 from continual.run.callbacks import Callbacks
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
-from continual.run.processes import connect
+from continual.run.processes import connected
 from continual.run.provenance import describe_environment
 from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.state import RunState
@@ -99,13 +99,15 @@ class Experiment:
         """
         failure: BaseException | None = None
         try:
-            self.state = connect(self.trainers.build(self.tasks[0]), self.learner, self.state)
-            self._announce()
-            for task in self.tasks:
-                self._run_task(task)
-        except SystemExit as stopped:  # how Lightning ends a fit that the user interrupts
+            with connected(self.trainers.build(self.tasks[0]), self.learner, self.state) as self.state:
+                self._announce()
+                for task in self.tasks:
+                    self._run_task(task)
+        except SystemExit as stopped:
             failure = stopped
-            raise KeyboardInterrupt from stopped
+            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+                raise KeyboardInterrupt from stopped
+            raise
         except BaseException as error:
             failure = error
             raise

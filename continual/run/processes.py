@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import pytorch_lightning as pl
@@ -10,8 +13,11 @@ from continual.run.state import RunState
 from protocol.errors import RunError
 
 
-def connect(trainer: pl.Trainer, module: pl.LightningModule, state: RunState) -> RunState:
-    """Start the run's other processes and connect them, as each `fit` would do: they go in step from here on.
+@contextmanager
+def connected(trainer: pl.Trainer, module: pl.LightningModule, state: RunState) -> Iterator[RunState]:
+    """Start the run's other processes and connect them, as each `fit` would do: within it they go in step.
+
+    Where this process is interrupted, those that it started end too.
 
     Args:
         trainer: of the first task.
@@ -25,12 +31,17 @@ def connect(trainer: pl.Trainer, module: pl.LightningModule, state: RunState) ->
         RunError: the processes have different settings.
     """
     strategy = trainer.strategy
-    if trainer.world_size > 1:
-        strategy.connect(module)
-        # without a launcher the others have been started already, by the first one or from outside
-        launch = strategy.launcher.launch if strategy.launcher else lambda function: function()
-        launch(strategy.setup_environment)
-    first = strategy.broadcast(asdict(state))
-    if not strategy.reduce_boolean_decision(first["fingerprint"] == state.fingerprint):
-        raise RunError("the processes that should train one run have different settings: start them anew, alike")
-    return RunState(**first)
+    try:
+        if trainer.world_size > 1:
+            strategy.connect(module)
+            # without a launcher the others have been started already, by the first one or from outside
+            launch = strategy.launcher.launch if strategy.launcher else lambda function: function()
+            launch(strategy.setup_environment)
+        first = strategy.broadcast(asdict(state))
+        if not strategy.reduce_boolean_decision(first["fingerprint"] == state.fingerprint):
+            raise RunError("the processes that should train one run have different settings: start them anew, alike")
+        yield RunState(**first)
+    except (KeyboardInterrupt, SystemExit):
+        if strategy.launcher is not None:
+            strategy.launcher.kill(signal.SIGKILL)  # they wait for this one, and hear nothing milder
+        raise

@@ -20,6 +20,7 @@ from continual.models.checkpoint import save_atomically
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
 from continual.run.settings import PRECISION, TrainingSettings
+from continual.run.signals import KeptHandler
 from protocol.errors import ConfigError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
@@ -112,7 +113,7 @@ class Trainers:
     def _task_callbacks(self, task: Task) -> list[Callback]:
         """Callbacks that live for one task: a reused checkpoint callback would keep an old task's file and score."""
         training = self.training
-        callbacks: list[Callback] = [LearningRateMonitor()]
+        callbacks: list[Callback] = [LearningRateMonitor(), KeptHandler()]
         if training.progress_bar_refresh_rate > 0:
             callbacks.append(TaskProgressBar(refresh_rate=training.progress_bar_refresh_rate))
         if training.log_images:
