@@ -10,7 +10,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, cast
 
 from hydra._internal.utils import _locate
@@ -275,7 +275,8 @@ def _check_hydra(key: str, node: DictConfig) -> None:
     kind = OmegaConf.get_type(node)
     names = [str(name) for name in node if name not in INSTANTIATE_KEYS]
     if is_dataclass(kind):
-        known = [field.name for field in fields(kind) if field.name not in INSTANTIATE_KEYS]
+        # not by `fields`, which finds none of a class that submitit has pickled to queue a job again
+        known = [name for name in kind.__dataclass_fields__ if name not in INSTANTIATE_KEYS]
         if key == "hydra":
             known.append("env")  # a group of Hydra's for which it has no field
         if TARGET in node and not set(names) <= set(known):
