@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import RunError
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}")  # a temporary name of `replacing`
 
 
 @contextmanager
@@ -20,14 +23,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Whoever reads meanwhile, or a run that is killed, finds the old file or the new one and nothing between. Where the
     block fails, the temporary file is removed and the old one stays. Its name is hidden and has another ending, so that
-    what a killed process leaves is never taken for the file.
+    what a killed process leaves is never taken for the file, see `remove_leftovers`.
+
+    Raises:
+        OSError: names `path`, where the disk is full too.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete, of some files, those that processes which were killed had begun to write by `replacing`."""
+    for path in paths:
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

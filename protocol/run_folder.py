@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ class RunFolder:
     def task(self, index: int) -> TaskFolder:
         """Checkpoints of a task."""
         return TaskFolder(self._checkpoints / _task(index))
+
+    def hidden_files(self) -> Iterator[Path]:
+        """Files of the run and its checkpoints whose names begin with a dot."""
+        yield from self.path.rglob(".*")
+        yield from self._checkpoints.glob("task_*/.*")
 
     def plot(self, name: str, task: int | None = None) -> Path:
         """A picture, of the run or of one of its tasks."""

@@ -192,15 +192,17 @@ class Writer:
         shutil.rmtree(self.folder, ignore_errors=True)
         partial.rename(self.folder)
 
-    def _write(self, path: Path, name: str, slots: int, channels: int) -> np.memmap[Any, Any]:
+    def _write(self, path: Path, name: str, slots: int, channels: int) -> np.ndarray:
+        """Write a kind slot by slot: where the disk is full, a mapped file would end the process."""
         example = next(iter(self.new.values()))[name] if self.new else self.old[name][0]
         shape = (channels, *example.shape[1:]) if name == "logits" else example.shape
-        array = np.lib.format.open_memmap(path, "w+", example.dtype, (slots, *shape))
-        for slot in range(slots):
-            content = self.new[slot][name] if slot in self.new else self.old[name][slot]
-            if name == "logits":
-                array[slot, : len(content)] = content
-            else:
-                array[slot] = content
-        array.flush()
+        header = {"descr": example.dtype.str, "fortran_order": False, "shape": (slots, *shape)}
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for slot in range(slots):
+                content = self.new[slot][name] if slot in self.new else self.old[name][slot]
+                whole = np.zeros(shape, example.dtype)
+                whole[: len(content)] = content
+                file.write(whole.tobytes())
+        array: np.ndarray = np.load(path, mmap_mode="r")
         return array

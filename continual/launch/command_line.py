@@ -78,6 +78,7 @@ def run_experiment(config: DictConfig) -> float | None:
     """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
     from continual.launch.jobs import run_job
 
+    logging.raiseExceptions = False  # a full disk is said once, not with each line of the log
     quiet_lightning()
     return run_job(config)
 

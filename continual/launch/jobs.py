@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
-from protocol.files import write_atomically
+from protocol.files import remove_leftovers, write_atomically
 from protocol.run_folder import RunFolder
 from protocol.settings import flatten
 
@@ -61,6 +61,7 @@ def run_job(config: DictConfig) -> float | None:
         with claimed(folder, waits=in_sweep()):
             state = open_state(settings, folder)  # another job may have come further meanwhile
             if not state.is_finished:
+                remove_leftovers(folder.hidden_files())
                 _train(config, folder, state)
     results = Results(folder, settings)
     results.show()
@@ -205,5 +206,6 @@ def kept_traceback(path: Path) -> Iterator[None]:
         text = traceback.format_exc()
         if path.exists() and path.stat().st_mtime >= begun:
             text = f"{text}\nBefore that another process of the run failed:\n\n{path.read_text()}"
-        write_atomically(path, text)
+        with suppress(OSError):  # the error itself may be that nothing can be written
+            write_atomically(path, text)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import re
@@ -24,6 +25,8 @@ from protocol.errors import UserError, with_full_keys
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
@@ -92,8 +95,24 @@ def user_message(error: BaseException | None) -> str | None:
                 f"a process that loads images has ended too early ({str(error).rstrip('. ')}), perhaps because memory "
                 "was full; the same command continues, and fewer such processes (training.num_workers) need less"
             )
+        if isinstance(error, OSError) and (message := _unusable(error)):
+            return message
         error = error.__cause__
     return None
+
+
+def _unusable(error: OSError) -> str | None:
+    """What a user can do about a file or folder, or a full disk; None of other errors of the system."""
+    if error.errno in FULL:
+        return (
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room; the same command continues"
+        )
+    if error.filename is None:
+        return None
+    return (
+        f"{error.filename} cannot be used ({error.strerror}): mend that, or give another place (a run's: "
+        "training.output, training.ckpt_dir or hydra.run.dir); the same command continues"
+    )
 
 
 def _refused(error: Exception, wrapped: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ class CSVLogger(RunAxis):
         """Args: `directory`: the run's folder; the others are for loggers that show the run elsewhere."""
         super().__init__()
         self.path = RunFolder(Path(directory)).metrics
+        self._drop_half_a_row()
+
+    @rank_zero_only
+    def _drop_half_a_row(self) -> None:
+        """Where the disk was full, or the run was killed, the last row may have no end, and be another value."""
+        if self.path.is_file():
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     @property
     def name(self) -> str:
@@ -38,7 +46,7 @@ class CSVLogger(RunAxis):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row per value."""
-        is_new = not self.path.exists()
+        is_new = not self.path.exists() or not self.path.stat().st_size
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if is_new:

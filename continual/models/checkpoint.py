@@ -21,8 +21,11 @@ NETWORK = "network"  # of the tensors of a finished task's network; Lightning's 
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:
     """`torch.save` with a checksum to a file that is never half written, see `protocol.files.replacing`."""
-    with replacing(path) as temporary:
-        torch.save({**content, CHECKSUM: checksum(content)}, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({**content, CHECKSUM: checksum(content)}, file)
+        except RuntimeError as error:  # torch's own, where the file could not be written
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def checksum(content: Mapping[str, Any]) -> int:
