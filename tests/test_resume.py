@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +34,14 @@ class Runs:
         run = self.start(folder, *extra)
         assert run.wait(timeout=300) == 0, run.stderr[-3000:]
         return numbers(folder)
+
+    def start_until(self, folder: Path, moment: str, *extra: str) -> WarmRun:
+        """A run at work, which has written a file."""
+        run = self.start(folder, *extra)
+        while run.poll() is None and not (folder / moment).exists():
+            time.sleep(0.002)
+        assert run.poll() is None, "the run ended too early"
+        return run
 
     def kill_when(self, folder: Path, moment: Path, *extra: str) -> None:
         """kill -9 the whole process group as soon as a file exists."""
@@ -99,11 +109,98 @@ def test_two_penalties_on_weights_survive_a_kill_in_the_second_task(runs, tmp_pa
     assert not any(torch.equal(one[name], two[name]) for name in one)
 
 
+REPLAY = ("callbacks.replay.batch_size=4",)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("loss=bacs", *REPLAY, "callbacks.replay.capacity=10", "callbacks.background_detector.channels=8"),
+        ("callbacks=deep_inversion", *REPLAY, "callbacks.replay.storage=disk", "callbacks.replay.iterations=25",
+         "callbacks.replay.per_class=2"),
+    ],
+)  # fmt: skip
+def test_killed_runs_leave_every_state_as_it_would_have_been(runs, tmp_path, method):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    runs.finish(whole, *method)
+    for moment in ("task_00/last.ckpt", "task_01/last.ckpt"):
+        runs.kill_when(killed, Path("run", moment), *method)
+    runs.finish(killed, *method)
+    theirs, ours = kept(whole / "run"), kept(killed / "run")
+    assert theirs.keys() == ours.keys()
+    assert [place for place in theirs if theirs[place] != ours[place]] == []
+
+
+READ = {
+    ".ckpt": lambda path: torch.load(path, weights_only=True),
+    ".npy": lambda path: torch.from_numpy(np.load(path)),
+    ".json": lambda path: json.loads(path.read_text()),
+}
+NOT_OF_THE_METHOD = ("seconds", "run_id", "checksum", "environment")  # a checkpoint's checksum counts its seconds
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """All values, by place, in the files that a run continues from."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.suffix in READ}
+    return {place: value for name, path in files.items() for place, value in flat(READ[path.suffix](path), name)}
+
+
+def flat(node, place: str) -> Iterator[tuple[str, bytes]]:
+    """Values of nested containers, by place."""
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if isinstance(node, dict):
+        yield place, repr(list(node)).encode()
+        for key in node.keys() - NOT_OF_THE_METHOD:
+            yield from flat(node[key], f"{place}.{key}")
+    else:
+        yield place, node.numpy().tobytes() if isinstance(node, torch.Tensor) else repr(node).encode()
+
+
+def test_a_preempted_job_is_queued_again_and_a_killed_loader_is_one_sentence(runs, tmp_path, monkeypatch):
+    """SLURM sends its warning to all processes of a job."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    loaders = ("training.num_workers=2",)
+    warned = runs.start_until(stopped, "run/task_00/last.ckpt", *loaders)
+    os.killpg(warned.pid, signal.SIGUSR1)
+    assert warned.wait(60) == 1
+    assert warned.stderr.strip() == "stopped by SLURM's warning; job 4711 is in the queue again and continues"
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    lamed = runs.start_until(stopped, "run/task_01/last.ckpt", *loaders)
+    children = Path(f"/proc/{lamed.pid}/task/{lamed.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert lamed.wait(60) == 1
+    (line,) = lamed.stderr.strip().splitlines()
+    assert line.startswith("error: a process that loads images has ended too early (DataLoader worker")
+    assert runs.finish(stopped) == runs.finish(whole)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+}  # fmt: skip
+
+
+def test_processes_that_share_a_run_end_with_the_first(runs, tmp_path):
+    two = ("training.devices=2", "training.strategy=ddp", "training.batch_size=4")
+    run = runs.start_until(tmp_path, "run/task_01/last.ckpt", *two)
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait(60) == 1
+    assert run.stderr.strip() == "stopped; the same command continues"
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(runs, tmp_path):
-    run = runs.start(tmp_path)
-    while not (tmp_path / "run/task_00/last.ckpt").exists():
-        assert run.poll() is None
-        time.sleep(0.01)
+    run = runs.start_until(tmp_path, "run/task_00/last.ckpt")
     os.kill(run.pid, signal.SIGINT)
     assert run.wait(60) == 1
     assert "stopped; the same command continues" in run.stderr

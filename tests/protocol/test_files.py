@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.files import replacing, write_atomically
+from protocol.files import remove_leftovers, replacing, write_atomically
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,6 +30,24 @@ def test_until_the_end_readers_find_the_old_file(tmp_path):
         assert temporary not in [*tmp_path.glob("*.ckpt"), *tmp_path.glob("[!.]*")]
         temporary.write_text("whole")
     assert path.read_text() == "whole"
+
+
+def test_an_error_names_the_file_and_the_old_one_stays(tmp_path, limited):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match=r"results\.json"), limited(1000):
+        write_atomically(path, "new" * 1000)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / name for name in ("model.ckpt", ".lock", ".hydra", ".model.ckpt", "a.0123abcd")]
+    left = [tmp_path / ".model.ckpt.0123abcd", tmp_path / ".iou.png.ffffffff"]
+    for path in (*kept, *left):
+        path.touch()
+    remove_leftovers(tmp_path.iterdir())
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_two_writers_do_not_share_a_file(tmp_path):

@@ -28,6 +28,21 @@ def test_logits_grow_and_old_slots_are_copied(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_full_disk_leaves_the_buffer_as_it_was(tmp_path, limited):
+    """A mapped file would end the process instead."""
+    crop = {"image": np.ones((3, 64, 64), np.uint8)}
+    writer = Writer(tmp_path / "replay")
+    writer.put(0, crop)
+    writer.finish(1, 3)
+    before = (tmp_path / "replay/image.npy").read_bytes()
+    writer.put(1, crop)
+    with pytest.raises(OSError, match="large"), limited(15_000):
+        writer.finish(2, 3)
+    assert (tmp_path / "replay/image.npy").read_bytes() == before
+    writer.finish(2, 3)
+    assert np.load(tmp_path / "replay/image.npy").shape == (2, 3, 64, 64)
+
+
 def test_bytes_hold_the_logits_of_all_classes_to_come():
     """Two classes and background now, three later."""
     crops = {"image": np.zeros((1, 3, 8, 8), np.uint8), "logits": np.zeros((1, 3, 4, 4), np.float16)}

@@ -21,6 +21,7 @@ from continual.launch.jobs import (
     kept_traceback,
     shares_machine,
 )
+from continual.launch.signals import ended_by_signals
 from protocol.errors import RunError
 from protocol.run_folder import RunFolder
 
@@ -91,6 +92,11 @@ def test_the_traceback_of_the_last_attempt_is_kept(tmp_path):
         assert (tmp_path / "error.txt").read_text().endswith(f"RuntimeError: {message}\n")
 
 
+def test_where_no_traceback_can_be_written_the_error_is_itself(tmp_path):
+    with pytest.raises(RuntimeError, match="full"), kept_traceback(tmp_path / "nowhere" / "error.txt"):
+        raise RuntimeError("the disk is full")
+
+
 def test_what_failed_first_stands_last(tmp_path):
     def fail(message, before=None):
         with kept_traceback(tmp_path / "error.txt"):
@@ -121,13 +127,13 @@ def test_a_process_that_is_ended_takes_its_own_with_it(tmp_path):
         time.sleep(0.01)
     sweep.terminate()
     sweep.join(20)
-    assert sweep.exitcode == 143
+    assert sweep.exitcode == 1
     assert (tmp_path / "ended").exists()
 
 
 def _sweep(folder, program):
     process = subprocess.Popen([sys.executable, "-c", program], cwd=folder)
-    with ending_with(process):
+    with ended_by_signals(), ending_with(process):
         process.wait()
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -20,8 +22,27 @@ def test_what_a_user_can_mend_is_shown():
 
 
 def test_defects_of_the_program_keep_their_traceback():
-    for error in (ValueError("x"), KeyError("x"), RuntimeError("CUDA error"), None):
+    for error in (ValueError("x"), KeyError("x"), RuntimeError("CUDA error"), OSError("x"), None):
         assert user_message(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "run/state.json"), "run/state.json cannot be written (No"),
+        (OSError(errno.ENOSPC, "No space left"), "a file cannot be written (No space left): make room"),
+        (OSError(errno.EROFS, "Read-only", "out"), "out cannot be used (Read-only): mend that, or give another place"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "out/run"), "out/run cannot be used (Not a directory)"),
+        (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "), "a process that loads images has "
+         "ended too early (DataLoader worker (pid 5) is killed by signal: Killed), perhaps because memory was full"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_lacks_is_one_sentence(error, said):
+    assert user_message(error).startswith(said)
+    assert "the same command continues" in user_message(error)
+    configuration = ValueError("Unable to configure handler 'file'")
+    configuration.__cause__ = error
+    assert user_message(configuration) == user_message(error)
 
 
 def test_what_instantiate_wraps_is_found(tmp_path):

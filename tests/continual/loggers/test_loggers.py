@@ -46,6 +46,14 @@ def test_csv_axis_grows_over_tasks_and_nothing_is_overwritten(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("half", ["step,ta", "step,task,name,value\n3,0,train/loss,1.2\n4,0,train/loss,1"])
+def test_half_a_row_of_csv_is_dropped(tmp_path, half):
+    (tmp_path / "metrics.csv").write_text(half)
+    CSVLogger(str(tmp_path), **ABOUT).log_metrics({"train/loss": 1.5}, step=4)
+    assert [(r["step"], r["value"]) for r in rows(tmp_path / "metrics.csv")][-1] == ("4", "1.5")
+    assert len(rows(tmp_path / "metrics.csv")) == half.count("\n") or 1
+
+
 def test_tensorboard_axis_and_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -15,6 +15,17 @@ def test_round_trip(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["model.ckpt"]
 
 
+@pytest.mark.parametrize("size", [0, 500, 3000])
+def test_a_full_disk_leaves_the_old_file(tmp_path, limited, size):
+    """As torch finds it at once, or when it writes the tensors."""
+    path = tmp_path / "last.ckpt"
+    save_atomically(path, {"epoch": 1})
+    with pytest.raises(OSError, match=r"last\.ckpt"), limited(size):
+        save_atomically(path, {"epoch": 2, "w": torch.rand(20000)})
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(RunError, match=r"model\.ckpt is missing"):
         load_checkpoint(tmp_path / "model.ckpt")
