@@ -202,3 +202,26 @@ def test_scripts_tasks_has_the_same_errors(cli, tmp_path):
     assert result.returncode == 1
     words = " ".join(result.stderr.split())
     assert words.startswith("error: training.task=99-1 leaves no class of the 8 of shapes for a second task; ")
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments", "said"),
+    [
+        ("outputs", ("-m",), "outputs cannot be used (File exists)"),
+        ("a", ("training.output=a/b",), "a/b/shapes/6-2-overlap/mib/"),
+        ("run/main.log/folder", ("hydra.run.dir=run",), "run/main.log cannot be used (Is a directory)"),
+        ("run/task_00", ("hydra.run.dir=run",), "run/task_00 cannot be used (File exists)"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_named(cli, tmp_path, place, arguments, said):
+    """Also where root may write anything."""
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("a file is in the way")
+    many, others = ([a for a in arguments if (a == "-m") == wanted] for wanted in (True, False))
+    result = cli(*many, *TINY, "training.task=6-2", "training.debug=true", *others, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert "or give another place (a run's: training.output, training.ckpt_dir or hydra.run.dir)" in line
+    assert (tmp_path / place).read_text() == "a file is in the way"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
+import signal
 from types import SimpleNamespace
 
 import albumentations as A
@@ -13,13 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.base import DataError, DataSource, Split
-from datamodules.batches import Loader, TaskDataset, collate
+from datamodules.batches import Loader, TaskDataset, begin_worker, collate
 from datamodules.datamodule import ContinualDataModule
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Augmentation, CenterCrop, Identity, ScaleCrop
 from protocol.labels import LabelSpace
 
 SIZES = {"train": 41, "val": 11, "test": 7}
+
+
+def test_signals_for_the_run_do_not_end_its_loader_processes():
+    """SLURM sends its warning to all processes of a job."""
+    loader = Loader(list(range(4)), 2, sampler=range(4), num_workers=1, worker_init_fn=begin_worker)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(worker.pid, number)
+    next(batches)
+    assert worker.is_alive()
+    assert next(batches, None) is None
 
 
 class ArraySplit(Split):

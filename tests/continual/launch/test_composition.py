@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from continual.launch.checks import RUN_SCHEMAS, TARGET, resolvable, schema_at
+from continual.launch.checks import RUN_SCHEMAS, TARGET, _check_hydra, resolvable, schema_at
 from protocol.errors import ConfigError
 from tests.test_configurations import CONF, GROUPS, composed
 
@@ -247,6 +248,21 @@ def test_one_run_has_one_folder_however_its_numbers_are_written():
     spelled = ["10", "10.0", "1e1", "'10'"]
     assert {folder(f"loss.kd_weight={number}") for number in spelled} == {folder(), folder("training.debug=False")}
     assert folder("loss.kd_weight=11") != folder()
+
+
+def test_what_submitit_has_pickled_is_checked_as_before():
+    """It pickles the classes of Hydra's settings again when it queues a job again."""
+
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    @dataclass
+    class Launcher:
+        _target_: str = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+        submitit_folder: str = "folder"
+
+    settings = OmegaConf.structured(Launcher)
+    _check_hydra("hydra.launcher", settings)
+    _check_hydra("hydra.launcher", cloudpickle.loads(cloudpickle.dumps(settings)))
 
 
 def test_a_key_whose_only_reader_was_overridden_is_no_mistake():
