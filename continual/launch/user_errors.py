@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
 _said: set[str] = set()  # messages of jobs of a sweep in this process
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or the user's share of it
 
 
 def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
@@ -102,31 +102,30 @@ def user_message(error: BaseException | None) -> str | None:
             return _refused(error, str(wrapped))
         if isinstance(error, UserError | FloatingPointError):
             return str(error)
-        if _is_full_memory(error):
-            return f"memory is full ({_first_line(error)}): take smaller batches, images or networks"
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            return (
-                f"a process that loads images has ended too early ({str(error).rstrip('. ')}), perhaps because memory "
-                "was full; the same command continues, and fewer such processes (training.num_workers) need less"
-            )
-        if isinstance(error, OSError) and (message := _unusable(error)):
+        if message := _of_the_machine(error):
             return message
         error = error.__cause__
     return None
 
 
-def _unusable(error: OSError) -> str | None:
-    """What a user can do about a file or folder, or a full disk; None of other errors of the system."""
-    if error.errno in FULL:
+def _of_the_machine(error: BaseException) -> str | None:
+    """What is said of full memory, a full disk, a place that cannot be used; None of other errors."""
+    if _is_full_memory(error):
+        return f"memory is full ({_first_line(error)}): take smaller batches, images or networks"
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return (
-            f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room; the same command continues"
+            f"a process that loads images has ended too early ({_first_line(error).rstrip('. ')}), perhaps because "
+            "memory was full; the same command continues, and fewer such processes (training.num_workers) need less"
         )
-    if error.filename is None:
-        return None
-    return (
-        f"{error.filename} cannot be used ({error.strerror}): mend that, or give another place (a run's: "
-        "training.output, training.ckpt_dir or hydra.run.dir); the same command continues"
-    )
+    if isinstance(error, OSError) and error.errno in FULL:
+        file = error.filename or "a file"
+        return f"{file} cannot be written ({error.strerror}): make room; the same command continues"
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}): mend that, or give another place (a run's: "
+            "training.output, training.ckpt_dir or hydra.run.dir); the same command continues"
+        )
+    return None
 
 
 def _refused(error: Exception, wrapped: str) -> str:
