@@ -65,7 +65,7 @@ def test_an_image_that_is_none_is_named(tmp_path):
     Path(split.images[0]).write_text("no image")
     with pytest.raises(DataError, match=r"000.jpg cannot be decoded"):
         split.load(0)
-    with pytest.raises(DataError, match=r"000\.jpg or its mask is damaged \(cannot identify image file"):
+    with pytest.raises(DataError, match=r"image .*000\.jpg cannot be read \(it is no JPEG, PNG"):
         split.check(0)
 
 
@@ -73,7 +73,7 @@ def test_an_image_that_is_none_is_named(tmp_path):
 def test_a_truncated_jpeg_is_found_without_a_decode(tmp_path, lost):
     split = split_of(tmp_path)
     cut_end(split.images[0], lost)
-    with pytest.raises(DataError, match=r"000\.jpg or its mask is damaged \(image file is truncated"):
+    with pytest.raises(DataError, match=r"image .*000\.jpg cannot be read \(image file is truncated"):
         split.check(0)
 
 
@@ -90,7 +90,7 @@ def test_a_truncated_png_image_is_found(tmp_path):
     split = pair_by_stem(tmp_path, tmp_path / "images", tmp_path / "masks")
     split.check(0)
     cut_end(split.images[0], 200)
-    with pytest.raises(DataError, match=r"a\.png or its mask is damaged \("):
+    with pytest.raises(DataError, match=r"image .*a\.png cannot be read \(image file is truncated"):
         split.check(0)
 
 

@@ -82,7 +82,7 @@ def test_a_missing_folder_shows_the_layout(tree, missing):
 
 
 def test_a_missing_classes_file_says_what_it_holds(tmp_path):
-    with pytest.raises(DataError, match=r"names.txt is missing \(dataset.classes\)"):
+    with pytest.raises(DataError, match=r"names.txt \(dataset.classes\) is missing"):
         read_classes(tmp_path / "names.txt")
 
 
