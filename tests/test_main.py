@@ -136,7 +136,7 @@ def test_the_same_command_leaves_a_finished_run_alone(cli, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in folder.glob("task_*/model.ckpt")}
     assert len(before) == 2
     results = json.loads((folder / "results.json").read_text())
-    cli(*arguments, "training.debug=yes", "loss.kd_weight=10.0")
+    cli(*arguments, "training.debug=True", "loss.kd_weight=10.0")
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("task_*/model.ckpt")}
     assert results == json.loads((folder / "results.json").read_text())
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from protocol.files import json_checksum
 
-CHECKSUM = "checksum"  # key in results.json
-
 # Of each task.
 MEANS = (
     ("miou", "mIoU", "mean IoU over all seen classes with background; the papers' “all” where background counts"),

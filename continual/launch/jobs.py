@@ -95,9 +95,11 @@ def open_state(settings: Mapping[str, Any], folder: RunFolder) -> RunState:
         RunError: the folder holds another run, or something damaged.
     """
     state = RunState.open(settings, folder)
-    if len(Results(folder, settings).entries) < state.next_task:
+    entries = Results(folder, settings).entries
+    if len(entries) < state.next_task:
         log.warning(f"{folder.results} lacks tasks: the saved networks are tested again")
         state.next_task = state.steps = 0
+    state.check_scores(entries, folder.results)
     return state
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.closed_world import ClosedWorldScores, class_groups
+from continual.evaluation.means import checksum
 from continual.evaluation.results import HEADINGS, Results, summary_line
 from continual.loggers.build import build_loggers
 from continual.models.about import describe
@@ -267,7 +268,7 @@ class Experiment:
                 logger.log_summary(self.results.summary())
                 logger.log_confusion(confusion, list(task.class_names))
                 logger.log_images("confusion_matrix", [picture], step=trainer.global_step)
-            self.state.next_task = task.index + 1
+            self.state.next_task, self.state.scores = task.index + 1, checksum(self.results.entries)
             self.state.steps += steps
             self.state.save(self.folder)
             log.info(summary_line(entry, task))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from continual.evaluation.means import checksum
 from datamodules.contents import changes
 from protocol.errors import RunError
 from protocol.files import is_taken, json_checksum, read_json, write_atomically
@@ -33,6 +35,7 @@ class RunState:
         steps: optimizer steps of the finished tasks, where the loggers' axis continues.
         run_id: id of the run at wandb.
         data: what the data set holds, see datamodules/contents.py; None before the run begins.
+        scores: checksum of the finished tasks' entries in results.json; None before there are any.
     """
 
     fingerprint: str
@@ -43,6 +46,7 @@ class RunState:
     next_task: int = 0
     steps: int = 0
     data: dict[str, Any] | None = None
+    scores: str | None = None
     format: int = FORMAT
 
     @property
@@ -97,6 +101,20 @@ class RunState:
             )
         state.check_same(config, folder)
         return state
+
+    def check_scores(self, entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+        """Refuse results that somebody changed.
+
+        Args: `entries`: of all finished tasks, and perhaps of one that a kill interrupted; `path`: of their file.
+
+        Raises:
+            RunError: those of the finished tasks are not what was written.
+        """
+        if self.next_task and checksum(entries[: self.next_task]) != self.scores:
+            raise RunError(
+                f"{path} is damaged: its scores are not what was written; delete it, and the saved networks are tested "
+                "again"
+            )
 
     def check_same(self, config: Mapping[str, Any], folder: RunFolder) -> None:
         """Refuse to continue a run under other settings.

@@ -12,8 +12,8 @@ import torch
 
 from callbacks.replay.storage import Storage, Writer
 from continual.dreams.record import read_images
-from continual.evaluation.means import CHECKSUM, checksum
-from continual.evaluation.results import Results, read_entries
+from continual.evaluation.means import checksum
+from continual.evaluation.results import Results
 from continual.models.checkpoint import load_checkpoint, save_atomically
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.state import RunState
@@ -35,9 +35,15 @@ def state(folder):
 
 
 def results(folder):
-    content = {"tasks": ENTRIES, "config": {"a": 1}, CHECKSUM: checksum(ENTRIES)}
-    (folder / "results.json").write_text(json.dumps(content))
-    return folder / "results.json", lambda: Results(RunFolder(folder), {}).entries
+    path, state = folder / "results.json", RunState("f" * 16, {}, "id", next_task=1, scores=checksum(ENTRIES))
+    path.write_text(json.dumps({"tasks": ENTRIES}))
+
+    def read():
+        entries = Results(RunFolder(folder), {}).entries
+        state.check_scores(entries, path)
+        return [{**entry, "seconds": 0} for entry in entries]  # they may be anything
+
+    return path, read
 
 
 def own_checkpoint(folder):
@@ -138,7 +144,9 @@ def test_a_damaged_first_task_of_another_run_is_not_used(tmp_path, kind, caplog)
 
 
 def test_scores_that_somebody_changed_are_found(tmp_path):
-    path, _ = results(tmp_path)
+    path, read = results(tmp_path)
     path.write_text(path.read_text().replace('"miou": 0.5', '"miou": 0.9'))
-    with pytest.raises(RunError, match=r"results\.json is damaged: its scores are not what was written; delete"):
-        read_entries(path, "delete it, and the saved networks are tested again")
+    with pytest.raises(RunError, match=r"results\.json is damaged: its scores are not what was written; delete it"):
+        read()
+    path.write_text(json.dumps({"tasks": [*ENTRIES, {"task": 1}]}))
+    read()  # a kill came between this file and state.json
