@@ -26,6 +26,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, limited, size):
     assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_an_interruption_stays_one(tmp_path, monkeypatch):
+    """torch makes an error of its own of whatever its writing ends by."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.storage.UntypedStorage, "nbytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_atomically(tmp_path / "last.ckpt", {"w": torch.rand(20000)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(RunError, match=r"model\.ckpt is missing"):
         load_checkpoint(tmp_path / "model.ckpt")
