@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -29,10 +32,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, limited, size):
 def test_an_interruption_stays_one(tmp_path, monkeypatch):
     """torch makes an error of its own of whatever its writing ends by."""
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    class Interrupted(io.FileIO):
+        def write(self, data):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.storage.UntypedStorage, "nbytes", interrupted)
+    monkeypatch.setattr(Path, "open", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_atomically(tmp_path / "last.ckpt", {"w": torch.rand(20000)})
     assert not list(tmp_path.iterdir())
