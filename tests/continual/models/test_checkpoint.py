@@ -29,14 +29,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, limited, size):
     assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_an_interruption_stays_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", range(1, 8))
+def test_an_interruption_stays_one(tmp_path, monkeypatch, which):
     """torch makes an error of its own of whatever its writing ends by."""
 
     class Interrupted(io.FileIO):
-        def write(self, data):
-            raise KeyboardInterrupt
+        writes = 0
 
-    monkeypatch.setattr(Path, "open", Interrupted)
+        def write(self, data):
+            self.writes += 1
+            if self.writes == which:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted(path, mode))
     with pytest.raises(KeyboardInterrupt):
         save_atomically(tmp_path / "last.ckpt", {"w": torch.rand(20000)})
     assert not list(tmp_path.iterdir())
