@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 import cv2
@@ -107,11 +109,18 @@ def check_one_size(sizes: set[tuple[int, int]]) -> None:
 def begin_worker(worker: int) -> None:
     """Turn off OpenCV's own threads: those of all loader processes would be far more than the machine has cores.
 
-    Signals to all processes of a run are for the one that trains, which ends its loader processes itself.
+    Signals to all processes of a run are for the one that trains, which ends its loader processes itself, perhaps while
+    one hands over an image.
     """
+    sys.excepthook = _say_unless_cut_off
     cv2.setNumThreads(0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _say_unless_cut_off(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

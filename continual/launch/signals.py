@@ -11,15 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # What SLURM sends before it ends a job, if it is told to: `sbatch --signal=USR1@120`.
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 UNCLAIMED = (signal.SIG_DFL, signal.default_int_handler)
 CLEANING_UP = 10.0  # seconds after a signal in which no other one disturbs the end
+SOON = 0.1  # seconds until a signal that was lost is sent again
 
 
 @contextmanager
@@ -34,7 +36,8 @@ def ended_by_signals() -> Iterator[None]:
     if not ours or threading.current_thread() is not threading.main_thread():
         yield  # somewhere within it that holds already
         return
-    interruption = _Interruption()
+    interruption = _Interruption(sys.unraisablehook)
+    sys.unraisablehook = interruption.repeat
     for number in ours:
         signal.signal(number, interruption)
     try:
@@ -42,6 +45,7 @@ def ended_by_signals() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(_farewell(interruption.reason))
     finally:
+        sys.unraisablehook = interruption.usual_hook
         for number in ours:
             signal.signal(number, usual[number])
 
@@ -51,10 +55,12 @@ class _Interruption:
 
     Attributes:
         reason: the first signal.
+        usual_hook: what is told of exceptions that nobody can catch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual_hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
         self.reason: int | None = None
+        self.usual_hook = usual_hook
         self._quiet_until = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -64,6 +70,16 @@ class _Interruption:
         self._quiet_until = now + CLEANING_UP
         self.reason = number if self.reason is None else self.reason
         raise KeyboardInterrupt
+
+    def repeat(self, lost: sys.UnraisableHookArgs) -> None:
+        """Interrupt again where a destructor or a fork was interrupted, out of which no exception comes."""
+        if not issubclass(lost.exc_type, KeyboardInterrupt) or self.reason is None:
+            self.usual_hook(lost)
+            return
+        self._quiet_until = 0.0
+        again = threading.Timer(SOON, os.kill, (os.getpid(), self.reason))
+        again.daemon = True
+        again.start()
 
 
 def _farewell(reason: int | None) -> str:

@@ -24,8 +24,10 @@ def save_atomically(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({**content, CHECKSUM: checksum(content)}, file)
-        except RuntimeError as error:  # torch's own, where the file could not be written
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        except (
+            RuntimeError
+        ) as error:  # torch's own about what it has not written, since the disk is full or a signal came
+            raise (error.__context__ or error) from None
 
 
 def checksum(content: Mapping[str, Any]) -> int:

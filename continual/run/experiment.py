@@ -29,6 +29,7 @@ from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connected
 from continual.run.provenance import describe_environment
 from continual.run.settings import DatasetSettings, TrainingSettings
+from continual.run.signals import is_interruption
 from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
@@ -106,13 +107,10 @@ class Experiment:
                 self._announce()
                 for task in self.tasks:
                     self._run_task(task)
-        except SystemExit as stopped:
-            failure = stopped
-            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
-                raise KeyboardInterrupt from stopped
-            raise
         except BaseException as error:
             failure = error
+            if is_interruption(error):
+                raise KeyboardInterrupt from error
             raise
         finally:
             for logger in self.loggers:

@@ -1,4 +1,4 @@
-"""The signal that a trainer of Lightning's takes for itself."""
+"""What becomes of signals in a trainer of Lightning's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import threading
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether an exception is what became of Ctrl-C or another signal.
+
+    Lightning makes an exit of it, and the clean-up of what was interrupted half-way may fail.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 class KeptHandler(Callback):

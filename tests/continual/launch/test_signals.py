@@ -41,10 +41,15 @@ def send(number):
     time.sleep(0.01)  # until it is heard
 
 
-def said_at_the_end(number):
+def said_by(work):
+    """What is said where work is ended."""
     with pytest.raises(SystemExit) as end, ended_by_signals():
-        send(number)
+        work()
     return end.value.code
+
+
+def said_at_the_end(number):
+    return said_by(lambda: send(number))
 
 
 @pytest.mark.parametrize(
@@ -118,3 +123,35 @@ def test_a_signal_that_was_not_heard_can_be_repeated(monkeypatch):
 
     with pytest.raises(SystemExit), ended_by_signals():
         work()
+
+
+def test_a_signal_that_a_destructor_swallows_is_repeated(capfd):
+    """As that of a loader that waits for its processes."""
+
+    class Loader:
+        def __del__(self):
+            send(signal.SIGTERM)
+
+    def work():
+        loader = Loader()
+        del loader
+        time.sleep(5)
+
+    begun = time.monotonic()
+    assert said_by(work) == STOPPED
+    assert time.monotonic() - begun < 4
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_at_a_fork_is_repeated():
+    os.register_at_fork(after_in_parent=lambda: send_once.pop()(signal.SIGTERM) if send_once else None)
+    send_once = [send]
+
+    def work():
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(5)
+
+    assert said_by(work) == STOPPED

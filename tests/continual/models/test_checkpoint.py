@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,6 +27,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, limited, size):
         save_atomically(path, {"epoch": 2, "w": torch.rand(20000)})
     assert load_checkpoint(path)["epoch"] == 1
     assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("which", range(1, 8))
+def test_an_interruption_stays_one(tmp_path, monkeypatch, which):
+    """torch makes an error of its own of whatever its writing ends by."""
+
+    class Interrupted(io.FileIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes == which:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted(path, mode))
+    with pytest.raises(KeyboardInterrupt):
+        save_atomically(tmp_path / "last.ckpt", {"w": torch.rand(20000)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_file(tmp_path):
