@@ -19,7 +19,7 @@ from annotated_types import Gt
 
 from continual.learning.callback import ContinualCallback, data_of, learner_of
 from continual.learning.learner import ContinualLearner
-from datamodules.class_index import ClassIndex
+from datamodules.class_index import index_of
 from datamodules.datamodule import ContinualDataModule
 from protocol.errors import ConfigError
 from protocol.labels import IGNORE
@@ -80,7 +80,7 @@ class ClassWeights(ContinualCallback):
             values = [0.0, *published_weights(self.weights, task.class_names[1:])]
         else:
             data = data_of(trainer)
-            counts = ClassIndex.build(data.source.split("train"), data.source.labels, progress=False).counts
+            counts = index_of(data.source, "train", progress=False).counts
             values = frequency_weights(class_shares(counts[data.train_indices].sum(0), task), self.weights)
         learner.memory["class_weights"] = torch.tensor(values, dtype=torch.float32, device=learner.device)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
 from protocol.labels import LabelSpace
@@ -36,9 +38,7 @@ class ADE20K(DataSource):
         root: the folder ADEChallengeData2016, or the one that holds it.
         evaluate_unlabelled: score value 0 as the class background (BACS); MiB and PLOP ignore it.
         """
-        path = existing_root(root, HOME)
-        inner = path / "ADEChallengeData2016"
-        self.root = inner if inner.is_dir() else path
+        self.root = find_home(existing_root(root, HOME))
         names = dict(enumerate(CLASSES, start=1))
         self.labels = LabelSpace(names, background=0, background_is_evaluated=evaluate_unlabelled)
 
@@ -47,3 +47,9 @@ class ADE20K(DataSource):
         folders = (self.root / kind / FOLDERS[name] for kind in ("images", "annotations"))
         images, masks = (existing_folder(folder, "root", HOME) for folder in folders)
         return pair_by_stem(self.root, images, masks)
+
+
+def find_home(root: Path) -> Path:
+    """The folder ADEChallengeData2016 for what a user gives as root."""
+    inner = root / "ADEChallengeData2016"
+    return inner if inner.is_dir() else root

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,6 +16,14 @@ from protocol.labels import LabelSpace
 
 class DataError(UserError):
     """Data that cannot be used; the message names the file or folder and the remedy."""
+
+
+class Contents(TypedDict):
+    """What a split holds, in a few words."""
+
+    images: int
+    bytes: int  # of all files; 0 where there are none
+    digest: str  # hex, of names and sizes in list order
 
 
 class Split(ABC):
@@ -45,6 +55,11 @@ class Split(ABC):
     def fingerprint(self) -> str:
         """Hex digest that changes when a file of the split changes (names, sizes, times); cheap."""
 
+    def contents(self) -> Contents:
+        """What a run remembers of the split, to notice that it has changed; cheap, and the same for a copy of it."""
+        digest = hashlib.sha256(repr(list(self.ids)).encode()).hexdigest()
+        return Contents(images=len(self), bytes=0, digest=digest[:16])
+
     @abstractmethod
     def check(self, index: int) -> None:
         """Raise DataError where image and mask differ in size or the image is truncated; without a full decode."""
@@ -56,6 +71,7 @@ class DataSource(ABC):
     name: str
     labels: LabelSpace
     mask_table: Pixels | None = None  # 256 entries, from values in the files to those of the splits; None: the same
+    index_dir: str | None = None  # where its class index is kept (`dataset.index_dir`); None: the user's cache folder
 
     @abstractmethod
     def split(self, name: str) -> Split:

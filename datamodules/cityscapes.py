@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.base import DataError, DataSource, DomainSource
-from datamodules.files import FileSplit, existing_folder, existing_root
+from datamodules.files import FileSplit, existing_folder, existing_root, names_in
 from protocol.labels import IGNORE, LabelSpace
 
 CLASSES = {
@@ -95,18 +96,24 @@ class Cityscapes(DataSource):
         folder = "train" if name == "val" and self.val_cities is not None else FOLDERS[name]
         images = existing_folder(self.root / "leftImg8bit" / folder, "root", HOME)
         masks = existing_folder(self.root / "gtFine" / folder, "root", HOME)
-        files = [f for city in self._chosen(images, name) for f in sorted((images / city).glob(f"*{IMAGE_ENDING}"))]
+        cities = self._chosen(images, name)
+        files = [images / city / n for city in cities for n in names_in(images / city) if n.endswith(IMAGE_ENDING)]
+        if not files:
+            raise DataError(
+                f"{images} has no image *{IMAGE_ENDING} of the chosen cities ({', '.join(cities) or 'none'}); see "
+                f"dataset.cities and dataset.val_cities; {HOME}"
+            )
         ids = [path.name.removesuffix(IMAGE_ENDING) for path in files]
         targets = [masks / path.parent.name / f"{i}{MASK_ENDING}" for path, i in zip(files, ids, strict=True)]
         for image, target in zip(files, targets, strict=True):
-            if not target.is_file():
+            if not os.path.isfile(target):
                 raise DataError(f"{image} has no mask {target}; {HOME}")
         split = CityscapesSplit(self.root, ids, files, targets)
         split.as_background = self.as_background
         return split
 
     def _chosen(self, images: Path, name: str) -> list[str]:
-        there = sorted(path.name for path in images.iterdir() if path.is_dir())
+        there = [city for city in names_in(images) if os.path.isdir(images / city)]
         held_out = self.val_cities or []
         wanted = {"train": ("cities", self.cities), "val": ("val_cities", self.val_cities)}
         key, cities = wanted.get(name, ("", None))
@@ -117,7 +124,7 @@ class Cityscapes(DataSource):
                 raise DataError(f"dataset.{key}: {images} has no city {city}; there are {', '.join(there)}")
             if name == "train" and city in held_out:
                 raise DataError(f"dataset.cities: {city} is one of dataset.val_cities; it cannot train and validate")
-        return sorted(cities)
+        return sorted(set(cities))
 
 
 class CityscapesDomains(Cityscapes, DomainSource):

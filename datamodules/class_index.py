@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
-import zipfile
-import zlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,15 +18,16 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.base import DataError, Split
+from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
+from datamodules.text import check_name, shortened
 from protocol.arrays import Flags
 from protocol.files import replacing
 from protocol.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache file; another number makes earlier files useless
+FORMAT = 2  # of the cache file; another number makes earlier files useless
 CHUNK = 32  # images per piece of work
 SHOWN_FAILURES = 5  # faulty images in one error message
 
@@ -63,6 +64,13 @@ class ClassIndex:
         presence[self.images, self.values] = True
         return presence
 
+    @property
+    def checksum(self) -> str:
+        """Hex digest of the content."""
+        arrays = (self.images, self.values, self.pixels)
+        facts = [(self.n_images, str(array.dtype), array.shape, array.tobytes()) for array in arrays]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
     @classmethod
     def build(
         cls,
@@ -76,28 +84,26 @@ class ClassIndex:
         """The index of a split: from its cache file, or scanned and written there.
 
         The file's name holds a digest of the split's fingerprint and of the values that the labels allow: after a
-        change of either the name is another one, and the split is scanned again.
+        change of either the name is another one, and the split is scanned again. Two data sets never share a file.
 
         Args:
             split: where masks come from.
             labels: which values may occur.
-            cache_dir: folder of the cache file; None = `.palimpsest` in the data set's folder where that can be
-                written, else the user's cache folder.
+            cache_dir: `dataset.index_dir`, folder of the cache file; None: the user's cache folder.
             workers: threads; None = the cores that this process may use.
             progress: show a bar while scanning.
 
         Raises:
             DataError: masks with a value that is neither class nor background nor ignored, or images that do not pass
-                `split.check`.
+                `split.check`; or a folder that was asked for cannot be written.
         """
-        name = f"class_index_{_digest(split, labels)}.npz"
-        folders = _cache_folders(split, cache_dir)
-        for folder in folders:
-            index = _read(folder / name)
-            if index is not None:
-                return index
-        index = cls._scan(split, labels, workers or usable_cores(), progress)
-        _write_to_first(folders, name, index)
+        path = _folder(cache_dir) / f"class_index_{_digest(split, labels)}.npz"
+        index = _read(path, len(split))
+        if index is None:
+            if cache_dir is not None:
+                _check_can_be_written(path.parent)
+            index = cls._scan(split, labels, workers or usable_cores(), progress)
+            _keep(path, index)
         return index
 
     @classmethod
@@ -193,8 +199,16 @@ def _failure_message(failures: list[str]) -> str:
     return "the data set has faults:\n- " + "\n- ".join(failures[:SHOWN_FAILURES]) + more
 
 
+def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex:
+    """The class index of a split of a data set, kept where the data set's settings say."""
+    return ClassIndex.build(source.split(name), source.labels, cache_dir=source.index_dir, progress=progress)
+
+
 def _digest(split: Split, labels: LabelSpace) -> str:
-    parts = (str(FORMAT), split.fingerprint(), _allowed(labels).tobytes().hex())
+    """Of the files, the data set's folder, the names of its images, and the values that may occur."""
+    root = getattr(split, "root", None)  # splits that are drawn have no folder
+    place = "" if root is None else os.path.abspath(root)
+    parts = (str(FORMAT), place, repr(list(split.ids)), split.fingerprint(), _allowed(labels).tobytes().hex())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
@@ -204,42 +218,61 @@ def _progress_bar(wanted: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal))
 
 
-def _cache_folders(split: Split, cache_dir: Path | str | None) -> list[Path]:
-    """Where the cache file may be, best first."""
-    if cache_dir is not None:
-        return [Path(cache_dir)]
-    root = getattr(split, "root", None)  # splits that are drawn have no folder
-    beside_the_data = [] if root is None else [Path(root) / ".palimpsest"]
-    return [*beside_the_data, user_cache_path("palimpsest")]
+def _folder(index_dir: Path | str | None) -> Path:
+    if index_dir is None:
+        return user_cache_path("palimpsest")
+    if not str(index_dir).strip():
+        raise DataError("dataset.index_dir is empty; name a folder, or null for your cache folder")
+    check_name(index_dir)
+    return Path(os.path.expanduser(index_dir))
 
 
-def _read(path: Path) -> ClassIndex | None:
-    """The index in a file; None where there is none or the file is damaged."""
+def _check_can_be_written(folder: Path) -> None:
+    """Raise DataError, before the scan, where the folder that was asked for cannot hold the index."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return ClassIndex(int(file["n_images"]), file["images"], file["values"], file["pixels"])
-    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError(
+            f"dataset.index_dir={shortened(str(folder))} cannot be written ({error.strerror}); name another folder, or "
+            "null for your cache folder"
+        ) from error
+
+
+def _read(path: Path, n_images: int) -> ClassIndex | None:
+    """The index in a file; None where there is none, or it is not what was written."""
+    if not os.path.lexists(path):
         return None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is no file")
+        with np.load(path, allow_pickle=False) as file:
+            index = ClassIndex(int(file["n_images"]), file["images"], file["values"], file["pixels"])
+            if str(file["checksum"]) != index.checksum or index.n_images != n_images:
+                raise ValueError("its content is not what was written")
+            return index
+    except Exception as error:  # damaged bytes make the readers of zip files and arrays raise anything
         log.warning(f"the class index {path} cannot be read and is made again: {error}")
         return None
 
 
-def _write_to_first(folders: list[Path], name: str, index: ClassIndex) -> None:
-    """Write to the first folder that can be written; where none can, say so: the next run scans again."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / name, index)
-            return
-        except OSError as error:
-            log.debug(f"no class index in {folder}: {error}")
-    log.warning(f"the class index cannot be kept: none of {', '.join(map(str, folders))} can be written")
+def _keep(path: Path, index: ClassIndex) -> None:
+    """Write the index, or say that it is not kept: the next run scans again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, index)
+    except OSError as error:
+        log.warning(
+            f"the class index cannot be kept in {path.parent} ({error.strerror}), so that every run looks at all masks "
+            "again: set dataset.index_dir to a folder that can be written"
+        )
 
 
 def _write(path: Path, index: ClassIndex) -> None:
     """Write a file that whoever reads meanwhile finds whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
-            file, n_images=index.n_images, images=index.images, values=index.values, pixels=index.pixels
-        )
+            file, n_images=index.n_images, images=index.images, values=index.values, pixels=index.pixels,
+            checksum=index.checksum,
+        )  # fmt: skip

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.base import DataError, Split
+from datamodules.base import Contents, DataError, Split
+from datamodules.text import check_name, shortened
+
+# Pillow warns of an image at half the size at which it refuses one; cameras make images of that size.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+# What a file may be, whatever its suffix says. Pillow knows more formats, and runs another program to read one of them.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
 MASK_MODES = ("P", "L", "1")  # one value per pixel, one byte
 # Last bytes of a complete file, and how far from its end they may stand.
@@ -39,6 +49,8 @@ class FileSplit(Split):
         """
         if not ids:
             raise DataError(f"a split of {root} has no image; see the data set's file in conf/dataset for its layout")
+        for path in (*images, *masks):
+            check_name(path)
         if len(set(ids)) != len(ids):
             twice = [name for name, count in Counter(ids).items() if count > 1][:3]
             raise DataError(f"{', '.join(twice)} occurs more than once in a list of {root}; remove the repetition")
@@ -64,12 +76,26 @@ class FileSplit(Split):
         return self.masks[index]
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of all files."""
+        """Of names, sizes and times of all files.
+
+        Raises:
+            DataError: a name is a pipe, a folder, a link to nothing ...
+        """
         digest = hashlib.sha256()
         for path in (*self.images, *self.masks):
-            status = os.stat(path)
+            status = file_status(path)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+    def contents(self) -> Contents:
+        """Number of images, bytes of all files, digest of names and sizes.
+
+        Raises:
+            DataError: as in `fingerprint`.
+        """
+        sizes = [[file_status(path).st_size for path in paths] for paths in (self.images, self.masks)]
+        digest = hashlib.sha256(repr((self.ids, sizes)).encode()).hexdigest()
+        return Contents(images=len(self), bytes=sum(map(sum, sizes)), digest=digest[:16])
 
     def check(self, index: int) -> None:
         """Compare the headers' sizes and look at the image's end; a full decode only where the end looks wrong.
@@ -78,19 +104,64 @@ class FileSplit(Split):
             DataError: the sizes differ, or the image is damaged.
         """
         image_path, mask_path = self.images[index], self.masks[index]
-        try:
-            with Image.open(image_path) as image, Image.open(mask_path) as mask:
-                sizes = upright_size(image), upright_size(mask)
-                if sizes[0] != sizes[1]:
-                    shown = [f"{width}x{height}" for height, width in sizes]
-                    raise DataError(
-                        f"image {image_path} is {shown[0]} and its mask {mask_path} is {shown[1]} pixels; "
-                        "they must be of the same size"
-                    )
-                if not _ends_properly(image_path):
-                    image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DataError(f"image {image_path} or its mask is damaged ({error}); replace the file") from error
+        with opened(image_path) as image:
+            size = upright_size(image)
+            if not _ends_properly(image_path):
+                image.load()
+        mask_size = image_size(mask_path, "mask")
+        if size != mask_size:
+            shown = [f"{width}x{height}" for height, width in (size, mask_size)]
+            raise DataError(
+                f"image {image_path} is {shown[0]} and its mask {mask_path} is {shown[1]} pixels; "
+                "they must be of the same size"
+            )
+
+
+def file_status(path: str) -> os.stat_result:
+    """Size and time of a file.
+
+    Raises:
+        DataError: there is none, or it is something else, such as a pipe, for which a reader would wait for ever.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path} is missing, or a link to nothing ({error.strerror}); bring the file back") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is no file but a folder, a pipe or a device; replace it")
+    return status
+
+
+@contextmanager
+def opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
+    """An image whose header Pillow has read, and no pixel yet.
+
+    Args: `what`: a message calls it.
+
+    Raises:
+        DataError: it is damaged, too large, or no image; also where that is found within the block.
+    """
+    check_name(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise DataError(
+            f"{what} {path} claims {int(pixels[0]) if pixels else 0:,} pixels, as files do that are made to fill the "
+            "memory; cut it into parts or shrink it"
+        ) from error
+    except Exception as error:  # damaged bytes make decoders raise anything
+        raise DataError(f"{what} {path} cannot be read ({_reason(error)}); replace the file") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no {', '.join(FORMATS)}"
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return told.partition("\n")[0] or type(error).__name__
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -99,10 +170,23 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file is damaged.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def decoded(path: str | Path, kind: int) -> np.ndarray:
+    """An image as OpenCV reads it; `kind`: one of its IMREAD_ numbers.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    check_name(path)  # OpenCV ends the whole process where a name is no UTF-8
+    try:
+        image = cv2.imread(str(path), kind)
+    except cv2.error as error:
+        raise DataError(f"image {path} cannot be decoded ({error.err}); replace the file") from error
     if image is None:
         raise DataError(f"image {path} cannot be decoded; replace the file")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -111,25 +195,19 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file is damaged or holds colours instead of class ids.
     """
-    try:
-        with Image.open(path) as mask:
-            check_mask_mode(mask, path)
-            return np.array(mask, dtype=np.uint8)
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"mask {path} cannot be read ({error}); replace the file") from error
+    with opened(path, "mask") as mask:
+        check_mask_mode(mask, path)
+        return np.array(mask, dtype=np.uint8)
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, what: str = "image") -> tuple[int, int]:
     """Height and width of an image or mask as they are read, from the header.
 
     Raises:
         DataError: it is none.
     """
-    try:
-        with Image.open(path) as image:
-            return upright_size(image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"image {path} cannot be read ({error}); replace the file") from error
+    with opened(path, what) as image:
+        return upright_size(image)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -167,9 +245,12 @@ def existing_root(root: str, home: str) -> Path:
     Raises:
         DataError: there is no such folder.
     """
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise DataError(f"dataset.root={root}: there is no such folder; {home}")
+    if not root.strip():
+        raise DataError(f"dataset.root is empty; name the data set's folder; {home}")
+    check_name(root)
+    path = Path(os.path.expanduser(root))
+    if not os.path.isdir(path):
+        raise DataError(f"dataset.root={shortened(root)}: there is no such folder; {home}")
     return path
 
 
@@ -179,20 +260,43 @@ def existing_folder(path: Path, key: str, home: str) -> Path:
     Raises:
         DataError: names the folder and the key that sets it.
     """
-    if not path.is_dir():
-        raise DataError(f"{path} is missing (dataset.{key}); {home}")
+    if not os.path.isdir(path):
+        raise DataError(f"{shortened(str(path))} is missing (dataset.{key}); {home}")
     return path
 
 
-def read_list(path: Path) -> list[str]:
-    """Lines of a list of images; blank ones are left out, any line ending and a missing last one are fine."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, in lexicographic order, without hidden files: macOS leaves `._` files beside others.
+
+    Raises:
+        DataError: the folder may not be read.
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); let it be read") from error
+
+
+def image_stem(line: str) -> str:
+    """The name of an image without folders and suffix: of `images/a.jpg`, of `a`, and `v1.0` of itself."""
+    name = re.split(r"[/\\]", line)[-1]
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Stem -> file of the images in a folder, in lexicographic order of the names."""
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.stem: path for path in paths}
+    """Stem -> file of the images in a folder, in lexicographic order of the names.
+
+    Raises:
+        DataError: the folder may not be read, or two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in (folder / name for name in names_in(folder)):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            other = found.setdefault(path.stem, path)
+            if other != path:
+                raise DataError(f"{other} and {path.name} are two files for one name; remove one of them")
+    return found
 
 
 def pair_by_stem(root: Path, images: Path, masks: Path) -> FileSplit:
@@ -220,7 +324,7 @@ def files_of(root: Path, ids: Iterable[str], images: Path, masks: Path, home: st
         DataError: a listed file is missing.
     """
     ids = list(ids)
-    have = {"jpg": set(os.listdir(images)), "png": set(os.listdir(masks))}
+    have = {"jpg": set(names_in(images)), "png": set(names_in(masks))}
     for suffix, folder in (("jpg", images), ("png", masks)):
         absent = [name for name in ids if f"{name}.{suffix}" not in have[suffix]]
         if absent:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.base import DataError
 from datamodules.batches import Loader
-from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, read_image
+from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, opened, read_image
+from datamodules.text import check_name
 from datamodules.transforms import resize_image
 
 Size = tuple[int, int]  # height, width
@@ -26,16 +27,17 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """Files, all images below folders, and what globs match, in the order given, each once.
 
     Raises:
-        DataError: a pattern gives no image, or two files have the same name, so that their results would have it too.
+        DataError: a pattern gives no image, a name is no text, or two files have the same name, so that their results
+            would have it too.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_file():
+        path = Path(os.path.expanduser(pattern))
+        if os.path.isfile(path):
             paths = [path]
         else:
-            below = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-            named = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES]
+            below = path.rglob("*") if os.path.isdir(path) else map(Path, glob.glob(str(path), recursive=True))
+            named = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and is_shown(p)]
             if broken := [p for p in named if p.is_symlink() and not p.exists()]:
                 raise DataError(f"{broken[0]} is a link to nothing: remove it, or bring the image back")
             paths = sorted(filter(Path.is_file, named))
@@ -46,10 +48,16 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
         found |= {p.resolve(): p for p in paths if p.resolve() not in found}
     stems: dict[str, Path] = {}
     for path in found.values():
+        check_name(path)
         other = stems.setdefault(path.stem, path)
         if other != path:
             raise DataError(f"{other} and {path} have the same name, which their results would have too")
     return list(found.values())
+
+
+def is_shown(path: Path) -> bool:
+    """Whether a path leads to no hidden file, such as macOS leaves beside others."""
+    return not path.name.startswith(".")
 
 
 def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -60,7 +68,7 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"--masks {folder}: there is no such folder")
-    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png"))}
+    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png")) if is_shown(path) and path.is_file()}
     missing = [path for path in images if _plain(path.stem) not in masks]
     if missing:
         name = f"{_plain(missing[0].stem)}.png"
@@ -71,8 +79,8 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
         if sizes[0] != sizes[1]:
             shown = " and ".join(f"{width}x{height}" for height, width in sizes)
             raise DataError(f"image {image} and mask {mask} differ in size: {shown}")
-        with Image.open(mask) as opened:
-            check_mask_mode(opened, mask)
+        with opened(mask, "mask") as picture:
+            check_mask_mode(picture, mask)
     return found
 
 

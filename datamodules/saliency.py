@@ -10,6 +10,7 @@ mirrored with it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import cv2
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.files import decoded, image_size
+from datamodules.text import shortened
 from protocol.arrays import Flags
 from protocol.numbers import Amount, Count
 
@@ -33,9 +36,9 @@ class SaliencyFiles:
         Raises:
             DataError: there is no such folder.
         """
-        self.root, self.suffix = Path(root).expanduser(), suffix
-        if not self.root.is_dir():
-            raise DataError(f"dataset.saliency.root={root}: there is no such folder")
+        self.root, self.suffix = Path(os.path.expanduser(root)), suffix
+        if not root.strip() or not os.path.isdir(self.root):
+            raise DataError(f"dataset.saliency.root={shortened(root)}: there is no such folder")
 
     def path_of(self, name: str) -> Path:
         """File of an image's map."""
@@ -48,7 +51,7 @@ class SaliencyFiles:
 
     def check(self, names: Iterable[str]) -> None:
         """Raise DataError unless every image has a map."""
-        missing = [name for name in names if not self.path_of(name).is_file()]
+        missing = [name for name in names if not os.path.isfile(self.path_of(name))]
         if missing:
             raise DataError(
                 f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: fetch the maps, "
@@ -62,15 +65,14 @@ class SaliencyFiles:
             DataError: the map cannot be read or is of another size.
         """
         path = self.path_of(name)
-        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if values is None:
-            raise DataError(f"{path} is missing or no image: it should be the saliency map of {name}")
-        if values.shape != image.shape[:2]:
+        height, width = image_size(path, "saliency map")  # of the header: a map of any other size is not decoded
+        if (height, width) != image.shape[:2]:
             raise DataError(
-                f"{path} is {values.shape[1]}x{values.shape[0]}, its image {image.shape[1]}x{image.shape[0]}: "
+                f"{path} is {width}x{height}, its image {image.shape[1]}x{image.shape[0]}: "
                 "a saliency map has its image's size"
             )
-        return values > 0
+        salient: Flags = decoded(path, cv2.IMREAD_GRAYSCALE) > 0
+        return salient
 
 
 class SpectralResidual:

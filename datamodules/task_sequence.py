@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from datamodules.base import DataSource, DomainSource
-from datamodules.class_index import ClassIndex
+from datamodules.class_index import index_of
 from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
 from protocol.errors import TaskError
@@ -56,6 +56,7 @@ class TaskSequence:
             UserError: the data or the task cannot be used, or a task has no image.
         """
         source: DataSource = instantiate(dataset.source, _convert_="all")
+        source.index_dir = dataset.get("index_dir")
         protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
         if isinstance(source, DomainSource):
             return cls._of_domains(source, protocol, dataset, training)
@@ -66,7 +67,8 @@ class TaskSequence:
                 "training.mode=disjoint leaves few images of ADE20K, where most show classes of several tasks; MiB's "
                 "published lists are those of training.ade_partition=mib"
             )
-        presence = {name: ClassIndex.build(source.split(name), source.labels).presence for name in SPLITS}
+        presence = {name: index_of(source, name).presence for name in SPLITS}
+        _say_what_is_shared(source)
         images = _select(tasks, presence, training["ade_partition"])
         if training["task_images"] is not None:
             owned = owned_images(
@@ -88,7 +90,7 @@ class TaskSequence:
         steps = class_steps(every, dataset=source.name, **named_steps(training))
         steps = (every,) if training["joint"] else steps
         tasks = domain_tasks(source.labels, protocol, source.domains, steps)
-        ClassIndex.build(source.split("train"), source.labels)  # looks at every file
+        index_of(source, "train")  # looks at every file
         images = domain_images(source.domain_of, steps, dataset.domain_test)
         return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
 
@@ -102,7 +104,7 @@ class TaskSequence:
         if name == "test" or isinstance(self.source, DomainSource):
             positions: Positions = getattr(chosen, name)
             return positions
-        return select_test(self.tasks[index], ClassIndex.build(self.source.split(name), self.source.labels).presence)
+        return select_test(self.tasks[index], index_of(self.source, name).presence)
 
     def describe(self) -> str:
         """One line per task: classes and numbers of images."""
@@ -127,6 +129,18 @@ class TaskSequence:
                 for task, chosen in zip(self.tasks, self.images, strict=True)
             ]
         }
+
+
+def _say_what_is_shared(source: DataSource) -> None:
+    """Warn of images that are trained on and tested."""
+    train = set(getattr(source.split("train"), "images", ()))  # files, where the data set has some
+    for name in ("val", "test"):
+        shared = train.intersection(getattr(source.split(name), "images", ()))
+        if shared:
+            log.warning(
+                f"{len(shared):,} of the {len(train):,} training images are {name} images too, such as {min(shared)}: "
+                "scores on them say little; take them out of one of the lists"
+            )
 
 
 def named_steps(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 FREE_KEYS = (
     "hydra",
     "logger",
+    "dataset.index_dir",
     "training.name",
     "training.output",
     "training.ckpt_dir",

@@ -33,6 +33,7 @@ SPLITS = ("train", "val", "test")
 # Settings that may be changed for a test; all others belong to the training.
 KEYS = (
     "dataset.root",
+    "dataset.index_dir",
     "training.accelerator",
     "training.devices",
     "training.strategy",
@@ -152,6 +153,7 @@ def for_a_test(settings: dict[str, Any], overrides: list[str], full_size: bool) 
         key, equals, _ = override.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(f"{override} cannot be set to test a run; give key=value with one of {', '.join(KEYS)}")
+    config.dataset.index_dir = None  # that of the run may be on another machine
     before = config.dataset.get("root")
     if before is None and any(override.startswith("dataset.root=") for override in overrides):
         raise ConfigError(f"dataset.root has no effect: the data set {config.dataset.name} of the run reads no files")

@@ -18,16 +18,19 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.results import Results
 from continual.launch.devices import dealt_gpu
 from continual.launch.naming import in_sweep
+from continual.launch.user_errors import user_message
 from continual.loggers.build import build_loggers
 from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
+from datamodules.contents import contents_of
 from protocol.errors import ConfigError, RunError
 from protocol.files import write_atomically
 from protocol.run_folder import RunFolder
@@ -51,14 +54,13 @@ def run_job(config: DictConfig) -> float | None:
     with kept_traceback(RunFolder(directory).error):
         settings = complete(config)
     folder = RunFolder.of(directory, settings["training"])
-    if not open_state(settings, folder).is_finished:
-        if (
-            hydra.mode == RunMode.MULTIRUN
-            and has_several_processes(settings["training"])
-            and not shares_machine(config)
-        ):
-            _run_apart(folder)
-            return Results(folder, settings).average_miou
+    state = open_state(settings, folder)
+    if state.is_finished:
+        _say_changed_data(config, state, folder)
+    elif hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]) and not shares_machine(config):
+        _run_apart(folder)
+        return Results(folder, settings).average_miou
+    else:
         with claimed(folder, waits=in_sweep()):
             state = open_state(settings, folder)  # another job may have come further meanwhile
             if not state.is_finished:
@@ -66,6 +68,23 @@ def run_job(config: DictConfig) -> float | None:
     results = Results(folder, settings)
     results.show()
     return results.average_miou
+
+
+def _say_changed_data(config: DictConfig, state: RunState, folder: RunFolder) -> None:
+    """Warn where the data of a finished run are no longer those that its results are of."""
+    if not is_first_process():
+        return
+    try:
+        changed = state.changed_data(contents_of(instantiate(config.dataset.source, _convert_="all")))
+    except Exception as error:
+        changed = user_message(error) or ""
+        if not changed:
+            raise
+    if changed:
+        log.warning(
+            f"the data have changed since the run in {folder.path} ended ({changed}): its results are those of the "
+            "earlier data; training.name=... makes a new run"
+        )
 
 
 def open_state(settings: Mapping[str, Any], folder: RunFolder) -> RunState:

@@ -31,6 +31,7 @@ from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, load_own
 from continual.run.trainers import Trainers
+from datamodules.contents import contents_of
 from datamodules.task_sequence import TaskSequence
 from protocol.errors import full_keys
 from protocol.files import write_atomically
@@ -99,6 +100,7 @@ class Experiment:
         """
         failure: BaseException | None = None
         try:
+            self.state.check_data(contents_of(self.split.source), self.folder)
             self.state = connect(self.trainers.build(self.tasks[0]), self.learner, self.state)
             self._announce()
             for task in self.tasks:

@@ -148,6 +148,7 @@ class DatasetSettings:
     """What the run itself reads of the group `dataset`; the rest is for the data set's own class and the transforms."""
 
     name: Text
+    index_dir: Text | None = None
     mean: Colour
     std: tuple[PositiveFraction, PositiveFraction, PositiveFraction]
     crop_size: Count | None = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from datamodules.contents import changes
 from protocol.errors import RunError
 from protocol.files import is_taken, json_checksum, read_json, write_atomically
 from protocol.run_folder import RunFolder
@@ -31,6 +32,7 @@ class RunState:
         next_task: first task that is not finished.
         steps: optimizer steps of the finished tasks, where the loggers' axis continues.
         run_id: id of the run at wandb.
+        data: what the data set holds, see datamodules/contents.py; None before the run begins.
     """
 
     fingerprint: str
@@ -40,6 +42,7 @@ class RunState:
     tasks: int | None = None
     next_task: int = 0
     steps: int = 0
+    data: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property
@@ -111,3 +114,26 @@ class RunState:
             f"the run in {folder.path} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
             "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
         )
+
+    def changed_data(self, data: Mapping[str, Any]) -> str:
+        """What is other in the data than when the run began, in words; empty where nothing is.
+
+        Args: `data`: what the data set holds now.
+        """
+        return "" if self.data is None else changes(self.data, data)
+
+    def check_data(self, data: Mapping[str, Any], folder: RunFolder) -> None:
+        """Refuse to continue a run on other data than it began with; where nothing is trained yet, take the new ones.
+
+        Raises:
+            RunError: names what has changed.
+        """
+        first = folder.task(0)
+        is_new = not self.next_task and not any(map(is_taken, (first.last, first.model)))
+        changed = "" if is_new else self.changed_data(data)
+        if changed:
+            raise RunError(
+                f"the data have changed since the run in {folder.path} began ({changed}): bring the earlier ones back "
+                "to continue it, or set another training.name for a new run"
+            )
+        self.data = dict(data)

@@ -7,14 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules import ade20k, cityscapes, voc
+from datamodules.base import DataError
+from datamodules.download import AcquisitionError
+from datamodules.files import names_in
+
 CITYSCAPES = "https://www.cityscapes-dataset.com"
 
 # Images of each split, as published.
 COUNTS = {
-    "voc": {"train": 1_464, "val": 1_449, "train_aug": 10_582},
+    "voc": {name: voc.COUNTS[name] for name in ("train", "val", "train_aug")},
     "ade20k": {"training": 20_210, "validation": 2_000},
     "cityscapes": {"train": 2_975, "val": 500},
 }
+AUGMENTED_LISTS = tuple(name for name in voc.TRAIN_LISTS if "aug" in name)  # names of one list
 # md5 of the sorted ids, one per line: lists of the right length with other images are in circulation.
 LISTS = {"val": "52001e89ec02c95bb26b237b6097cc49", "train_aug": "3b20577ce87eb9beafd81438ebc61d41"}
 
@@ -70,31 +76,34 @@ SBD = Archive(
 
 
 def locate_voc(root: Path) -> Path:
-    """The folder that holds JPEGImages, whether root is it, its parent, or the parent of VOCdevkit."""
-    return _first_with("ImageSets/Segmentation", [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"])
+    """The folder VOC2012 as training finds it; where there is none, the one to download to."""
+    return voc.find_home(root) or _named("VOC2012", root)
 
 
 def locate_ade20k(root: Path) -> Path:
-    """The folder ADEChallengeData2016, whether root is it or its parent."""
-    return _first_with("images", [root, root / "ADEChallengeData2016"])
+    """The folder ADEChallengeData2016 as training finds it; where there is none, the one to download to."""
+    found = ade20k.find_home(root)
+    return found if (found / "images").is_dir() else _named("ADEChallengeData2016", root)
 
 
 def check_voc(folder: Path) -> list[Finding]:
     """VOC 2012 with and without the masks of SBD."""
     counts = COUNTS["voc"]
-    ids = {name: read_ids(find_list(folder, name)) for name in counts}
+    lists = {name: find_list(folder, name) for name in counts}
+    ids = {name: read_ids(path) for name, path in lists.items()}
     official = f"`download.py voc`, {DATASETS['voc'].archives[0].urls[0]}"
     augmented = f"`download.py sbd`, which builds it from {SBD.urls[0]}"
-    aug = ids["train_aug"] or _stems(folder / "SegmentationClassAug", ".png") - ids["val"]
+    aug = ids["train_aug"] or _stems(folder / voc.AUGMENTED, ".png") - ids["val"]
     images, masks = ids["train"] | ids["val"], counts["train"] + counts["val"]
     file = DATASETS["voc"].archives[0].name
+    shown = {name: path.relative_to(folder).as_posix() for name, path in lists.items()}
     findings = [
-        _list("train", ids["train"], official, file),
-        _list("val", ids["val"], official, file),
+        _list("train", shown["train"], ids["train"], official, file),
+        _list("val", shown["val"], ids["val"], official, file),
         _files(folder / "JPEGImages", ".jpg", images, masks, official, file),
-        _files(folder / "SegmentationClass", ".png", images, masks, official, file),
-        _list("train_aug", ids["train_aug"], augmented),
-        _files(folder / "SegmentationClassAug", ".png", aug, counts["train_aug"], augmented),
+        _files(folder / voc.ORIGINAL, ".png", images, masks, official, file),
+        _list("train_aug", shown["train_aug"], ids["train_aug"], augmented),
+        _files(folder / voc.AUGMENTED, ".png", aug, counts["train_aug"], augmented),
     ]
     if aug:
         findings.append(_files(folder / "JPEGImages", ".jpg", aug, 0, official, file, what="JPEGImages of train_aug"))
@@ -120,9 +129,9 @@ def check_cityscapes(folder: Path) -> list[Finding]:
     remedy = f"`download.py cityscapes`, {CITYSCAPES} (free account)"
     findings = []
     for split, expected in COUNTS["cityscapes"].items():
-        frames = _frames(folder / "leftImg8bit" / split, "_leftImg8bit.png")
+        frames = _frames(folder / "leftImg8bit" / split, cityscapes.IMAGE_ENDING)
         findings.append(Finding(f"leftImg8bit/{split}", len(frames), expected, remedy, images.name))
-        masks = _frames(folder / "gtFine" / split, "_gtFine_labelIds.png")
+        masks = _frames(folder / "gtFine" / split, cityscapes.MASK_ENDING)
         lost = sorted(frames - masks)
         findings.append(
             Finding(f"gtFine/{split}", len(masks), expected, remedy, ground_truth.name, lost[0] if lost else "")
@@ -192,32 +201,35 @@ DATASETS = {
 
 
 def find_list(folder: Path, name: str) -> Path:
-    """The file with the list of a split, in any of the usual places; the devkit's place where there is none."""
-    places = [folder / "ImageSets" / "Segmentation", folder, folder / "splits"]
-    return next((path for place in places if (path := place / f"{name}.txt").is_file()), places[0] / f"{name}.txt")
+    """The list of a split where training finds it, under any of its names; the devkit's place where there is none."""
+    names = AUGMENTED_LISTS if name in AUGMENTED_LISTS else (name,)
+    return voc.find_list(folder, names) or voc.list_places(folder, names)[0]
 
 
 def read_ids(path: Path) -> set[str]:
-    """The ids of a list; a line is an id, or ends with the path of a mask. Empty where there is no list."""
-    if not path.is_file():
-        return set()
-    return {Path(line.split()[-1]).stem for line in path.read_text().splitlines() if line.strip()}
+    """The ids that training reads in a list. Empty where there is no list, or an empty one.
+
+    Raises:
+        AcquisitionError: it cannot be read.
+    """
+    try:
+        return set(voc.list_ids(path)) if path.is_file() and path.stat().st_size else set()
+    except DataError as error:
+        raise AcquisitionError(str(error)) from error
 
 
-def _first_with(child: str, folders: list[Path]) -> Path:
-    """The first folder that holds `child`; else the root if it has the data set's name, else the second folder."""
-    root, nested = folders[:2]
-    found = next((folder for folder in folders if (folder / child).is_dir()), None)
-    return found or (root if root.name == nested.name else nested)
+def _named(name: str, root: Path) -> Path:
+    """The root itself where it has a data set's name, else the folder of that name in it."""
+    return root if root.name == name else root / name
 
 
-def _list(name: str, ids: set[str], remedy: str, archive: str = "") -> Finding:
+def _list(name: str, path: str, ids: set[str], remedy: str, archive: str = "") -> Finding:
     expected = COUNTS["voc"][name]
     wrong = ""
     if len(ids) == expected and name in LISTS:
         found = hashlib.md5("\n".join(sorted(ids)).encode(), usedforsecurity=False).hexdigest()
         wrong = "" if found == LISTS[name] else "other ids than the published list"
-    return Finding(f"ImageSets/Segmentation/{name}.txt", len(ids), expected, remedy, archive, wrong)
+    return Finding(path, len(ids), expected, remedy, archive, wrong)
 
 
 def _files(
@@ -232,13 +244,13 @@ def _files(
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:
-    return {path.stem for path in _children(folder) if path.suffix == suffix}
+    return {path.stem for path in map(Path, _names(folder)) if path.suffix == suffix}
 
 
 def _frames(folder: Path, suffix: str) -> set[str]:
-    names = (path.name for city in _children(folder) for path in _children(city))
+    names = (name for city in _names(folder) for name in _names(folder / city))
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 
-def _children(folder: Path) -> Iterable[Path]:
-    return folder.iterdir() if folder.is_dir() else ()
+def _names(folder: Path) -> Iterable[str]:
+    return names_in(folder) if folder.is_dir() else ()
