@@ -58,7 +58,7 @@ class Folder(DataSource):
             raise DataError(f"{path} (dataset.classes) names no class besides dataset.background and dataset.ignored")
         if BACKGROUND in foreground.values():
             raise DataError(
-                f"{path} (dataset.classes): no class can be called {BACKGROUND}, as the channel of all other pixels is; "
+                f"{path} (dataset.classes): no class can be called {BACKGROUND}, like the channel of other pixels; "
                 "set dataset.background to its value or rename it"
             )
         self.labels = LabelSpace(foreground, background=background, ignored=tuple(ignored))

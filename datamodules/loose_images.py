@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.base import DataError
 from datamodules.batches import Loader
 from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, opened, read_image
-from datamodules.text import check_name
+from datamodules.text import check_name, shortened
 from datamodules.transforms import resize_image
 
 Size = tuple[int, int]  # height, width
@@ -32,6 +32,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
+        check_name(pattern)
         path = Path(os.path.expanduser(pattern))
         if os.path.isfile(path):
             paths = [path]
@@ -41,9 +42,10 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             if broken := [p for p in named if p.is_symlink() and not p.exists()]:
                 raise DataError(f"{broken[0]} is a link to nothing: remove it, or bring the image back")
             paths = sorted(filter(Path.is_file, named))
-        if not paths:
+        if not paths or not pattern.strip():
+            name = shortened(pattern) or "an empty name"
             raise DataError(
-                f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"
+                f"{name} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"
             )
         found |= {p.resolve(): p for p in paths if p.resolve() not in found}
     stems: dict[str, Path] = {}
@@ -75,7 +77,7 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
         raise DataError(f"{missing[0]} and {len(missing) - 1} more images have no mask below {folder}, such as {name}")
     found = {path: masks[_plain(path.stem)] for path in images}
     for image, mask in found.items():
-        sizes = image_size(image), image_size(mask)
+        sizes = image_size(image), image_size(mask, "mask")
         if sizes[0] != sizes[1]:
             shown = " and ".join(f"{width}x{height}" for height, width in sizes)
             raise DataError(f"image {image} and mask {mask} differ in size: {shown}")

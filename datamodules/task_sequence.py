@@ -133,13 +133,13 @@ class TaskSequence:
 
 def _say_what_is_shared(source: DataSource) -> None:
     """Warn of images that are trained on and tested."""
-    train = set(getattr(source.split("train"), "images", ()))  # files, where the data set has some
-    for name in ("val", "test"):
-        shared = train.intersection(getattr(source.split(name), "images", ()))
+    files = {name: set(getattr(source.split(name), "images", ())) for name in SPLITS}  # none where images are drawn
+    for name in ("val",) if files["val"] == files["test"] else ("val", "test"):
+        shared = files["train"] & files[name]
         if shared:
             log.warning(
-                f"{len(shared):,} of the {len(train):,} training images are {name} images too, such as {min(shared)}: "
-                "scores on them say little; take them out of one of the lists"
+                f"{len(shared):,} of the {len(files['train']):,} training images are {name} images too, such as "
+                f"{min(shared)}: scores on them say little; take them out of one of the lists"
             )
 
 

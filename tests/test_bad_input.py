@@ -124,7 +124,7 @@ def test_truncated_jpeg(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     path = root / "train" / "images" / "4.jpg"
     path.write_bytes(path.read_bytes()[:-300])
-    assert error_of(cli, root).startswith(f"error: image {path} or its mask is damaged (image file is truncated")
+    assert error_of(cli, root).startswith(f"error: image {path} cannot be read (image file is truncated")
 
 
 def test_sizes_that_do_not_fit_an_evaluation_batch(cli, tmp_path):

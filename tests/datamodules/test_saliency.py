@@ -38,7 +38,7 @@ def test_maps_from_files(tmp_path):
     with pytest.raises(DataError, match=r"a\.png is 90x60, its image 60x90"):
         source("a", image.transpose(1, 0, 2))
     (tmp_path / "d.png").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"d\.png is missing or no image"):
+    with pytest.raises(DataError, match=r"saliency map .*d\.png cannot be read"):
         source("d", image)
     with pytest.raises(DataError, match=r"dataset\.saliency\.root=.*there is no such folder"):
         SaliencyFiles(str(tmp_path / "nowhere"))
