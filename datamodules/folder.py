@@ -17,7 +17,7 @@ from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, image_files, image_stem, pair_by_stem
 from datamodules.text import UNREADABLE, read_lines, read_list, read_text, shortened
 from protocol.labels import LabelSpace
-from protocol.numbers import MaskValue
+from protocol.numbers import MaskValue, Text
 
 HOME = "expected {train,val[,test]}/{images,masks}, or images/, masks/ and the lists train.txt, val.txt[, test.txt]"
 
@@ -34,7 +34,7 @@ class Folder(DataSource):
 
     name = "folder"
 
-    def __init__(self, root: str, classes: str, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
+    def __init__(self, root: Text, classes: Text, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
         """Args:
         root: the folder.
         classes: file below the root: .txt with one name per line, whose line number (from 0) is the mask's value, or

@@ -11,6 +11,7 @@ from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, files_of, image_stem, names_in
 from datamodules.text import read_list, shortened
 from protocol.labels import LabelSpace
+from protocol.numbers import Text
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class VOC2012(DataSource):
     name = "voc"
     labels = LabelSpace(dict(enumerate(CLASSES, start=1)))
 
-    def __init__(self, root: str, mask_dir: str | None, train_lists: list[str], val_lists: list[str]) -> None:
+    def __init__(self, root: Text, mask_dir: Text | None, train_lists: list[str], val_lists: list[str]) -> None:
         """Args:
         root: VOC2012, or a folder that holds VOCdevkit/VOC2012, VOC2012 or PascalVOC12.
         mask_dir: folder of the masks; None takes SegmentationClassAug where it holds those of the split, else
