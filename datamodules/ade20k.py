@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
 from protocol.labels import LabelSpace
+from protocol.numbers import Text
 
 NAMES = """
     wall;building;sky;floor;tree;ceiling;road;bed;windowpane;grass;cabinet;sidewalk;person;earth;door;table;mountain;
@@ -33,7 +34,7 @@ class ADE20K(DataSource):
 
     name = "ade20k"
 
-    def __init__(self, root: str, evaluate_unlabelled: bool) -> None:
+    def __init__(self, root: Text, evaluate_unlabelled: bool) -> None:
         """Args:
         root: the folder ADEChallengeData2016, or the one that holds it.
         evaluate_unlabelled: score value 0 as the class background (BACS); MiB and PLOP ignore it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datamodules.base import DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, pair_by_stem
 from protocol.labels import IGNORE, LabelSpace
+from protocol.numbers import Text
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -25,7 +26,7 @@ class CamVid(DataSource):
         dict(enumerate(CLASSES)), background=None, ignored=(VOID, IGNORE), colours=dict(enumerate(COLOURS))
     )
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: Text) -> None:
         """Args: `root`: the folder with train/, val/ and test/."""
         self.root = existing_root(root, HOME)
 

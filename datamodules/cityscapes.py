@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.base import DataError, DataSource, DomainSource
 from datamodules.files import FileSplit, existing_folder, existing_root, names_in
 from protocol.labels import IGNORE, LabelSpace
+from protocol.numbers import Text
 
 CLASSES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -66,7 +67,7 @@ class Cityscapes(DataSource):
 
     def __init__(
         self,
-        root: str,
+        root: Text,
         cities: Sequence[str] | None,
         void_is_class: bool,
         val_cities: Sequence[str] | None = None,
@@ -136,7 +137,7 @@ class CityscapesDomains(Cityscapes, DomainSource):
     name = "cityscapes_domains"
     domains = CITIES
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: Text) -> None:
         """Args: `root`: the folder with leftImg8bit/ and gtFine/.
 
         Raises:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -231,8 +231,8 @@ def _check_can_be_written(folder: Path) -> None:
     """Raise DataError, before the scan, where the folder that was asked for cannot hold the index."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise DataError(
             f"dataset.index_dir={shortened(str(folder))} cannot be written ({error.strerror}); name another folder, or "
@@ -263,10 +263,16 @@ def _keep(path: Path, index: ClassIndex) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, index)
     except OSError as error:
-        log.warning(
-            f"the class index cannot be kept in {path.parent} ({error.strerror}), so that every run looks at all masks "
-            "again: set dataset.index_dir to a folder that can be written"
-        )
+        _say_not_kept(path.parent, error.strerror)
+
+
+@cache
+def _say_not_kept(folder: Path, reason: str) -> None:
+    """Once, not for each split."""
+    log.warning(
+        f"the class index cannot be kept in {shortened(str(folder))} ({reason}), so that every run looks at all masks "
+        "again: set dataset.index_dir to a folder that can be written"
+    )
 
 
 def _write(path: Path, index: ClassIndex) -> None:

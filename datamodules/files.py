@@ -145,7 +145,7 @@ def opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
@@ -183,6 +183,8 @@ def decoded(path: str | Path, kind: int) -> np.ndarray:
     try:
         image = cv2.imread(str(path), kind)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
         raise DataError(f"image {path} cannot be decoded ({error.err}); replace the file") from error
     if image is None:
         raise DataError(f"image {path} cannot be decoded; replace the file")

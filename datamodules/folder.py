@@ -17,7 +17,7 @@ from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, image_files, image_stem, pair_by_stem
 from datamodules.text import UNREADABLE, read_lines, read_list, read_text, shortened
 from protocol.labels import LabelSpace
-from protocol.numbers import MaskValue
+from protocol.numbers import MaskValue, Text
 
 HOME = "expected {train,val[,test]}/{images,masks}, or images/, masks/ and the lists train.txt, val.txt[, test.txt]"
 
@@ -34,7 +34,7 @@ class Folder(DataSource):
 
     name = "folder"
 
-    def __init__(self, root: str, classes: str, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
+    def __init__(self, root: Text, classes: Text, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
         """Args:
         root: the folder.
         classes: file below the root: .txt with one name per line, whose line number (from 0) is the mask's value, or
@@ -58,8 +58,8 @@ class Folder(DataSource):
             raise DataError(f"{path} (dataset.classes) names no class besides dataset.background and dataset.ignored")
         if BACKGROUND in foreground.values():
             raise DataError(
-                f"{path} (dataset.classes): no class can be called {BACKGROUND}, as the channel of all other pixels "
-                "is; set dataset.background to its value or rename it"
+                f"{path} (dataset.classes): no class can be called {BACKGROUND}, like the channel of other pixels; "
+                "set dataset.background to its value or rename it"
             )
         self.labels = LabelSpace(foreground, background=background, ignored=tuple(ignored))
 

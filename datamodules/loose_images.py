@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.base import DataError
 from datamodules.batches import Loader
 from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, opened, read_image
-from datamodules.text import check_name
+from datamodules.text import check_name, shortened
 from datamodules.transforms import resize_image
 
 Size = tuple[int, int]  # height, width
@@ -32,18 +32,20 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
+        check_name(pattern)
         path = Path(os.path.expanduser(pattern))
         if os.path.isfile(path):
             paths = [path]
         else:
             below = path.rglob("*") if os.path.isdir(path) else map(Path, glob.glob(str(path), recursive=True))
-            named = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+            named = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and is_shown(p)]
             if broken := [p for p in named if p.is_symlink() and not p.exists()]:
                 raise DataError(f"{broken[0]} is a link to nothing: remove it, or bring the image back")
             paths = sorted(filter(Path.is_file, named))
-        if not paths:
+        if not paths or not pattern.strip():
+            name = shortened(pattern) or "an empty name"
             raise DataError(
-                f"{pattern} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"
+                f"{name} gives no image ({', '.join(IMAGE_SUFFIXES)}): neither a file, nor a folder of some"
             )
         found |= {p.resolve(): p for p in paths if p.resolve() not in found}
     stems: dict[str, Path] = {}
@@ -56,8 +58,8 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 def is_shown(path: Path) -> bool:
-    """Whether a path leads to a file, and to no hidden one, such as macOS leaves beside others."""
-    return not path.name.startswith(".") and path.is_file()
+    """Whether a path leads to no hidden file, such as macOS leaves beside others."""
+    return not path.name.startswith(".")
 
 
 def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -68,14 +70,14 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"--masks {folder}: there is no such folder")
-    masks = {_plain(path.stem): path for path in sorted(filter(is_shown, folder.rglob("*.png")))}
+    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png")) if is_shown(path) and path.is_file()}
     missing = [path for path in images if _plain(path.stem) not in masks]
     if missing:
         name = f"{_plain(missing[0].stem)}.png"
         raise DataError(f"{missing[0]} and {len(missing) - 1} more images have no mask below {folder}, such as {name}")
     found = {path: masks[_plain(path.stem)] for path in images}
     for image, mask in found.items():
-        sizes = image_size(image), image_size(mask)
+        sizes = image_size(image), image_size(mask, "mask")
         if sizes[0] != sizes[1]:
             shown = " and ".join(f"{width}x{height}" for height, width in sizes)
             raise DataError(f"image {image} and mask {mask} differ in size: {shown}")

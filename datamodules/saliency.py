@@ -21,7 +21,7 @@ from datamodules.base import DataError
 from datamodules.files import decoded, image_size
 from datamodules.text import shortened
 from protocol.arrays import Flags
-from protocol.numbers import Amount, Count
+from protocol.numbers import Amount, Count, Text
 
 SaliencySource = Callable[[str, np.ndarray], Flags]
 SALIENT = 254  # label of salient background, between the mask's file and the batch
@@ -30,7 +30,7 @@ SALIENT = 254  # label of salient background, between the mask's file and the ba
 class SaliencyFiles:
     """Maps from files `<root>/<name><suffix>` of one channel, 0 where nothing is salient (as SSUL's authors have)."""
 
-    def __init__(self, root: str, suffix: str = ".png") -> None:
+    def __init__(self, root: Text, suffix: str = ".png") -> None:
         """Args: `root`: folder of the maps; `suffix`: of their names.
 
         Raises:

@@ -134,18 +134,18 @@ class TaskSequence:
 
 def _say_what_is_shared(source: DataSource) -> None:
     """Warn of images that are trained on and tested."""
-    train = _files(source.split("train"))
-    for name in ("val", "test"):
-        shared = train & _files(source.split(name))
+    files = {name: _files(source.split(name)) for name in SPLITS}
+    for name in ("val",) if files["val"] == files["test"] else ("val", "test"):
+        shared = files["train"] & files[name]
         if shared:
             log.warning(
-                f"{len(shared):,} of the {len(train):,} training images are {name} images too, such as {min(shared)}: "
-                "scores on them say little; take them out of one of the lists"
+                f"{len(shared):,} of the {len(files['train']):,} training images are {name} images too, such as "
+                f"{min(shared)}: scores on them say little; take them out of one of the lists"
             )
 
 
 def _files(split: Split) -> set[Path]:
-    """The image files of a split, where it has some."""
+    """The image files of a split; none where images are drawn or are arrays."""
     return {image for image in getattr(split, "images", ()) if isinstance(image, Path)}
 
 

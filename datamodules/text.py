@@ -15,7 +15,7 @@ UNREADABLE_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u20
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MOST_BYTES = 64 << 20  # of a text file; a list of a million paths has as many
 LONGEST_LINE = 1000
-LONGEST_SHOWN = 200  # characters of something in a message
+LONGEST_SHOWN = 400  # characters of something in a message
 
 
 def check_name(name: str | Path) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from datamodules.base import DataError, DataSource
 from datamodules.files import FileSplit, existing_folder, existing_root, files_of, image_stem, names_in
-from datamodules.text import read_list
+from datamodules.text import read_list, shortened
 from protocol.labels import LabelSpace
+from protocol.numbers import Text
+
+log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class VOC2012(DataSource):
     name = "voc"
     labels = LabelSpace(dict(enumerate(CLASSES, start=1)))
 
-    def __init__(self, root: str, mask_dir: str | None, train_lists: list[str], val_lists: list[str]) -> None:
+    def __init__(self, root: Text, mask_dir: Text | None, train_lists: list[str], val_lists: list[str]) -> None:
         """Args:
         root: VOC2012, or a folder that holds VOCdevkit/VOC2012, VOC2012 or PascalVOC12.
         mask_dir: folder of the masks; None takes SegmentationClassAug where it holds those of the split, else
@@ -83,7 +86,7 @@ class VOC2012(DataSource):
             tried = ", ".join(os.path.relpath(place, self.root) for place in list_places(self.root, names))
             key = "train" if name == "train" else "val"
             raise DataError(
-                f"{self.root} has no list of {key} images (dataset.{key}_lists); looked for {tried}; {HOME}"
+                f"{self.root} has no list of {key} images (dataset.{key}_lists); looked for {shortened(tried)}; {HOME}"
             )
         return path
 
@@ -94,7 +97,7 @@ class VOC2012(DataSource):
         wants_augmented = expected == COUNTS["train_aug"] or len(self.masks) > 1
         fewer_masks = masks == ORIGINAL and self.mask_dir is None and wants_augmented
         line = (
-            f"{path} has {images:,} images, with masks of {masks}; usual are the {expected:,} images of {usual}.txt"
+            f"{path} has {images:,} images, with masks of {masks}; expected are the {expected:,} of {usual}.txt"
             f"{f' with masks of {AUGMENTED}' if fewer_masks else ''}: {HOME}"
         )
         if (images != expected or fewer_masks) and line not in self.said:

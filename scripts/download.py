@@ -122,6 +122,8 @@ def augment(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     """Print what is there and what is missing."""
     dataset = DATASETS[arguments.dataset]
+    if not os.path.isdir(arguments.root):
+        raise AcquisitionError(f"--root {arguments.root}: there is no such folder")
     folder = dataset.locate(arguments.root)
     return 0 if _report(folder, dataset.check(folder)) else 1
 
@@ -193,7 +195,9 @@ def _add_common(command: argparse.ArgumentParser, archives: list[str], *aliases:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a file or folder")
+    return Path(os.path.expanduser(text))
 
 
 if __name__ == "__main__":

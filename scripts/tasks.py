@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from continual.launch.command_line import prepared
 from continual.launch.script_options import output_file
@@ -44,7 +45,7 @@ def table(sequence: TaskSequence) -> Table:
     shown = Table("task", "new classes", *SPLITS, title=f"{sequence.source.name}, {sequence.tasks[0].protocol.mode}")
     for task, images in zip(sequence.tasks, sequence.images, strict=True):
         names = ", ".join(task.labels.classes[c] for c in task.new)
-        shown.add_row(str(task.index), names, *(str(len(getattr(images, name))) for name in SPLITS))
+        shown.add_row(str(task.index), Text(names), *(str(len(getattr(images, name))) for name in SPLITS))
     return shown
 
 

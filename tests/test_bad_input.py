@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from tests.run_files import edit_state
+from tests.run_files import edit_state, stop_before
 
 pytestmark = pytest.mark.slow
 
@@ -228,3 +228,41 @@ def test_a_place_that_cannot_be_written_to_is_named(cli, tmp_path, place, argume
     assert said in line
     assert "or give another place (a run's: training.output, training.ckpt_dir or hydra.run.dir)" in line
     assert (tmp_path / place).read_text() == "a file is in the way"
+
+
+def test_data_that_changed_under_a_run(cli, tmp_path):
+    """A finished run says so and keeps its results; an interrupted one is not continued; a touched file is the same."""
+    root, run = make_folder(tmp_path / "data"), tmp_path / "run"
+    tiny = [a for a in TINY if not a.startswith("dataset")]
+    arguments = [
+        *tiny, "dataset=folder", f"dataset.root={root}", "dataset.crop_size=32", "training.batch_size=2",
+        "training.task=2-1", "hydra.run.dir=run", "training.debug=true",
+    ]  # fmt: skip
+    said = "the data have changed since the run in"
+    cli(*arguments)
+    results = (run / "results.json").read_text()
+    for path in root.rglob("*.*"):
+        path.touch()
+    assert said not in cli(*arguments).stdout
+    with (root / "train/images/0.jpg").open("ab") as file:
+        file.write(bytes(9))
+    words = " ".join(cli(*arguments).stdout.split())
+    assert f"{said} {run} ended (train: the files had" in words
+    assert "its results are those of the earlier data" in words
+    root.rename(tmp_path / "gone")
+    assert f"{run} ended (dataset.root={root}: there is no such folder" in " ".join(cli(*arguments).stdout.split())
+    assert (run / "results.json").read_text() == results
+    (tmp_path / "gone").rename(root)
+    stop_before(run, 1)
+    message = error_of(cli, root, "training.debug=true")
+    assert message.startswith(f"error: {said} {run} began (train: the files had ")
+    assert message.endswith("bring the earlier ones back to continue it, or set another training.name for a new run")
+
+
+@pytest.mark.parametrize("names", ["$a_{$\n[/red][b]\n${training.seed}\n<b>|`,'\n", "%s\n{0}\n\\n\n../x\n"])
+def test_names_of_classes_are_no_markup(cli, tmp_path, names):
+    root = make_folder(tmp_path / "data")
+    (root / "classes.txt").write_text(f"background\n{names}")
+    shown = cli("dataset=folder", f"dataset.root={root}", "training.task=2-1", script="scripts/tasks.py").stdout
+    for name in names.split():
+        assert name in shown

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from continual.evaluation.closed_world import COLUMNS, group_scores
@@ -138,6 +139,6 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     for heading in ("class", "IoU"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for name, iou in scores["iou"].items():
-        table.add_row(name, percent(iou))
+        table.add_row(Text(name), percent(iou))  # a name may have brackets, which are no markup
     table.caption = " · ".join(f"{heading} {percent(scores[key])}" for key, heading in (("miou", "mIoU"), *COLUMNS))
     return table

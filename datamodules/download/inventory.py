@@ -207,13 +207,13 @@ def find_list(folder: Path, name: str) -> Path:
 
 
 def read_ids(path: Path) -> set[str]:
-    """The ids that training reads in a list. Empty where there is no list, or an empty one.
+    """The ids that training reads in a list; empty where there is no list.
 
     Raises:
-        AcquisitionError: it cannot be read.
+        AcquisitionError: it is empty, or cannot be read.
     """
     try:
-        return set(voc.list_ids(path)) if path.is_file() and path.stat().st_size else set()
+        return set(voc.list_ids(path)) if path.is_file() else set()
     except DataError as error:
         raise AcquisitionError(str(error)) from error
 

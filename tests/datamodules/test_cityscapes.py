@@ -47,6 +47,29 @@ def test_an_unknown_city_is_named_with_those_that_are_there(tree):
         source(tree, ["paris"]).split("train")
 
 
+@pytest.mark.parametrize(
+    ("cities", "val_cities", "message"),
+    [
+        ([], None, r"no image \*_leftImg8bit.png of the chosen cities \(none\); see dataset.cities"),
+        (None, ["ulm", "aachen"], r"of the chosen cities \(none\); see dataset.cities and dataset.val_cities"),
+        (["..", "ulm"], None, r"no city \.\.; there are aachen, ulm"),
+    ],
+)
+def test_no_city_is_left(tree, cities, val_cities, message):
+    with pytest.raises(DataError, match=message):
+        Cityscapes(str(tree), cities, False, val_cities).split("train")
+
+
+def test_a_city_may_be_named_twice(tree):
+    assert len(source(tree, ["ulm", "ulm"]).split("train")) == 2
+
+
+def test_hidden_files_and_folders_are_none_of_the_data_set(tree):
+    (tree / "leftImg8bit/train/.cache").mkdir()
+    (tree / "leftImg8bit/train/ulm/._ulm_000000_000019_leftImg8bit.png").touch()
+    assert len(source(tree).split("train")) == 5
+
+
 def test_a_missing_mask_is_named(tree):
     path = next((tree / "gtFine" / "val" / "munster").iterdir())
     path.unlink()

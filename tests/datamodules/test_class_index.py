@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from datamodules import class_index
 from datamodules.base import DataError
 from datamodules.class_index import ClassIndex
 from protocol.labels import LabelSpace
+from tests.datamodules.trees import NO_FILE, put
 from tests.mask_files import ArraySplit, MaskFileSplit, real_voc_splits
 
 LABELS = LabelSpace({c: str(c) for c in range(1, 5)})
@@ -33,13 +35,6 @@ def masks(tmp_path):
     for name in ids:
         Image.fromarray(rng.integers(0, 5, (6, 7), dtype=np.uint8)).save(root / f"{name}.png")
     return MaskFileSplit(root, ids)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """The user's cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 def rebuilt(split, labels=LABELS, **how):
@@ -71,15 +66,61 @@ def test_the_order_of_images_does_not_depend_on_the_threads(masks, tmp_path, wor
     assert np.array_equal(index.counts, expected)
 
 
-def test_kept_in_the_users_cache_folder_and_read_from_there(masks, home):
-    before = sorted(masks.root.iterdir())
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache_home"))
+    return tmp_path / "cache_home" / "palimpsest"
+
+
+def test_kept_in_the_users_cache_and_read_from_there(masks, cache):
+    before = sorted(masks.root.rglob("*"))
     first, reads = rebuilt(masks)
     assert reads == len(masks)
-    assert [path.suffix for path in (home / "palimpsest").iterdir()] == [".npz"]
-    assert sorted(masks.root.iterdir()) == before, "the user's data are left alone"
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
     again, reads = rebuilt(masks)
     assert reads == 0
     assert np.array_equal(first.counts, again.counts)
+    assert sorted(masks.root.rglob("*")) == before
+
+
+def test_two_data_sets_never_share_a_file(masks, tmp_path):
+    """Even where their fingerprints know nothing of names and folders."""
+    (tmp_path / "other").mkdir()
+    splits = [MaskFileSplit(masks.root, masks.ids), MaskFileSplit(tmp_path / "other", masks.ids), masks]
+    splits[2].ids = [f"x{name}" for name in masks.ids]
+    for split in splits:
+        split.fingerprint = lambda: "the same"
+        split.load_mask = lambda i: np.zeros((2, 2), np.uint8)
+    for split in splits:
+        ClassIndex.build(split, LABELS, cache_dir=tmp_path / "kept", progress=False)
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+
+
+def test_a_folder_that_is_asked_for(masks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rebuilt(masks, cache_dir="~/new/ö x")
+    assert len(list((tmp_path / "new/ö x").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", r"dataset\.index_dir is empty; name a folder, or null for your cache folder"),
+        ("{}/a_file", r"dataset\.index_dir=.*a_file cannot be written \(File exists\)"),
+        ("{}/a_file/x", r"dataset\.index_dir=.*a_file/x cannot be written \(Not a directory\)"),
+        ("{}/" + "x" * 300, r"dataset\.index_dir=.* cannot be written \(File name too long\)"),
+        ("/proc/x", r"dataset\.index_dir=/proc/x cannot be written"),
+        ("a\nb", r"'a\\nb': the name holds a control character"),
+    ],
+)
+def test_a_folder_that_is_asked_for_and_cannot_be_written(masks, tmp_path, folder, message):
+    """Said before the scan."""
+    (tmp_path / "a_file").touch()
+    before = masks.reads
+    with pytest.raises(DataError, match=message):
+        rebuilt(masks, cache_dir=folder.format(tmp_path))
+    assert masks.reads == before
 
 
 def test_a_changed_or_added_file_is_scanned_again(masks):
@@ -109,34 +150,54 @@ def test_other_labels_are_another_index(masks):
     assert rebuilt(masks, more)[1] == len(masks)
 
 
-def test_a_cache_folder_that_cannot_be_written_is_said(masks, home, caplog):
-    home.write_text("a file where the folder should be")
-    for _ in range(2):
+def test_a_cache_folder_that_cannot_be_written_is_said_once(masks, cache, caplog):
+    cache.parent.write_text("a file where the folder should be")
+    for _ in range(3):
         index, reads = rebuilt(masks)
-        assert reads == len(masks)
-        assert index.counts.sum() == 70 * 42
-    assert "again: set dataset.index_dir to a folder that can be written" in caplog.text
+        assert (index.counts.sum(), reads) == (70 * 42, len(masks))
+    (record,) = caplog.records
+    assert f"cannot be kept in {cache} (Not a directory), so that every run looks at all masks again" in record.message
+    assert "set dataset.index_dir to a folder that can be written" in record.message
 
 
-def test_a_folder_that_was_asked_for_must_be_writable(masks, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"dataset\.index_dir=.*file/x cannot be written \(Not a directory\); name"):
-        rebuilt(masks, cache_dir=tmp_path / "file/x")
-    assert masks.reads == 0
-    with pytest.raises(DataError, match=r"dataset\.index_dir is empty"):
-        rebuilt(masks, cache_dir="")
+def repacked(**changes):
+    """Damage that the checksums of zip do not notice."""
+
+    def damage(path):
+        with np.load(path) as file:
+            content = {**file, **{key: change(file) for key, change in changes.items()}}
+        with path.open("wb") as file:
+            np.savez_compressed(file, **content)
+
+    return damage
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+DAMAGE = {
+    "nothing in it": lambda path: path.write_bytes(b""),
+    "no archive": lambda path: path.write_bytes(b"not an archive"),
+    "the half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "an array": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "other pixels": repacked(pixels=lambda file: file["pixels"] + 1),
+    "other values": repacked(values=lambda file: file["values"][::-1]),
+    "fewer": repacked(images=lambda file: file["images"][1:]),
+    "out of range": repacked(images=lambda file: file["images"] + 1000),
+    "another count": repacked(n_images=lambda file: 71),
+    "a word": repacked(n_images=lambda file: "x"),
+    "objects": repacked(values=lambda file: np.array([None], dtype=object)),
+    "no checksum": repacked(checksum=lambda file: ""),
+    **{kind: partial(put, kind) for kind in NO_FILE if kind != "folder"},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_made_again(masks, tmp_path, caplog, damage):
     whole, _ = rebuilt(masks, cache_dir=tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    DAMAGE[damage](path)
     index, reads = rebuilt(masks, cache_dir=tmp_path / "cache")
     assert reads == len(masks)
     assert np.array_equal(index.counts, whole.counts)
-    assert str(path) in caplog.text
+    assert f"the class index {path} cannot be read and is made again" in caplog.text
     assert rebuilt(masks, cache_dir=tmp_path / "cache")[1] == 0
 
 

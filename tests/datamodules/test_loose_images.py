@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from datamodules.base import DataError
 from datamodules.files import ORIENTATION, image_size
 from datamodules.loose_images import find_images, find_masks, loose_batches
-from tests.datamodules.trees import cityscapes_tree, write_image, write_mask
+from tests.datamodules.trees import NO_FILE, cityscapes_tree, put, write_bomb, write_image, write_mask
 
 
 @pytest.fixture
@@ -109,3 +111,54 @@ def test_any_kind_of_image_becomes_upright_rgb(tmp_path):
     assert shapes == [
         *((name, (20, 30, 3), (3, 20, 30)) for name in ("clear", "deep", "grey")), ("turned", (30, 20, 3), (3, 30, 20)),
     ]  # fmt: skip
+
+
+def test_hidden_files_and_what_is_no_file_are_passed_over(photos):
+    (photos / "._a.jpg").write_bytes(b"\0\5\26\7")
+    for i, kind in enumerate(("pipe", "folder", "device")):
+        put(kind, photos / f"x{i}.jpg")
+    (photos / "back").symlink_to(photos)
+    assert names(find_images([str(photos)])) == ["a.jpg", "b.png", "d.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_what_is_no_file_gives_no_image(photos, kind):
+    put(kind, photos / "x.jpg")
+    with pytest.raises(DataError, match=r"gives no image|is a link to nothing"):
+        find_images([str(photos / "x.jpg")])
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "/" + "a" * 5000, "~nobody_of_that_name/x", "["])
+def test_patterns_that_name_nothing(pattern):
+    with pytest.raises(DataError, match="gives no image") as refused:
+        find_images([pattern])
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["a\nb", os.fsdecode(b"\xff")])
+def test_names_that_are_no_text(photos, name):
+    (photos / "a.jpg").rename(photos / f"{name}.jpg")
+    for pattern in (photos, photos / f"{name}.jpg"):
+        with pytest.raises(DataError, match="rename the file"):
+            find_images([str(pattern)])
+
+
+def test_images_made_to_fill_the_memory_are_refused(photos):
+    write_bomb(photos / "b.png", 60_000, 60_000)
+    with pytest.raises(DataError, match=r"b\.png claims 3,600,000,000 pixels"):
+        loose_batches(find_images([str(photos / "b.png")]), lambda h, w: (h, w), batch_size=1, workers=0)
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_a_mask_that_is_no_file_is_missing(photos, kind):
+    write_mask(photos / "masks" / "a.png", (0, 1))
+    put(kind, photos / "masks" / "a.png")
+    with pytest.raises(DataError, match=r"no mask below .*, such as a.png"):
+        find_masks([photos / "a.jpg"], photos / "masks")
+
+
+def test_a_mask_made_to_fill_the_memory_is_refused(photos):
+    (photos / "masks").mkdir()
+    write_bomb(photos / "masks" / "a.png", 60_000, 60_000)
+    with pytest.raises(DataError, match=r"mask .*a\.png claims 3,600,000,000 pixels"):
+        find_masks([photos / "a.jpg"], photos / "masks")

@@ -9,6 +9,7 @@ from datamodules.base import DataError
 from datamodules.saliency import SALIENT, SaliencyFiles, SpectralResidual
 from tests.conftest import TINY
 from tests.datamodules.test_datamodule import make
+from tests.datamodules.trees import NO_FILE, put, write_bomb
 
 
 def image_with_a_disc(size=(60, 90), centre=(20, 60), radius=8):
@@ -38,7 +39,7 @@ def test_maps_from_files(tmp_path):
     with pytest.raises(DataError, match=r"a\.png is 90x60, its image 60x90"):
         source("a", image.transpose(1, 0, 2))
     (tmp_path / "d.png").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"saliency map .*d\.png cannot be read \(it is no JPEG"):
+    with pytest.raises(DataError, match=r"saliency map .*d\.png cannot be read"):
         source("d", image)
     with pytest.raises(DataError, match=r"dataset\.saliency\.root=.*there is no such folder"):
         SaliencyFiles(str(tmp_path / "nowhere"))
@@ -70,3 +71,23 @@ def test_missing_maps_are_an_error_before_training(cli, tmp_path):
     )
     assert result.returncode == 1
     assert "images have no saliency map, the first is maps/" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_a_map_that_is_no_file_is_missing(tmp_path, kind):
+    put(kind, tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"1 images have no saliency map"):
+        SaliencyFiles(str(tmp_path)).check(["a"])
+
+
+@pytest.mark.parametrize(("side", "message"), [(60_000, "claims 3,600,000,000 pixels"), (13_000, "is 13000x13000")])
+def test_a_map_of_another_size_is_not_decoded(tmp_path, side, message):
+    write_bomb(tmp_path / "a.png", side, side)
+    with pytest.raises(DataError, match=rf"a\.png {message}"):
+        SaliencyFiles(str(tmp_path))("a", image_with_a_disc()[0])
+
+
+@pytest.mark.parametrize("root", ["", "/" + "a" * 5000, "~nobody_of_that_name"])
+def test_roots_that_are_no_folder(root):
+    with pytest.raises(DataError, match=r"dataset\.saliency\.root=.*there is no such folder"):
+        SaliencyFiles(root)

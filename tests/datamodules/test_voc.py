@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from datamodules import voc as voc2012
 from datamodules.base import DataError
 from datamodules.class_index import ClassIndex
 from datamodules.voc import VOC2012, image_id
-from tests.datamodules.trees import voc_tree
+from tests.datamodules.trees import NO_FILE, put, voc_tree
 from tests.mask_files import unpack_real_masks
 
 TRAIN_LISTS = ["train_aug", "trainaug", "train"]
@@ -22,7 +23,7 @@ def write_lists(folder, train, val, name="train_aug"):
 
 
 @pytest.mark.parametrize("home", ["", "VOC2012", "VOCdevkit/VOC2012", "PascalVOC12"])
-@pytest.mark.parametrize("lists", ["ImageSets/Segmentation", "splits", ""])
+@pytest.mark.parametrize("lists", ["ImageSets/Segmentation", "splits", "list", ""])
 @pytest.mark.parametrize("name", ["train_aug", "trainaug", "train"])
 def test_every_home_and_place_of_lists(tmp_path, home, lists, name):
     root = voc_tree(tmp_path / home, ["2007_1", "2007_2", "2007_3"])
@@ -61,8 +62,95 @@ def test_a_missing_folder_says_where_it_can_be_had(tmp_path, missing):
 
 def test_a_missing_list_says_what_was_looked_for(tmp_path):
     voc_tree(tmp_path, ["a"])
-    with pytest.raises(DataError, match=r"dataset.train_lists.*ImageSets/Segmentation/train_aug.txt.*train.txt"):
+    with pytest.raises(DataError, match=r"dataset.train_lists.*ImageSets/Segmentation/train_aug.txt.*list/train.txt"):
         source(tmp_path).split("train")
+    with pytest.raises(DataError, match=r"\(dataset.train_lists\); looked for .*elsewhere/train.txt"):
+        source(tmp_path, train_lists=[str(tmp_path / "elsewhere" / "train")]).split("train")
+    with pytest.raises(DataError, match=r"dataset.train_lists=\[\] names no list; the usual one is train"):
+        source(tmp_path, train_lists=[])
+
+
+def test_the_list_of_mbs_beside_that_of_the_devkit(tmp_path, caplog):
+    """`VOC2012/list/train_aug.txt`, as its README has it; `train` of the devkit is a smaller one."""
+    root = voc_tree(tmp_path / "VOC2012", ["a", "b", "c"])
+    write_lists(root / "ImageSets/Segmentation", ["a"], ["c"], "train")
+    pairs = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in "ab"]
+    write_lists(root / "list", pairs, pairs[:1])
+    voc = source(tmp_path)
+    assert (voc.split("train").ids, voc.split("val").ids) == (["a", "b"], ["c"])
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """As if the lists of the tests were those of the literature."""
+    monkeypatch.setattr(voc2012, "COUNTS", {"train": 1, "val": 1, "train_aug": 2, "trainaug": 2})
+
+
+def said_of(caplog, tmp_path, **how):
+    """What is said of a data set, whose splits are asked for several times."""
+    data = source(tmp_path, **how)
+    for name in ("train", "val", "test") * 2:
+        data.split(name)
+    return [record.getMessage().removeprefix(f"{tmp_path}/").partition(": ")[0] for record in caplog.records]
+
+
+AUG_TRAIN = (
+    "ImageSets/Segmentation/train_aug.txt has 1 images, with masks of SegmentationClassAug; expected are the 2 of"
+)
+
+
+@pytest.mark.parametrize(
+    ("masks", "lists", "how", "said"),
+    [
+        (["SegmentationClassAug"], {"train_aug": "ab"}, {}, []),
+        (["SegmentationClassAug"], {"trainaug": "ab"}, {}, []),
+        (["SegmentationClass"], {"train": "a"}, {"train_lists": ["train"]}, []),
+        (["SegmentationClassAug"], {"mine": "a"}, {"train_lists": ["mine"]}, []),
+        (["SegmentationClass"], {"train_aug": "ab"}, {"mask_dir": "SegmentationClass"}, []),
+        (["SegmentationClassAug"], {"train_aug": "a"}, {}, [f"{AUG_TRAIN} train_aug.txt"]),
+        (["SegmentationClassAug"], {"train": "a"}, {}, [f"{AUG_TRAIN} train_aug.txt".replace("train_aug", "train", 1)]),
+        (["SegmentationClass"], {"train": "a"}, {}, [
+            "ImageSets/Segmentation/train.txt has 1 images, with masks of SegmentationClass; expected are the 2 of "
+            "train_aug.txt with masks of SegmentationClassAug"
+        ]),
+        (["SegmentationClass"], {"train_aug": "ab"}, {}, [
+            "ImageSets/Segmentation/train_aug.txt has 2 images, with masks of SegmentationClass; expected are the 2 of "
+            "train_aug.txt with masks of SegmentationClassAug"
+        ]),
+    ],
+)  # fmt: skip
+def test_smaller_lists_and_other_masks_are_said_once(tmp_path, caplog, published, masks, lists, how, said):
+    for folder in masks:
+        voc_tree(tmp_path, ["a", "b", "c"], masks=folder)
+    for name, ids in lists.items():
+        write_lists(tmp_path / "ImageSets/Segmentation", list(ids), ["c"], name)
+    assert said_of(caplog, tmp_path, **how) == said
+
+
+def test_masks_of_validation_that_the_augmented_folder_lacks(tmp_path, caplog, published):
+    """As BACS and DKD have them; also where the folder is empty."""
+    voc_tree(tmp_path, ["a", "b", "c"])
+    voc_tree(tmp_path, ["c"], masks="SegmentationClass")
+    (tmp_path / "SegmentationClassAug/c.png").unlink()
+    write_lists(tmp_path / "ImageSets/Segmentation", ["a", "b"], ["c"])
+    (line,) = said_of(caplog, tmp_path)
+    assert line.startswith("ImageSets/Segmentation/val.txt has 1 images, with masks of SegmentationClass; expected")
+    assert "SegmentationClassAug/" in source(tmp_path).split("train").masks[0]
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_a_list_that_is_no_file_is_none(tmp_path, caplog, published, kind):
+    voc_tree(tmp_path, ["a", "b", "c"])
+    write_lists(tmp_path / "ImageSets/Segmentation", ["a"], ["c"], "train")
+    put(kind, tmp_path / "ImageSets/Segmentation/train_aug.txt")
+    (line,) = said_of(caplog, tmp_path)
+    assert line.startswith("ImageSets/Segmentation/train.txt has 1 images")
+
+
+def test_ids_with_dots(tmp_path):
+    voc_tree(tmp_path, ["a.1", "a.2"])
+    write_lists(tmp_path / "splits", ["a.1", "JPEGImages/a.2.jpg"], ["a.1"])
+    assert source(tmp_path).split("train").ids == ["a.1", "a.2"]
 
 
 def test_the_augmented_list_without_the_augmented_masks(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -27,6 +30,37 @@ def write_mask(path: Path, values: Iterable[int], size: tuple[int, int] = SIZE) 
     picture = Image.fromarray(mask, mode="P")
     picture.putpalette(np.random.default_rng(1).integers(0, 255, 768, dtype=np.uint8).tobytes())
     picture.save(path)
+
+
+def write_bomb(path: Path, width: int, height: int) -> None:
+    """A grey PNG of some bytes whose header claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(bytes(4 * (width + 1))))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+
+
+def _link_to(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+# What may stand in the place of a file.
+NO_FILE: dict[str, Callable[[Path], None]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "device": _link_to("/dev/zero"),
+    "link to nothing": _link_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path),
+}
+
+
+def put(kind: str, path: Path) -> None:
+    """Put one of `NO_FILE` where a file may be."""
+    path.unlink(missing_ok=True)
+    NO_FILE[kind](path)
 
 
 def write_pair(image: Path, mask: Path, values: Iterable[int] = (0, 1)) -> None:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import voc as voc2012
 from datamodules.download import inventory, session, transfer
 from tests.datamodules.download.local_server import (
     SCRIPTS,
@@ -34,6 +35,7 @@ from tests.datamodules.download.local_server import (
     voc_files,
     write_tree,
 )
+from tests.datamodules.trees import NO_FILE, put, voc_tree
 
 TAR = pack_tar(voc_files())
 NAME = "VOCtrainval_11-May-2012.tar"
@@ -647,6 +649,57 @@ def test_check_reads_lists_of_paths_wherever_they_lie(tmp_path, capsys):
     (tmp_path / "VOC2012" / "ImageSets" / "Segmentation").mkdir(parents=True)
     _, out = check(capsys, "voc", "--root", str(tmp_path))
     assert "ok       JPEGImages: 4" in out
+
+
+@pytest.mark.parametrize("home", voc2012.HOMES)
+@pytest.mark.parametrize("folder", voc2012.LIST_FOLDERS)
+@pytest.mark.parametrize("name", ["train_aug", "trainaug"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_check_sees_what_training_reads(tmp_path, capsys, home, folder, name, encoding):
+    root = voc_tree(tmp_path / home, ["a.1", "b", "c"])
+    (root / "JPEGImages/._x.jpg").touch()
+    (root / "SegmentationClassAug/._x.png").touch()
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    lines = "/JPEGImages/a.1.jpg /SegmentationClassAug/a.1.png\r\nb"
+    (root / folder / f"{name}.txt").write_text(lines, encoding=encoding)
+    (root / folder / "val.txt").write_text("c")
+    source = voc2012.VOC2012(str(tmp_path), None, list(voc2012.TRAIN_LISTS), list(voc2012.VAL_LISTS))
+    _, out = check(capsys, "voc", "--root", str(tmp_path))
+    assert out.splitlines()[0] == str(source.root)
+    assert f"  missing  {Path(folder, name).as_posix()}.txt: {len(source.split('train'))} of 5" in out
+    assert f"  missing  {Path(folder, 'val').as_posix()}.txt: {len(source.split('val'))} of 2" in out
+    assert "  ok       JPEGImages of train_aug: 2" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no image"),
+        ("ä\n".encode("latin-1"), "is not in UTF-8 (line 1)"),
+        (b"a\0\n", "holds the control character '\\x00' (line 1)"),
+    ],
+)
+def test_check_of_a_list_that_is_none(tmp_path, capsys, content, message):
+    write_tree(tmp_path, {"JPEGImages/a.jpg": b"", "list/val.txt": content})
+    one_error((download.main(["check", "voc", "--root", str(tmp_path)]), *capsys.readouterr()), "list/val.txt", message)
+
+
+@pytest.mark.parametrize("kind", NO_FILE)
+def test_check_of_a_list_that_is_no_file(tmp_path, capsys, kind):
+    write_tree(tmp_path, {"JPEGImages/a.jpg": b"", "list/train.txt": b"a"})
+    put(kind, tmp_path / "list/val.txt")
+    assert "ImageSets/Segmentation/val.txt: 0 of 2" in check(capsys, "voc", "--root", str(tmp_path))[1]
+
+
+@pytest.mark.parametrize("root", ["nowhere", "/" + "a" * 300, "a\0b", "~nobody_of_that_name", __file__])
+def test_check_of_what_is_no_folder(capsys, root):
+    one_error((download.main(["check", "voc", "--root", root]), *capsys.readouterr()), "there is no such folder")
+
+
+def test_an_empty_root_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        download.main(["check", "voc", "--root", ""])
+    assert "argument --root: it is empty" in capsys.readouterr().err
 
 
 def test_check_knows_a_list_with_other_ids(tmp_path, capsys, monkeypatch):

@@ -10,19 +10,23 @@ from torch.utils.data import DataLoader
 from continual.run.signals import KeptHandler, is_interruption
 
 
+def cleaned_up(first, then):
+    """Raise `then` while `first` is handled, as a clean-up does."""
+    try:
+        raise first
+    except BaseException:
+        if then is not None:
+            raise then  # noqa: B904
+        raise
+
+
 @pytest.mark.parametrize("first", [KeyboardInterrupt(), ValueError("batch size"), SystemExit(144)])
 @pytest.mark.parametrize("then", [None, SystemExit(1), RuntimeError("call iter first")])
 def test_an_interruption_is_known_by_what_was_first(first, then):
     """submitit's exit is none."""
-    try:
-        try:
-            raise first
-        except BaseException:
-            if then is not None:
-                raise then  # noqa: B904  # as a clean-up does
-            raise
-    except BaseException as error:
-        assert is_interruption(error) == isinstance(first, KeyboardInterrupt)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        cleaned_up(first, then)
+    assert is_interruption(caught.value) == isinstance(first, KeyboardInterrupt)
 
 
 class Noting(pl.LightningModule):

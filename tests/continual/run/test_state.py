@@ -46,3 +46,41 @@ def test_an_attempt_that_could_not_begin_may_have_had_other_settings(tmp_path):
     state.save(RunFolder(tmp_path))
     with pytest.raises(RunError, match="made with other settings"):
         RunState.open({**mended, "training": {**mended["training"], "epochs": 78}}, RunFolder(tmp_path))
+
+
+DATA = {
+    "classes": {"1": "cat"},
+    **{name: {"images": 3, "bytes": 9, "digest": "x"} for name in ("train", "val", "test")},
+}
+OTHER = {**DATA, "val": {"images": 4, "bytes": 9, "digest": "x"}}
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    folder, state = RunFolder(tmp_path), new_state()
+    state.check_data(DATA, folder)
+    state.next_task = 1
+    state.save(folder)
+    again = RunState.load(folder)
+    again.check_data(DATA, folder)
+    with pytest.raises(RunError, match=r"data have changed since the run in .* \(val: 3 images were there and 4 are\)"):
+        again.check_data(OTHER, folder)
+    assert again.data == DATA
+
+
+@pytest.mark.parametrize("file", ["last", "model"])
+def test_data_may_change_until_something_is_trained(tmp_path, file):
+    folder, state = RunFolder(tmp_path), new_state()
+    state.check_data(DATA, folder)
+    state.check_data(OTHER, folder)
+    assert state.data == OTHER
+    folder.task(0).path.mkdir()
+    getattr(folder.task(0), file).touch()
+    with pytest.raises(RunError, match=r"bring the earlier ones back to continue it, or set another training\.name"):
+        state.check_data(DATA, folder)
+
+
+def test_a_run_that_remembers_no_data_takes_those_that_are_there(tmp_path):
+    state = new_state()
+    state.next_task = 1
+    state.check_data(DATA, RunFolder(tmp_path))
+    assert state.data == DATA
