@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
+NAMING_PARTS = 4  # of a run's path say which run it is, see `hydra.run.dir` in conf/base.yaml
+
+
 class TaskFolder:
     """The checkpoints of one task.
 
@@ -70,9 +73,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, path: Path, training: Mapping[str, Any]) -> RunFolder:
-        """The folder of a run with these settings, which may keep its checkpoints elsewhere (`training.ckpt_dir`)."""
+        """The folder of a run with these settings, which may keep its checkpoints elsewhere (`training.ckpt_dir`).
+
+        There each run has a folder of its own, named as the last parts of the run's: data set, tasks, method and name.
+        """
         elsewhere = training["ckpt_dir"]
-        return cls(path, Path(elsewhere).expanduser() if elsewhere else None)
+        own = path.resolve().parts[1:][-NAMING_PARTS:]
+        return cls(path, Path(elsewhere).expanduser().joinpath(*own) if elsewhere else None)
 
     @classmethod
     def around(cls, checkpoint: Path) -> RunFolder | None:

@@ -43,11 +43,7 @@ def class_steps(
     """
     classes = tuple(classes)
     name = None if task is None else _full_name(dataset, str(task))  # a command line turns task=50 into a number
-    if name is not None and (initial_increment is not None or increment is not None):
-        raise TaskError(
-            f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
-            "training.increment (or set training.task=null)"
-        )
+    check_sizes(task, initial_increment, increment)
     steps = None if name is None else named_steps(dataset, name)
     if steps is None:
         order = _class_order(classes, class_order, shuffle_classes, seed)
@@ -60,6 +56,15 @@ def class_steps(
     if sorted(c for step in steps for c in step) != sorted(classes):
         raise TaskError(f"training.task={task} does not fit the classes of {dataset}; {_usual(dataset, len(classes))}")
     return steps
+
+
+def check_sizes(task: str | int | None, initial_increment: int | None, increment: int | None) -> None:
+    """Raise TaskError where the sizes of the steps are said twice."""
+    if task is not None and (initial_increment is not None or increment is not None):
+        raise TaskError(
+            f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
+            "training.increment (or set training.task=null)"
+        )
 
 
 def _full_name(dataset: str, name: str) -> str:

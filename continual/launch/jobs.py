@@ -114,8 +114,9 @@ def _run_apart(folder: RunFolder) -> None:
         RunError: the job failed.
     """
     hydra, place = HydraConfig.get(), str(folder.path).replace('"', r"\"")
-    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    own = [*(f"--config-dir={path}" for path in given), *hydra.overrides.task, f'hydra.run.dir="{place}"']
+    files = {"main": "--config-path", "command-line": "--config-dir"}  # by who named their folder
+    given = [f"{files[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in files]
+    own = [*given, f"--config-name={hydra.job.config_name}", *hydra.overrides.task, f'hydra.run.dir="{place}"']
     process = subprocess.Popen([sys.executable, str(MAIN), *own])
     with ending_with(process):
         code = process.wait()

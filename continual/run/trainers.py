@@ -24,7 +24,7 @@ from protocol.errors import ConfigError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
-DEBUG_BATCHES = 2  # of each kind, with `training.debug`
+DEBUG_BATCHES = 3  # of each kind, with `training.debug`
 MACHINE = ("accelerator", "devices", "strategy", "mixed_precision")  # keys of which Lightning refuses some values
 
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from continual.launch import command_line as launch
 from continual.launch.command_line import prepared
 from continual.launch.user_errors import user_message
 from datamodules.base import DataError
 from protocol.errors import ConfigError
+from tests.test_configurations import composed
 
 
 def test_what_a_user_can_mend_is_shown():
@@ -66,9 +68,19 @@ def test_a_mistake_in_the_configuration_is_one_line():
     ],
 )  # fmt: skip
 def test_a_launcher_that_is_not_installed_says_how(monkeypatch, argument, package, extra):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if package in name else name)
-    with pytest.raises(SystemExit, match=rf'error: {argument} needs a package: pip install -e "\.\[{extra}\]"'):
-        prepared(["-m", argument])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if package in name else find(name))
+    with pytest.raises(ConfigError, match=rf'{argument} needs a package: pip install -e "\.\[{extra}\]"'):
+        composed(argument)
+
+
+def test_without_any_plugin_a_launcher_says_how_too(monkeypatch):
+    def find(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(ConfigError, match=r'needs a package: pip install -e "\.\[sweep\]"'):
+        composed("hydra/launcher=parallel")
 
 
 def test_a_search_for_the_worst_is_refused():
