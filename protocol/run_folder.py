@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
-NAMING_PARTS = 4  # of a run's path say which run it is, see `hydra.run.dir` in conf/base.yaml
+NAMING_PARTS = 4  # the last ones of a run's path say which run it is, see `hydra.run.dir` in conf/base.yaml
 
 
 class TaskFolder:
@@ -16,6 +15,7 @@ class TaskFolder:
     Attributes:
         path: the folder; callbacks may keep folders of their own in it.
         last: after each epoch of an unfinished task.
+        epoch: after one of the epochs that are kept, which count from 0; with a field for the number.
         best: of the best validation of an unfinished task.
         model: of the finished task.
     """
@@ -23,6 +23,7 @@ class TaskFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last = path / "last.ckpt"
+        self.epoch = path / "epoch_{epoch:04d}.ckpt"
         self.best = path / "best.ckpt"
         self.model = path / "model.ckpt"
 

@@ -15,6 +15,7 @@ FREE_KEYS = (
     "training.name",
     "training.output",
     "training.ckpt_dir",
+    "training.save_every",
     "training.resume",
     "training.first_task_cache",
     "training.num_workers",

@@ -173,7 +173,15 @@ def claimed(folder: RunFolder, waits: bool) -> Iterator[None]:
         lock.release()
 
 
+def _say_what_has_no_effect(config: DictConfig) -> None:
+    """Warn of a detector that was asked for and that nothing of the run is."""
+    asked = [o for o in HydraConfig.get().overrides.task if o.lstrip("+").startswith("training.bg_detector=")]
+    if asked and config.training.bg_detector and "background_detector" not in config.callbacks:
+        log.warning(f"{asked[-1]} has no effect: this run has no detector; callbacks=bacs adds one to any loss")
+
+
 def _train(config: DictConfig, folder: RunFolder, state: RunState) -> None:
+    _say_what_has_no_effect(config)
     hydra = HydraConfig.get()
     name = f"{hydra.runtime.choices['loss']} {hydra.runtime.choices['dataset']} {folder.path.name}"
     with kept_traceback(folder.error), dealt_gpu() if shares_machine(config) else nullcontext() as gpu:

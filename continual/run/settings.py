@@ -40,6 +40,7 @@ class Place:
     name: Text | None
     resume: bool
     ckpt_dir: Text | None
+    save_every: Count | None
     first_task_cache: Text | None
     seed: Seed
     trust: bool
