@@ -240,7 +240,9 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
     assert not (tmp_path / "run/task_02/dreams").exists()
     assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
     folder = tmp_path / "run/task_00/dreams"
-    cli(*run, *DREAM, f"deepinversion_images={folder}", "callbacks.deep_inversion.target=pseudo", "hydra.run.dir=folder")
+    cli(
+        *run, *DREAM, f"deepinversion_images={folder}", "callbacks.deep_inversion.target=pseudo", "hydra.run.dir=folder"
+    )
     assert not (tmp_path / "folder/task_00/dreams").exists()
     assert len(np.load(tmp_path / "folder/task_00/deep_inversion/image.npy")) == 8
     cli(
@@ -316,8 +318,9 @@ def test_the_recipe():
 def test_the_preset_runs(cli, tmp_path):
     root = voc(tmp_path / "data")
     small = (
-        "network.backbone=resnet18", "network.pretrained=null", "dataset.crop_size=32", "callbacks.deep_inversion.per_class=1",
-        "callbacks.deep_inversion.size=32", "callbacks.deep_inversion.iterations=2", "training.batch_size=2", "training.num_workers=0",
+        "network.backbone=resnet18", "network.pretrained=null", "dataset.crop_size=32",
+        "callbacks.deep_inversion.per_class=1", "callbacks.deep_inversion.size=32",
+        "callbacks.deep_inversion.iterations=2", "training.batch_size=2", "training.num_workers=0",
         "training.accelerator=cpu", "training.mixed_precision=null", "training.log_every=1", "training.epochs=12",
         "training.next_epochs=1", "training.log_images=0", "training.val_every=12",
     )  # fmt: skip
@@ -325,3 +328,21 @@ def test_the_preset_runs(cli, tmp_path):
     logged = (tmp_path / "run/metrics.csv").read_text()
     assert all(f",train/{name}," in logged for name in ("ce", "kd", "auxiliary1", "auxiliary2", "replay"))
     assert len(list((tmp_path / "run/task_00/dreams").glob("img_*.png"))) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["bacs", "icarl", "der"])
+def test_dreams_come_beside_a_replay_buffer(cli, tmp_path, loss):
+    quick = [a.replace("per_class=2", "per_class=1") for a in DREAM]
+    cli(
+        *TINY,
+        "training.task=6-2",
+        "training.debug=true",
+        "training.log_every=1",
+        f"loss={loss}",
+        *quick,
+        "hydra.run.dir=run",
+    )
+    assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
+    for folder, images in (("deep_inversion", 6), ("replay", 24)):
+        assert len(np.load(tmp_path / f"run/task_00/{folder}/image.npy")) <= images
