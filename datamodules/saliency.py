@@ -23,6 +23,8 @@ from protocol.numbers import Amount, Count
 SaliencySource = Callable[[str, np.ndarray], Flags]
 SALIENT = 254  # label of salient background, between the mask's file and the batch
 
+WITHOUT_MAPS = "fetch the maps that SSUL's authors publish, or set dataset/saliency=spectral or dataset/saliency=none"
+
 
 class SaliencyFiles:
     """Maps from files `<root>/<name><suffix>` of one channel, 0 where nothing is salient (as SSUL's authors have)."""
@@ -35,7 +37,7 @@ class SaliencyFiles:
         """
         self.root, self.suffix = Path(root).expanduser(), suffix
         if not self.root.is_dir():
-            raise DataError(f"dataset.saliency.root={root}: there is no such folder")
+            raise DataError(f"dataset.saliency.root={root}: there is no such folder; {WITHOUT_MAPS}")
 
     def path_of(self, name: str) -> Path:
         """File of an image's map."""
@@ -51,8 +53,7 @@ class SaliencyFiles:
         missing = [name for name in names if not self.path_of(name).is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: fetch the maps, "
-                "or set dataset/saliency=spectral or none"
+                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}; {WITHOUT_MAPS}"
             )
 
     def __call__(self, name: str, image: np.ndarray) -> Flags:
