@@ -53,7 +53,7 @@ class SaliencyFiles:
         missing = [name for name in names if not self.path_of(name).is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}; {WITHOUT_MAPS}"
+                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: {WITHOUT_MAPS}"
             )
 
     def __call__(self, name: str, image: np.ndarray) -> Flags:

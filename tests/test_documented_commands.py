@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -18,11 +20,12 @@ from continual.run.state import RunState
 from continual.run.task_files import TaskFiles
 from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint
-from tests.datamodules.trees import ade20k_tree, cityscapes_tree, pairs_tree, write_mask, write_pair
+from tests.conftest import TINY
+from tests.datamodules.trees import ade20k_tree, cityscapes_tree, pairs_tree, write_image, write_mask, write_pair
 from tests.test_cil import PARTS
 from tests.test_configurations import CONF, composed
 from tests.test_data_sets import voc
-from tests.test_documentation import commands, jobs_of
+from tests.test_documentation import commands, jobs_of, lines
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +47,20 @@ FEW = {
     "replay": {"capacity": 4, "batch_size": 2},
     "deep_inversion": {"per_class": 1, "iterations": 1, "batch_size": 2, "size": 32, "images": None},
 }  # fmt: skip
+
+STANDS_FOR = (  # what a documented line names, and what the small run has
+    (r"outputs/\.\.\./task_\d+/model\.ckpt", "outputs/run/task_01/model.ckpt"),
+    (r"outputs/\S+/<name>", "outputs/run"),
+    (r"other\.ckpt", "student.ckpt"), (r"third\.ckpt", "judge.ckpt"),
+    (r"street\.jpg", "photo.jpg"), (r" more/ ", " folder/ "), (r"even/", "more/"),
+    (r" dataset\.root=/data/\S+", ""), (r"/scratch/[ab]", "outputs"), (r"1u2u3|1u2", "1u2"),
+)  # fmt: skip
+SHORT = {
+    "scripts/predict.py": ("--overwrite", "--workers", "0"),
+    "scripts/export.py": ("--overwrite",),
+    "scripts/evaluate.py": ("training.accelerator=cpu", "training.num_workers=0"),
+    "scripts/invert.py": ("--iterations", "2", "--per-class", "1", "--size", "32", "--no-clip"),
+}
 
 
 def voc_data(root):
@@ -155,3 +172,26 @@ def test_every_command_trains(name, data, tmp_path, monkeypatch):
             assert len(json.loads(folder.results.read_text())["tasks"]) == len(experiment.tasks), job
         done.add(digest)
     assert done
+
+
+def test_every_script_line_works(cli, tmp_path):
+    """On a small run: paths of the documentation stand for its files, and what takes long is made short."""
+    cli(*TINY, "training.task=6-2", "training.debug=true", "hydra.run.dir=outputs/run")
+    model = "outputs/run/task_01/model.ckpt"
+    for name in ("student", "judge"):
+        shutil.copy(tmp_path / model, tmp_path / f"{name}.ckpt")
+    folder_data(tmp_path / "mine")
+    for name in ("photo.jpg", "folder/b.png", "more/c.png", "images/d.png"):
+        write_image(tmp_path / name)
+    write_mask(tmp_path / "masks/d.png", range(9))
+    done = set()
+    for line in lines():
+        if line.startswith("python scripts/") and "--watch" not in line:
+            for pattern, new in STANDS_FOR:
+                line = re.sub(pattern, new, line)
+            script, *arguments = shlex.split(line)[1:]
+            if line not in done:
+                shutil.rmtree(tmp_path / "dreams", ignore_errors=True)  # of other settings
+                cli(*arguments, *SHORT.get(script, ()), script=script)
+            done.add(line)
+    assert len(done) > 8

@@ -143,12 +143,16 @@ class SavedModel:
     def fixed_size(self, size: str) -> tuple[int, int]:
         """Height and width of all images that the network gets.
 
-        Args: `size`: "run": those of the run's evaluation; or "512x1024".
+        Args: `size`: "run": those of the run's evaluation, of its training crops where it tests images as they are; or
+            "512x1024".
 
         Raises:
-            ConfigError: `size` is neither, or the run's evaluation takes images of any size.
+            ConfigError: `size` is neither, or the run says no size.
         """
-        fixed = _sides(size) or (getattr(self._evaluation(), "output_size", None) if size == "run" else None)
+        fixed = _sides(size)
+        if size == "run":
+            side = self.facts.dataset.crop_size
+            fixed = getattr(self._evaluation(), "output_size", None) or (side and (side, side))
         if fixed is None:
             raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
         return fixed

@@ -1,7 +1,7 @@
 """The settings of a run, with their types: the groups `training` and `dataset` of the configuration.
 
 Their values and what they mean stand in conf/; here stands what can be given. Losses, networks, callbacks and all else
-that the configuration names by `_target_` say it by their signatures, see continual/run/schema.py.
+that the configuration names by `_target_` say it by their signatures, see protocol/schema.py.
 """
 
 from __future__ import annotations

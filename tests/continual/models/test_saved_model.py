@@ -102,6 +102,7 @@ def test_golden_predictions_and_scores(tmp_path, seen):
         prediction = model.predict(pixels, group)
         writer = PredictionWriter(model, tmp_path / task, group)
         writer.check_free([Path("elsewhere/street.png")], overwrite=False)
+        writer.folder.mkdir()
         writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
         with Image.open(tmp_path / task / "street.png") as file:
             ids, colours = np.array(file), np.array(file.convert("RGB"))
@@ -189,7 +190,9 @@ def test_sizes_that_the_network_gets(model):
     model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.CenterCrop", "size": 144})
     assert model.input_size("run")(360, 480) == (144, 192)  # whole
     assert model.fixed_size("run") == (144, 144)
-    model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.Identity"})
+    whole = {"_target_": "datamodules.transforms.Identity"}
+    assert model_of(STAGES[-1], 1, evaluation=whole, crop_size=96).fixed_size("run") == (96, 96)
+    model = model_of(STAGES[-1], 1, evaluation=whole)
     with pytest.raises(ConfigError, match="--size run says no height and width here"):
         model.fixed_size("run")
     with pytest.raises(ConfigError, match="--size big is neither run, nor native"):
@@ -204,6 +207,7 @@ def test_masks_give_scores_of_what_may_win(tmp_path, model):
     path = Path("a.jpg")
     writer = PredictionWriter(model, tmp_path / "out", model.group("1u2"), {path: tmp_path / "mask.png"})
     writer.check_free([path], overwrite=False)
+    writer.folder.mkdir()
     channel = np.zeros(256, np.uint8)
     channel[model.mask_values] = range(20)
     perfect = writer.write(path, image, torch.from_numpy(channel[mask]))
