@@ -152,7 +152,8 @@ class SavedModel:
         fixed = _sides(size)
         if size == "run":
             side = self.facts.dataset.crop_size
-            fixed = getattr(self._evaluation(), "output_size", None) or (side and (side, side))
+            crop = (side, side) if side else None
+            fixed = getattr(self._evaluation(), "output_size", crop)
         if fixed is None:
             raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
         return fixed

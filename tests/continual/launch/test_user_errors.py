@@ -90,3 +90,15 @@ def test_a_search_for_the_worst_is_refused():
 
 def test_other_arguments_stay_as_they_are():
     assert prepared(["loss=mib", "optimizer.lr=0.1"]) == ["loss=mib", "optimizer.lr=0.1"]
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=1", "--local_rank=0"])
+def test_what_torchs_launcher_adds_is_no_setting(flag):
+    assert prepared([flag, "loss=mib"]) == ["loss=mib"]
+
+
+def test_home_folders_in_arguments(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    theirs = ["dataset.root=~/voc", "-m", "a=~/x,~/y", "+b=[~/z]", "~callbacks.replay", "c=x~/y", "d=~"]
+    ours = ["dataset.root=/home/me/voc", "-m", "a=/home/me/x,/home/me/y", "+b=[/home/me/z]", "~callbacks.replay"]
+    assert prepared(theirs) == [*ours, "c=x~/y", "d=~"]
