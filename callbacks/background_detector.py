@@ -5,14 +5,15 @@
     p_t: prototype of the task in the space of e, see callbacks/prototypes.py
 
 All tasks share e, which learns in the first one, together with the network; each has a head of its own, which learns in
-its task alone. `loss.bacs` trains and uses it; here it lives, is saved, and is measured: a pixel is called seen where
+its task alone. `loss.bacs` trains and uses it; beside any other loss it learns by a term of its own, and changes the
+network through the first task's features alone. Here it lives, is saved, and is measured: a pixel is called seen where
 the greatest sigmoid of the scores is above 1/2, and on the test set that is compared with "is a class".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continual.learning.callback import ContinualCallback, learner_of
+from continual.learning.learner import ContinualLearner
+from datamodules.datamodule import ContinualDataModule
+from loss.bacs import detection
 from networks.base import SegmentationNetwork
 from protocol.numbers import Count, Fraction, ProperFraction
 from protocol.random_streams import Stream, seed_of
@@ -89,6 +93,7 @@ class BackgroundDetector(ContinualCallback):
 
     publishes: tuple[str, ...] = (NAME, "detector_weight")
     needs: tuple[str, ...] = ("task_prototypes",)
+    works_alone = True
     remedy = "keep callbacks.prototypes with callbacks.prototypes.groups=task, which callbacks=bacs adds"
     needs_whole_weights = True
 
@@ -107,6 +112,11 @@ class BackgroundDetector(ContinualCallback):
         self.detector: Detector | None = None
         self.saved: dict[str, Tensor] = {}
         self.confusion = torch.zeros(2, 2, dtype=torch.int64)
+
+    def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:
+        """Add the detector's term where the loss has none."""
+        if self.active and NAME not in learner.loss.reads:
+            learner.beside[NAME] = lambda step: {"detector": detection(step)[0]}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before the optimizer is made: a head for the task."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytorch_lightning as pl
 from annotated_types import Ge
 
-from callbacks.replay.buffer import FOLDER, Buffer
+from callbacks.replay.buffer import Buffer
 from callbacks.replay.delivery import Term
 from callbacks.replay.reading import Unlabelled
 from callbacks.replay.selection import Selection
@@ -52,6 +52,7 @@ from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
+NAME = "deep_inversion"  # in conf/callbacks/deep_inversion.yaml
 DREAMS = "dreams"  # in a task's folder
 PHASES = "phases"  # of a recipe: they come from the numbers of iterations
 
@@ -209,7 +210,7 @@ def load_student(path: str, trust: bool) -> SavedModel:
 
 def dreams_beside(folder: Path) -> Path:
     """Folder of the dreams that a buffer's folder stores; each buffer of a run has its own."""
-    return folder.with_name(DREAMS if folder.name == FOLDER else f"{DREAMS}_{folder.name}")
+    return folder.with_name(DREAMS if folder.name == NAME else f"{DREAMS}_{folder.name}")
 
 
 def read_dreams(folder: Path, task: Task) -> tuple[list[Path], list[int]]:

@@ -62,20 +62,20 @@ def is_shown(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def find_masks(images: Sequence[Path], place: Path) -> dict[Path, Path]:
     """The mask of each image, anywhere below a folder: with the same name, or with Cityscapes' endings.
+
+    Args: `place`: the folder; or a file, the mask of the only image.
 
     Raises:
         DataError: there is no such folder, or an image has no mask there, or its mask has another size or kind.
     """
-    if not folder.is_dir():
-        raise DataError(f"--masks {folder}: there is no such folder")
-    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png")) if is_shown(path) and path.is_file()}
-    missing = [path for path in images if _plain(path.stem) not in masks]
-    if missing:
-        name = f"{_plain(missing[0].stem)}.png"
-        raise DataError(f"{missing[0]} and {len(missing) - 1} more images have no mask below {folder}, such as {name}")
-    found = {path: masks[_plain(path.stem)] for path in images}
+    if place.is_file():
+        if len(images) > 1:
+            raise DataError(f"--masks {place} is one file for {len(images)} images: give the folder of their masks")
+        found = {images[0]: place}
+    else:
+        found = _masks_below(place, images)
     for image, mask in found.items():
         sizes = image_size(image), image_size(mask, "mask")
         if sizes[0] != sizes[1]:
@@ -84,6 +84,17 @@ def find_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
         with opened(mask, "mask") as picture:
             check_mask_mode(picture, mask)
     return found
+
+
+def _masks_below(folder: Path, images: Sequence[Path]) -> dict[Path, Path]:
+    if not folder.is_dir():
+        raise DataError(f"--masks {folder}: there is no such folder or file")
+    masks = {_plain(path.stem): path for path in sorted(folder.rglob("*.png")) if is_shown(path) and path.is_file()}
+    missing = [path for path in images if _plain(path.stem) not in masks]
+    if missing:
+        name = f"{_plain(missing[0].stem)}.png"
+        raise DataError(f"{missing[0]} and {len(missing) - 1} more images have no mask below {folder}, such as {name}")
+    return {path: masks[_plain(path.stem)] for path in images}
 
 
 def _plain(stem: str) -> str:

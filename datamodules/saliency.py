@@ -26,6 +26,8 @@ from protocol.numbers import Amount, Count, Text
 SaliencySource = Callable[[str, np.ndarray], Flags]
 SALIENT = 254  # label of salient background, between the mask's file and the batch
 
+WITHOUT_MAPS = "fetch the maps that SSUL's authors publish, or set dataset/saliency=spectral or dataset/saliency=none"
+
 
 class SaliencyFiles:
     """Maps from files `<root>/<name><suffix>` of one channel, 0 where nothing is salient (as SSUL's authors have)."""
@@ -38,7 +40,7 @@ class SaliencyFiles:
         """
         self.root, self.suffix = Path(os.path.expanduser(root)), suffix
         if not root.strip() or not os.path.isdir(self.root):
-            raise DataError(f"dataset.saliency.root={shortened(root)}: there is no such folder")
+            raise DataError(f"dataset.saliency.root={shortened(root)}: there is no such folder; {WITHOUT_MAPS}")
 
     def path_of(self, name: str) -> Path:
         """File of an image's map."""
@@ -54,8 +56,7 @@ class SaliencyFiles:
         missing = [name for name in names if not os.path.isfile(self.path_of(name))]
         if missing:
             raise DataError(
-                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: fetch the maps, "
-                "or set dataset/saliency=spectral or none"
+                f"{len(missing)} images have no saliency map, the first is {self.path_of(missing[0])}: {WITHOUT_MAPS}"
             )
 
     def __call__(self, name: str, image: np.ndarray) -> Flags:

@@ -106,7 +106,7 @@ class BACS(DER):
         logits, labels = step.student.logits, step.batch["label"]
         terms, seen = {}, None
         if self.detector:
-            terms["detector"], seen = self._detect(step)
+            terms["detector"], seen = detection(step)
         if step.teacher is None:
             return {"ce": cross_entropy(logits, labels), **terms}
         where = labels == 0
@@ -120,20 +120,21 @@ class BACS(DER):
         distance = row_distillation(step.student.embedding, step.teacher.embedding, where)
         return {**terms, "distill": self.distill_weight * distance, **self._dark_terms(step)}
 
-    def _detect(self, step: Step) -> tuple[Tensor, Tensor]:
-        """The detector's loss, and m, B x H x W without gradient; prototypes learn from batch and replay."""
-        detector, prototypes = step.memory["background_detector"], step.memory["task_prototypes"]
-        labels = step.batch["label"]
-        embedding = detector.embed(step.student.stages[-1])
-        prototypes.update(embedding.detach(), nearest_pixels(labels, embedding.shape[-2:]))
-        scores = detector(embedding, prototypes.vectors, labels.shape[-2:])
-        ready = (prototypes.counts[-1] > 0) & (labels == 0).any()
-        loss = step.memory["detector_weight"] * ready * seen_focal_loss(scores[:, -1], labels, detector.seen_alpha)
-        if "labels" in step.replay:
-            replayed = detector.embed(step.replay["labels"].student.stages[-1]).detach()
-            old_labels = step.replay["labels"].batch["label"]
-            prototypes.update(replayed, nearest_pixels(old_labels, replayed.shape[-2:]))
-        return loss, torch.sigmoid(scores.detach()).amax(dim=1)
+
+def detection(step: Step) -> tuple[Tensor, Tensor]:
+    """The detector's loss, and m, B x H x W without gradient; prototypes learn from batch and replay."""
+    detector, prototypes = step.memory["background_detector"], step.memory["task_prototypes"]
+    labels = step.batch["label"]
+    embedding = detector.embed(step.student.stages[-1])
+    prototypes.update(embedding.detach(), nearest_pixels(labels, embedding.shape[-2:]))
+    scores = detector(embedding, prototypes.vectors, labels.shape[-2:])
+    ready = (prototypes.counts[-1] > 0) & (labels == 0).any()
+    loss = step.memory["detector_weight"] * ready * seen_focal_loss(scores[:, -1], labels, detector.seen_alpha)
+    if "labels" in step.replay:
+        replayed = detector.embed(step.replay["labels"].student.stages[-1]).detach()
+        old_labels = step.replay["labels"].batch["label"]
+        prototypes.update(replayed, nearest_pixels(old_labels, replayed.shape[-2:]))
+    return loss, torch.sigmoid(scores.detach()).amax(dim=1)
 
 
 def background_aware_cross_entropy(

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, cross_entropy, distillation
+from loss.functional import IGNORE_INDEX, binary_cross_entropy, cross_entropy, distillation
 from networks.base import NetworkOutput
 from networks.classifier import Init
 from networks.maps import at_least_float32, nearest_pixels
@@ -54,6 +54,7 @@ class MBS(ContinualLoss):
         output_weight: Amount = 25.0,
         label_guided: bool = True,
         orthogonal_weight: Amount = 1.0,
+        sigmoid: bool = False,
         classifier_init: Init = "background",
     ) -> None:
         """Args:
@@ -62,6 +63,8 @@ class MBS(ContinualLoss):
         patch_weight, class_weight, output_weight, orthogonal_weight: of the terms of the file's head; 0: left out.
         adaptive: weigh patches by R; false: all alike.
         label_guided: false: plain distillation of the old channels.
+        sigmoid: each class by itself, the code's `bce_loss`: binary cross entropy of every channel instead of the cross
+            entropy, and a sigmoid instead of the softmax in the teacher's probabilities, p.
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
@@ -73,6 +76,8 @@ class MBS(ContinualLoss):
         self.output_weight = output_weight
         self.label_guided = label_guided
         self.orthogonal_weight = orthogonal_weight
+        self.label_loss = binary_cross_entropy if sigmoid else cross_entropy
+        self.sigmoid = sigmoid
 
     def check_task(self, task: Task) -> None:
         """A task without new classes has no background that may hide them."""
@@ -83,10 +88,11 @@ class MBS(ContinualLoss):
         """{"ce"} and, with a teacher, {"patches", "classes", "output", "orthogonal"}."""
         logits, labels = step.student.logits, step.batch["label"]
         if step.teacher is None:
-            return {"ce": cross_entropy(logits, labels)}
-        teacher = torch.softmax(at_least_float32(step.teacher.logits), dim=1)
+            return {"ce": self.label_loss(logits, labels)}
+        old = at_least_float32(step.teacher.logits)
+        teacher = torch.sigmoid(old) if self.sigmoid else torch.softmax(old, dim=1)
         pseudo = pseudo_label(labels, teacher, self.confidence, self.selective)
-        terms = {"ce": cross_entropy(logits, pseudo)}
+        terms = {"ce": self.label_loss(logits, pseudo)}
         if self.patch_weight:
             terms["patches"] = self.patch_weight * self._patches(step.student, step.teacher, pseudo)
         if self.class_weight and "class_features" in step.student.extras:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+NAMING_PARTS = 4  # the last ones of a run's path say which run it is, see `hydra.run.dir` in conf/base.yaml
+
 
 class TaskFolder:
     """The checkpoints of one task.
@@ -13,6 +15,7 @@ class TaskFolder:
     Attributes:
         path: the folder; callbacks may keep folders of their own in it.
         last: after each epoch of an unfinished task.
+        epoch: after one of the epochs that are kept, which count from 0; with a field for the number.
         best: of the best validation of an unfinished task.
         model: of the finished task.
     """
@@ -20,6 +23,7 @@ class TaskFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last = path / "last.ckpt"
+        self.epoch = path / "epoch_{epoch:04d}.ckpt"
         self.best = path / "best.ckpt"
         self.model = path / "model.ckpt"
 
@@ -70,9 +74,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, path: Path, training: Mapping[str, Any]) -> RunFolder:
-        """The folder of a run with these settings, which may keep its checkpoints elsewhere (`training.ckpt_dir`)."""
+        """The folder of a run with these settings, which may keep its checkpoints elsewhere (`training.ckpt_dir`).
+
+        There each run has a folder of its own, named as the last parts of the run's: data set, tasks, method and name.
+        """
         elsewhere = training["ckpt_dir"]
-        return cls(path, Path(elsewhere).expanduser() if elsewhere else None)
+        own = path.resolve().parts[1:][-NAMING_PARTS:]
+        return cls(path, Path(elsewhere).expanduser().joinpath(*own) if elsewhere else None)
 
     @classmethod
     def around(cls, checkpoint: Path) -> RunFolder | None:

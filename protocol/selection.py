@@ -64,7 +64,7 @@ def select_train_partitioned(tasks: Sequence[Task], presence: Flags) -> tuple[Po
             "training.ade_partition=mib replaces the images of training.mode=disjoint; "
             f"training.mode={tasks[0].protocol.mode} needs training.ade_partition=null"
         )
-    classes = sorted(tasks[0].labels.classes)
+    classes = sorted(tasks[-1].seen)
     parts_of_classes = partition_steps([task.new for task in tasks])  # finer than the tasks of 100-50, which join some
     part_of = {c: part for part, classes_of_part in enumerate(parts_of_classes) for c in classes_of_part}
     parts = greedy_partition(presence[:, classes], np.array([part_of[c] for c in classes]))

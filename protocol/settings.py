@@ -16,6 +16,7 @@ FREE_KEYS = (
     "training.name",
     "training.output",
     "training.ckpt_dir",
+    "training.save_every",
     "training.resume",
     "training.first_task_cache",
     "training.num_workers",
@@ -23,7 +24,7 @@ FREE_KEYS = (
     "training.log_images",
     "training.log_every",
     "training.trust",
-    "callbacks.replay.trust",
+    "callbacks.deep_inversion.trust",
 )
 
 

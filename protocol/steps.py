@@ -35,7 +35,7 @@ def class_steps(
         increment: classes of every later step.
         shuffle_classes: shuffle the class order as BACS does: the data set's order, shuffled by Python's generator.
         seed: of the shuffle.
-        class_order: class ids in the order to learn them.
+        class_order: class ids in the order to learn them; those that it leaves out are never learned.
         joint: all steps are learned at once, so that their sizes need not be given.
 
     Raises:
@@ -43,15 +43,11 @@ def class_steps(
     """
     classes = tuple(classes)
     name = None if task is None else _full_name(dataset, str(task))  # a command line turns task=50 into a number
-    if name is not None and (initial_increment is not None or increment is not None):
-        raise TaskError(
-            f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
-            "training.increment (or set training.task=null)"
-        )
+    check_sizes(task, initial_increment, increment)
     steps = None if name is None else named_steps(dataset, name)
     if steps is None:
         order = _class_order(classes, class_order, shuffle_classes, seed)
-        return _cut(order, _step_sizes(dataset, len(classes), name, initial_increment, increment, joint))
+        return _cut(order, _step_sizes(dataset, len(order), name, initial_increment, increment, joint))
     if class_order is not None or shuffle_classes:
         raise TaskError(
             f"training.task={task} has a class order of its own; leave out training.class_order and "
@@ -62,6 +58,15 @@ def class_steps(
     return steps
 
 
+def check_sizes(task: str | int | None, initial_increment: int | None, increment: int | None) -> None:
+    """Raise TaskError where the sizes of the steps are said twice."""
+    if task is not None and (initial_increment is not None or increment is not None):
+        raise TaskError(
+            f"training.task={task} says the sizes of the steps; leave out training.initial_increment and "
+            "training.increment (or set training.task=null)"
+        )
+
+
 def _full_name(dataset: str, name: str) -> str:
     return ALIASES.get(dataset, {}).get(name, name)
 
@@ -70,9 +75,9 @@ def _class_order(classes: tuple[int, ...], given: Sequence[int] | None, shuffle:
     if given is not None:
         if shuffle:
             raise TaskError("give either training.class_order or training.shuffle_classes=true, not both")
-        if len(given) != len(classes) or set(given) != set(classes):
+        if not given or len(given) != len(set(given)) or not set(given) <= set(classes):
             raise TaskError(
-                f"training.class_order must hold each class id of the data set once: {sorted(classes)}; "
+                f"training.class_order must hold class ids of the data set, each once at most: {sorted(classes)}; "
                 f"it is {list(given)}"
             )
         return tuple(given)

@@ -133,17 +133,19 @@ def build_tasks(labels: LabelSpace, protocol: Protocol, steps: Steps, joint: boo
     Args:
         labels: the data set's classes.
         protocol: how pixels and images are treated.
-        steps: class ids of each step in the order to learn them, see `protocol.steps.class_steps`.
+        steps: class ids of each step in the order to learn them, see `protocol.steps.class_steps`; classes in none of
+            them are hidden as future ones are.
         joint: one task that learns the classes of all steps at once, with the same channels.
     """
     merged = (tuple(c for step in steps for c in step),) if joint else steps
+    never = tuple(c for c in labels.classes if not any(c in step for step in steps))
     return tuple(
         Task(
             index=t,
             n_tasks=len(merged),
             new=new,
             old=tuple(c for step in merged[:t] for c in step),
-            future=tuple(c for step in merged[t + 1 :] for c in step),
+            future=(*(c for step in merged[t + 1 :] for c in step), *never),
             initial=steps[0],
             steps=steps,
             labels=labels,

@@ -3,7 +3,7 @@
 python scripts/export.py outputs/.../task_01/model.ckpt [--output exported] [--formats onnx safetensors]
     [--size 512x1024]
 
-ONNX needs: pip install "palimpsest[export]", from a clone pip install -e ".[export]".
+ONNX needs: pip install -e ".[export]".
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Segment images with a checkpoint of this project: its label maps, overlays and, with masks, its scores.
 
 python scripts/predict.py outputs/.../task_01/model.ckpt photo.jpg more/ 'even/*.png' [--output predictions]
-    [--task 1] [--masks folder] [--size run] [--batch-size 4] [--device auto]
+    [--task 1] [--masks folder] [--maps] [--size run] [--batch-size 4] [--device auto]
 
 Writes for each image, at its size: <name>.png, a palette image of the data set's class ids and colours, and
-<name>_overlay.jpg; with masks also <name>_compare.jpg (image, mask, prediction, wrong pixels), and one scores.json.
+<name>_overlay.jpg; with masks also <name>_compare.jpg (image, mask, prediction, wrong pixels), and one scores.json;
+with maps <name>_probability.png and <name>_entropy.png, in grey, and the mean entropy.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument(
-        "--task", help="only classes of one task or of the first ones, as scripts/evaluate.py names them: 1, 2, 1u2 ..."
+        "--task",
+        help="only classes of one task or of the first ones, as scripts/evaluate.py names them: 1, 2, 1u2 (or 12) ...",
     )
-    parser.add_argument("--masks", type=Path, help="folder with masks of the data set's class ids: scores are computed")
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        help="masks of the data set's class ids, a folder or one image's file: scores are computed",
+    )
+    parser.add_argument("--maps", action="store_true", help="write the probability and the entropy of each pixel too")
     parser.add_argument(
         "--size", default="run", help="what the network gets: run = as in the run's evaluation | native | 512x1024"
     )
@@ -81,7 +88,7 @@ def predict(arguments: argparse.Namespace) -> None:
     output_folder(arguments.output)
     writer.check_free(images, arguments.overwrite)
     batches = loose_batches(images, size, arguments.batch_size, arguments.workers)
-    confusion, waiting = 0, deque()
+    confusion, entropy, waiting = 0, [], deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
         bar = progress.add_task("predicting", total=len(images))
         for batch in batches:
@@ -89,18 +96,25 @@ def predict(arguments: argparse.Namespace) -> None:
             if pixels[:, 0].numel() > area:
                 area = pixels[:, 0].numel()
                 fits(len(pixels), tuple(pixels.shape[-2:]))
-            predictions = model.predict(pixels, writer.group).to(torch.uint8).cpu()
-            for (path, image, _), prediction in zip(batch, predictions, strict=True):
-                waiting.append(pool.submit(writer.write, path, image, prediction))
+            output = model.output(pixels)
+            predictions = model.classes(output, writer.group).to(torch.uint8).cpu()
+            certainty = model.certainty(output, writer.group).cpu() if arguments.maps else [None] * len(batch)
+            for (path, image, _), prediction, maps in zip(batch, predictions, certainty, strict=True):
+                entropy += [] if maps is None else [maps[1].mean().item()]
+                waiting.append(pool.submit(writer.write, path, image, prediction, maps))
             while len(waiting) > MOST_WAITING:
                 confusion = confusion + waiting.popleft().result()
             progress.advance(bar, len(batch))
         while waiting:
             confusion = confusion + waiting.popleft().result()
     print(f"{len(images)} images: {arguments.output}")
-    if masks:
-        scores = writer.scores(confusion)
+    scores = writer.scores(confusion) if masks else {}
+    if entropy:
+        scores["mean_entropy"] = sum(entropy) / len(entropy)
+        print(f"mean entropy {scores['mean_entropy']:.3f} of at most {writer.most_bits:.3f} bits")
+    if scores:
         write_atomically(arguments.output / SCORES, json.dumps(scores, indent=1))
+    if masks:
         Console().print(scores_table(scores))
 
 

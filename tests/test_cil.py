@@ -110,8 +110,13 @@ def test_three_stages_their_scores_predictions_and_exports(cli, tmp_path, citysc
     card = (tmp_path / "exported/README.md").read_text()
     assert "| 13 | rider | 25 | #ff0000 |" in card
     assert "batch x 3 x 32 x 64" in card
-    again = ("exported/model.safetensors", f"{images}/munster", "--output", "again", "--task", "1u2u3")
-    cli(*again, script="scripts/predict.py")
+    mask = next(masks.glob("munster/*_labelIds.png"))
+    again = ("exported/model.safetensors", f"{images}/munster", "--output", "again", "--task", "123", "--maps")
+    assert "mean entropy" in cli(*again, "--masks", str(mask), script="scripts/predict.py").stdout
+    for kind in ("probability", "entropy"):
+        with Image.open(tmp_path / f"again/munster_000000_000019_leftImg8bit_{kind}.png") as file:
+            assert (file.mode, file.size) == ("L", (WIDTH, HEIGHT))
+    assert 0 < json.loads((tmp_path / "again/scores.json").read_text())["mean_entropy"] <= np.log2(19)
     names = [f"{folder}/munster_000000_000019_leftImg8bit.png" for folder in ("predictions", "again")]
     first, second = (cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED) for name in names)
     assert (first == second).all()

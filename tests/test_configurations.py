@@ -52,7 +52,9 @@ DIFFERENT = {
     "loss=rw": ["average"],
     "loss=icarl": ["disjoint"],  # LwF-MC is the class's default
     "callbacks=bacs": ["prototypes.groups"],  # SDR's prototypes are the class's default
-    "callbacks=deep_inversion": ["replay.recipe"],  # written out, whose defaults are those of continual.dreams.recipe
+    "callbacks=deep_inversion": [
+        "deep_inversion.recipe"
+    ],  # written out, whose defaults are those of continual.dreams.recipe
     "callbacks=dkd_memory": [*MEMORY, "replay.confidence"],
     "callbacks=ssul_memory": MEMORY,
 }

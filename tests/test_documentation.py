@@ -1,4 +1,4 @@
-"""What the documentation says is real: commands compose, and links, files, classes and functions exist."""
+"""What the documentation says is real: links, files, classes and functions exist; its commands are run elsewhere."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.test_configurations import composed
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def commands() -> list[str]:
-    """Lines of shell blocks that start main.py, without comments."""
+def lines() -> list[str]:
+    """Lines of shell blocks, without comments."""
     blocks = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
-    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("python main.py")]
+    return [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def commands() -> list[str]:
+    """Those that start main.py."""
+    return [line for line in lines() if line.startswith("python main.py")]
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:
@@ -35,15 +37,12 @@ def test_there_are_commands():
     assert len(commands()) > 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_every_command_composes(command):
+def jobs_of(command: str) -> list[list[str]]:
+    """The overrides of each job of a command but for Hydra's own; none where it asks for help."""
     arguments = [a for a in shlex.split(command)[2:] if not a.startswith("hydra") and "(" not in a]
-    if "--help" in arguments or "--cfg" in arguments:
-        return
-    sweep = arguments[:1] == ["-m"]
-    for job in jobs(arguments[1:]) if sweep else [arguments]:
-        composed(*job)
+    if arguments[:1] == ["-m"]:
+        return jobs(arguments[1:])
+    return [] if {"--help", "--cfg", "--config-name"} & set(arguments) else [arguments]
 
 
 def test_every_page_and_picture_that_is_linked_exists():

@@ -97,12 +97,13 @@ def test_patches(tmp_path):
     for task, entry in enumerate(tasks):
         confusion = np.loadtxt(copy / f"run/confusion/task_0{task}.csv", delimiter=",", skiprows=1, dtype=str)
         confusion = confusion[:, 1:].astype(float)
-        labelled = confusion.sum(1) > 0
-        accuracies = confusion.diagonal()[labelled] / confusion.sum(1)[labelled]
-        assert entry["mean_accuracy"] == pytest.approx(accuracies.mean())
+        hits, labelled = confusion.diagonal(), confusion.sum(1)
+        iou = hits / np.maximum(labelled + confusion.sum(0) - hits, 1)
+        weighted = (labelled * iou).sum() / labelled.sum()
+        assert entry["weighted_iou"] == pytest.approx(weighted)
     for page in ("run/results.md", "reports/report.md", "reports/report.html"):
-        assert "mean acc" in (copy / page).read_text()
-    assert f",mean_accuracy,{round(100 * accuracies.mean(), 6)}," in (copy / "reports/report.csv").read_text()
+        assert "weighted" in (copy / page).read_text()
+    assert f",weighted_iou,{round(100 * weighted, 6)}," in (copy / "reports/report.csv").read_text()
     drawn = Shapes(size=32, counts=COUNTS, seed=0, most_shapes=4).split("train")
     shown = [set(np.unique(drawn.load_mask(i)).tolist()) - {0, IGNORE} for i in range(len(drawn))]
     alone = sum(bool(classes) and classes <= {7, 8} for classes in shown)

@@ -19,7 +19,7 @@ from tests.wandb_reader import read_run
 
 ENTRY = {
     "task", "miou", "miou_nobg", "miou_old", "miou_new", "miou_initial", "miou_initial_bg", "miou_added",
-    "pixel_accuracy", "iou", "images", "seconds",
+    "mean_accuracy", "pixel_accuracy", "iou", "images", "seconds",
 }  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def test_a_whole_run_leaves_the_contract(cli, tmp_path):
         assert entry["miou_initial"] == pytest.approx(mean(iou[1:5]))
         assert entry["miou_added"] == (pytest.approx(mean(iou[5:])) if entry["task"] else None)
         assert 0 <= entry["pixel_accuracy"] <= 1
+        assert 0 <= entry["mean_accuracy"] <= 1
         assert entry["images"] <= 12
     assert content["average_miou"] == pytest.approx(mean([e["miou"] for e in content["tasks"]]))
     assert content["config"]["training"]["task"] == "4-2"

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from continual.models.saved_model import SavedModel
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -71,9 +72,10 @@ def test_parts_of_the_images_in_shuffled_order_with_checkpoints_elsewhere_and_te
     names = ["disc", "square", "triangle", "star", "cross", "crescent", "bar", "ring"]
     assert list(results(tmp_path)["tasks"][-1]["iou"]) == ["background", *(names[c - 1] for c in order)]
     half = round(0.5 * images(tmp_path, 0))
-    model = torch.load(tmp_path / "models/task_00/model.ckpt", weights_only=True)
+    own = tmp_path.joinpath("models", *(tmp_path / "run").parts[-4:])
+    model = torch.load(own / "task_00/model.ckpt", weights_only=True)
     assert model["steps"] == (half - round(0.25 * half)) // 2
-    assert (tmp_path / "models/task_01/model.ckpt").exists()
+    assert (own / "task_01/model.ckpt").exists()
     assert not list((tmp_path / "run").glob("task_*"))
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     assert (tmp_path / "run/metrics.csv").exists()
@@ -119,3 +121,14 @@ def test_keeping_the_best_needs_validations(cli):
     result = cli(*BASE, "training.keep=best", "training.val_every=2", check=False)
     assert result.returncode == 1
     assert "training.keep=best needs a validation in every task: training.val_every=2" in result.stderr
+
+
+def test_networks_of_some_epochs_are_kept_and_can_be_used(cli, tmp_path):
+    cli(*BASE, "training.epochs=3", "training.next_epochs=1", "training.save_every=1")
+    kept = sorted(path.relative_to(tmp_path / "run").as_posix() for path in tmp_path.glob("run/task_*/*.ckpt"))
+    assert kept == [
+        "task_00/epoch_0000.ckpt", "task_00/epoch_0001.ckpt", "task_00/epoch_0002.ckpt", "task_00/model.ckpt",
+        "task_01/epoch_0000.ckpt", "task_01/model.ckpt",
+    ]  # fmt: skip
+    model = SavedModel.load(tmp_path / "run/task_00/epoch_0001.ckpt")
+    assert model.predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 32, 32)

@@ -263,3 +263,16 @@ def test_a_search_maximises_and_continues(cli, tmp_path):
     again = cli(*search)
     assert "run folder" not in again.stdout
     assert yaml.safe_load((tmp_path / "outputs" / "optimization_results.yaml").read_text()) == best
+
+
+@pytest.mark.parametrize("mistake", ["training.epochs=2,a", "loss=mib,mibb", "lss=mib,plop", "training.increment=1,2"])
+def test_a_mistake_leaves_no_folder(cli, tmp_path, mistake):
+    result = cli("-m", *TINY, "training.task=6-2", mistake, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_keep_their_checkpoints_apart(cli, tmp_path):
+    cli("-m", *TINY, "training.debug=true", "training.task=6-2", "training.ckpt_dir=models", "loss=finetune,lwf")
+    assert len(list(tmp_path.glob("models/shapes/6-2-overlap/*/*/task_01/model.ckpt"))) == 2

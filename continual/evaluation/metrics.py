@@ -114,6 +114,8 @@ def task_scores(confusion: Tensor, task: Task) -> dict[str, Any]:
         miou_initial: classes of the sequence's first task, without background; miou_initial_bg: with it.
         miou_added: classes of all later tasks. In a joint task, which learns all classes at once, initial and added
             are those of the sequence that it is compared with.
+        mean_accuracy: mean over classes of the share of their labelled pixels that are predicted right; background is a
+            class where the evaluation labels it.
         pixel_accuracy: share of labelled pixels that are predicted right.
         iou: IoU by name of class, background first.
 
@@ -135,6 +137,7 @@ def task_scores(confusion: Tensor, task: Task) -> dict[str, Any]:
         "miou_initial": _mean(initial),
         "miou_initial_bg": _mean([iou[0], *initial]),
         "miou_added": _mean([by_class[c] for c in task.seen if c not in task.initial]),
+        "mean_accuracy": or_none(class_accuracy(confusion).nanmean().item()),
         "pixel_accuracy": or_none(pixel_accuracy(confusion).item()),
         "iou": dict(zip(task.class_names, iou, strict=True)),
     }

@@ -115,7 +115,7 @@ class Results:
 
     def summary(self) -> dict[str, float]:
         """The run in a few numbers: the means of its last task and those over tasks, where defined."""
-        values = {key: self.entries[-1][key] for key, _, _ in MEANS}
+        values = {key: self.entries[-1].get(key) for key, _, _ in MEANS}
         values |= {"average_miou": self.average_miou, "forgetting": forgetting(self.entries)}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -128,7 +128,7 @@ class Results:
     def rows(self) -> Iterator[list[str]]:
         """Cells of the table under `HEADINGS`, one row a task."""
         for entry in self.entries:
-            means = [percent(entry[key]) for key, _, _ in MEANS]
+            means = [percent(entry.get(key)) for key, _, _ in MEANS]
             yield [str(entry["task"]), *means, str(entry["images"]), f"{entry['seconds'] / 60:.1f}"]
 
     def table(self, split: str = "test") -> Table:
@@ -147,7 +147,7 @@ class Results:
         rows: list[list[Any]] = [["task", "kind", "name", "value"]]
         for entry in self.entries:
             rows += ([entry["task"], "class", name, value] for name, value in entry["iou"].items())
-            rows += ([entry["task"], "mean", key, entry[key]] for key, _, _ in MEANS)
+            rows += ([entry["task"], "mean", key, entry.get(key)] for key, _, _ in MEANS)
         return csv_text(rows)
 
     def _markdown(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -16,6 +18,7 @@ from continual.launch.bacs_keys import translate
 from continual.launch.composition import check_what_is_composed
 from continual.launch.hydra_options import options_first
 from continual.launch.naming import register_resolvers
+from continual.launch.repository import CONF, find_project_files
 from continual.launch.user_errors import one_line_exit, raise_failures_alone
 from protocol.schema import Schema
 
@@ -32,14 +35,9 @@ QUIET = (
 )
 
 
-# What Hydra's launchers and sweepers need: a package, and the extra that installs it.
-PLUGINS = {
-    "hydra/launcher=parallel": ("hydra_joblib_launcher", "sweep"),
-    "hydra/launcher=slurm": ("hydra_submitit_launcher", "cluster"),
-    "hydra/launcher=slurm_rehearsal": ("hydra_submitit_launcher", "cluster"),
-    "hydra/launcher=ray_cluster": ("hydra_ray_launcher", "ray"),
-    "hydra/sweeper=search": ("hydra_optuna_sweeper", "optuna"),
-}
+# What torch.distributed.launch adds; it says the same in the environment, where Lightning reads it.
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
+HOME = re.compile(r"(?<=[=,\[])~(?=/)")
 SHOWS = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i")  # options with which nothing is run
 MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for the worst run
 
@@ -47,19 +45,17 @@ MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for 
 def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
-    Exits where a launcher or sweeper is not installed or an option does not exist, and after the help on a group.
+    Exits after the help on a group, and where an argument cannot be.
 
     Args: `root`: of keys that a script reads beside the groups.
     """
     if MINIMISING in arguments:
         sys.exit(f"error: {MINIMISING} looks for the worst run: set hydra/sweeper=search, which is Optuna too")
-    for argument in PLUGINS.keys() & set(arguments):
-        package, extra = PLUGINS[argument]
-        if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
-            sys.exit(f'error: {argument} needs a package: pip install -e ".[{extra}]"')
-    arguments = translate(options_first(arguments))
+    arguments = options_first([_readable(argument) for argument in arguments if not LOCAL_RANK.fullmatch(argument)])
+    arguments = translate(_with_own_folder(arguments))
     raise_failures_alone()
     register_resolvers(arguments)
+    find_project_files()
     check_what_is_composed(root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them, see `one_line_exit`
     if set(SHOWS) & set(arguments):
@@ -73,6 +69,24 @@ def end_with_the_reader() -> None:
     """Make the process end without a word where nobody reads its output any more, as in `main.py --help | head`."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def _readable(argument: str) -> str:
+    """An argument with the home folder instead of a `~`, which Hydra cannot read and the shell leaves behind a `=`."""
+    return HOME.sub(str(Path.home()), argument)
+
+
+def _with_own_folder(arguments: Sequence[str]) -> list[str]:
+    """The arguments, in which the folder of a user's own configuration is as seen from here, not from main.py."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp", type=Path)
+    options, rest = parser.parse_known_args(arguments)
+    if options.config_path is None:
+        return rest
+    folder = options.config_path.expanduser()
+    if not folder.is_dir() and not (CONF.parent / folder).is_dir():
+        sys.exit(f"error: --config-path {folder}: there is no such folder")
+    return [f"--config-path={folder.resolve() if folder.is_dir() else folder}", *rest]
 
 
 def _print_help(arguments: Sequence[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import DefaultsList
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -21,7 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
+from continual.launch.bacs_keys import names_here
 from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, references, schema_at
+from continual.launch.repository import Repository, with_homes
 from continual.models.configuration import plain
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError
@@ -64,6 +67,10 @@ class CheckedLoader(ConfigLoaderImpl):
     root: Schema | None = None
     referred: frozenset[str] = frozenset()  # keys that the files of the last configuration refer to
 
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = Repository(config_search_path)
+
     def get_group_options(
         self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *args: Any, **kwargs: Any
     ) -> list[str]:
@@ -81,7 +88,10 @@ class CheckedLoader(ConfigLoaderImpl):
             ConfigError: it is not possible, or what comes out is wrong.
         """
         config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
-        if run_mode == RunMode.RUN:  # what a sweep varies has no values until its jobs are composed
+        if run_mode == RunMode.MULTIRUN:
+            for job in _jobs(overrides):
+                self.load_configuration(config_name, job, RunMode.RUN, *args, **kwargs)
+        else:  # what a sweep varies has no values until its jobs are composed
             self._check_needed(config, config_name)
             try:
                 check(config, self.root, self.referred)
@@ -100,7 +110,7 @@ class CheckedLoader(ConfigLoaderImpl):
         self.referred = frozenset()
         try:
             made = self._choices_made(overrides, config_name)
-            return super().load_configuration(config_name, made, run_mode, *args, **kwargs)
+            return with_homes(super().load_configuration(config_name, made, run_mode, *args, **kwargs))
         except HydraException as error:
             raise ConfigError(self._explain(error, config_name, overrides, run_mode)) from error
 
@@ -229,9 +239,11 @@ class CheckedLoader(ConfigLoaderImpl):
         near = (k for k in keys_of(plain(config)) if k.startswith("hydra.") == key.startswith("hydra."))
         return str(self._with_owners(UnknownKey(key, names, [*chosen, *near], group), config))
 
-    def _with_owners(self, error: UnknownKey, config: DictConfig) -> UnknownKey:
+    def _with_owners(self, error: UnknownKey, config: DictConfig) -> ConfigError:
         """An error about a key, which says what has it; nothing where the choice that is made should have it."""
         made = {each.partition("@")[0]: choice for each, choice in config.hydra.runtime.choices.items()}
+        if new := names_here([f"loss={made.get('loss')}"]).get(error.key):
+            return ConfigError(f"{error.key} of BACS is called {new} here")
         owners = self.owners(error.key, made)
         is_made = any(f"{group}={choice}" in owners for group, choice in made.items())
         group, names = self._possible(error, made)
@@ -263,6 +275,25 @@ class CheckedLoader(ConfigLoaderImpl):
         is_global, place = file.header.get("package") == "_global_", f"{group.replace('/', '.')}."
         inside = key if is_global else key.removeprefix(place)
         return (is_global or inside != key) and inside in keys_of(plain(cast("DictConfig", file.config)))
+
+
+def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Overrides of some jobs of a sweep, in which each value occurs: a mistake is found before a folder is made.
+
+    What a search varies stays as it is in the files.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    listed_ones = [o for o in parsed if not o.is_sweep_override() or o.is_choice_sweep() or o.is_range_sweep()]
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in listed_ones
+    ]
+    first = [each[0] for each in values]
+    yield first
+    for place, each in enumerate(values):
+        yield from ([*first[:place], value, *first[place + 1 :]] for value in each[1:])
 
 
 def _nearest_node(config: DictConfig, key: str) -> tuple[str, Any]:

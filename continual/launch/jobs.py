@@ -136,8 +136,9 @@ def _run_apart(folder: RunFolder) -> None:
         RunError: the job failed.
     """
     hydra, place = HydraConfig.get(), str(folder.path).replace('"', r"\"")
-    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    own = [*(f"--config-dir={path}" for path in given), *hydra.overrides.task, f'hydra.run.dir="{place}"']
+    files = {"main": "--config-path", "command-line": "--config-dir"}  # by who named their folder
+    given = [f"{files[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in files]
+    own = [*given, f"--config-name={hydra.job.config_name}", *hydra.overrides.task, f'hydra.run.dir="{place}"']
     process = subprocess.Popen([sys.executable, str(MAIN), *own])
     with ending_with(process):
         code = process.wait()
@@ -190,7 +191,15 @@ def claimed(folder: RunFolder, waits: bool) -> Iterator[None]:
         lock.release()
 
 
+def _say_what_has_no_effect(config: DictConfig) -> None:
+    """Warn of a detector that was asked for and that nothing of the run is."""
+    asked = [o for o in HydraConfig.get().overrides.task if o.lstrip("+").startswith("training.bg_detector=")]
+    if asked and config.training.bg_detector and "background_detector" not in config.callbacks:
+        log.warning(f"{asked[-1]} has no effect: this run has no detector; callbacks=bacs adds one to any loss")
+
+
 def _train(config: DictConfig, folder: RunFolder, state: RunState) -> None:
+    _say_what_has_no_effect(config)
     hydra = HydraConfig.get()
     if is_first_process():
         for sentence in left_out(str(hydra.runtime.choices["loss"]), [*config.callbacks]):

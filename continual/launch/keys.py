@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from continual.launch.checks import INSTANTIATE_KEYS, REFERENCE, RUN_SCHEMAS, TARGET, absolute, schema_at
 from continual.launch.composition import OF_HYDRA, check_what_is_composed, loader
+from continual.launch.repository import CONF
 from continual.launch.yaml_files import YamlFile, merged
 from continual.models.configuration import plain
 from protocol.files import write_atomically
@@ -29,8 +30,7 @@ from protocol.schema import Parameter, Schema
 from protocol.settings import flatten
 from protocol.words import UnknownKey, shown
 
-ROOT = Path(__file__).parents[2]
-CONF, PAGE = ROOT / "conf", ROOT / "docs" / "keys.md"
+PAGE = CONF.parent / "docs" / "keys.md"
 CONFIG = "config"  # the file that all others are added to
 GROUPS = (
     "dataset", "dataset/augmentation", "dataset/evaluation", "dataset/saliency", "network", "loss", "optimizer",
@@ -99,6 +99,7 @@ def help_about(arguments: Sequence[str]) -> str | None:
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-name", "-cn", default=CONFIG)
+    parser.add_argument("--config-path", "-cp", type=Path, default=CONF)
     parser.add_argument("--config-dir", "-cd", type=Path)
     options, rest = parser.parse_known_args(arguments)
     topics = [argument for argument in rest if not argument.startswith("-")]
@@ -106,7 +107,7 @@ def help_about(arguments: Sequence[str]) -> str | None:
         return None
     chosen = [topic for topic in topics if "=" in topic and "." not in topic]
     own = [options.config_dir.resolve()] if options.config_dir else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(options.config_path), version_base="1.3"):
         book = Book(options.config_name, chosen, own)
         return "\n".join(book.about(topic.partition("=")[0]) for topic in topics)
 
@@ -148,7 +149,8 @@ class Book:
         choices = {key.partition("@")[0]: choice for key, choice in listed.overrides.known_choices.items()}
         self.chosen = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
         self.hydra = {group: choices[group] for group in OF_HYDRA}
-        self.files = list(_files(listed.defaults, (*own_folders, CONF)))
+        main = next(Path(source.path) for source in loader().get_sources() if source.provider == "main")
+        self.files = list(_files(listed.defaults, (main, *own_folders, CONF)))
         self.content = merged(file.content for file in self.files)
         self.own_folders = own_folders
 

@@ -39,6 +39,7 @@ class ContinualCallback(pl.Callback):
             "replay.<entry>" for images that it adds to batches. No two callbacks of a run publish the same name.
         needs: names that other callbacks must publish.
         remedy: what the user can do where one of them is missing; ends the sentence of the error.
+        works_alone: whether it has an effect even where nobody reads what it publishes.
         needs_teacher: whether the learner must keep the previous network, even if the loss needs none.
         needs_whole_weights: whether it works on whole weights and gradients, so that they cannot be split over devices.
         first_task_idle: whether it does nothing before the first task ends. Runs with and without it then share a first
@@ -50,6 +51,7 @@ class ContinualCallback(pl.Callback):
     publishes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     remedy: str = "add a callback that does"
+    works_alone: bool = False
     needs_teacher: bool = False
     needs_whole_weights: bool = False
     first_task_idle: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -42,6 +42,7 @@ class ContinualLearner(pl.LightningModule):
         needs_teacher: whether a callback wants the previous network, whatever the loss does with it.
         about: what each checkpoint says of itself, see `describe` in continual/models/about.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
+        beside: terms of callbacks beside those of the loss, by the callback's name for them.
     """
 
     task: Task
@@ -77,6 +78,7 @@ class ContinualLearner(pl.LightningModule):
         self.auxiliaries = nn.ModuleDict()
         self.teacher = Teacher()
         self.memory: dict[str, Any] = {}
+        self.beside: dict[str, Callable[[Step], Mapping[str, Tensor]]] = {}
         self.about: Mapping[str, Any] = {}
         self.needs_teacher = False
         self._finite = FiniteTerms()
@@ -143,6 +145,8 @@ class ContinualLearner(pl.LightningModule):
         for place, logits in enumerate(student.extras.get("auxiliary", ()), start=1):
             terms[f"auxiliary{place}"] = self.network.auxiliary_weight * self.loss.classification(logits, step)
         terms |= self.loss.replayed(step)
+        for terms_of in self.beside.values():
+            terms |= terms_of(step)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         self._finite.watch(terms)
         if self.trainer.fit_loop.total_batch_idx % FINITE_CHECK_INTERVAL == FINITE_CHECK_INTERVAL - 1:

@@ -64,7 +64,7 @@ def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise ConfigError(
-            f'{error.name} is missing: pip install "palimpsest[export]", or leave onnx out of --formats'
+            f'{error.name} is missing: pip install -e ".[export]", or leave onnx out of --formats'
         ) from error
     exported = Exported(model).eval()
     example = torch.zeros(CHECKED[-1], 3, *size, dtype=torch.uint8)

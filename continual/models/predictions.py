@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +29,7 @@ from protocol.labels import IGNORE
 
 JPEG_QUALITY = 92
 SCORES = "scores.json"
+ENDINGS = (".png", "_overlay.jpg", "_compare.jpg", "_probability.png", "_entropy.png")  # of the files of an image
 
 
 class PredictionWriter:
@@ -34,6 +37,7 @@ class PredictionWriter:
 
     Attributes:
         group: channels that may win; None: all.
+        most_bits: the greatest entropy that a pixel can have.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class PredictionWriter:
         self.palette = np.zeros((256, 3), np.uint8)
         self.palette[model.mask_values] = model.colours
         self.channels = label_table(model, group)
+        competing = model.channels(group)
+        self.most_bits = math.log2(competing.stop - competing.start)
 
     def check_free(self, images: Sequence[Path], overwrite: bool) -> None:
         """Make the folder.
@@ -74,18 +80,18 @@ class PredictionWriter:
             raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _files(self, image: Path) -> tuple[Path, Path, Path]:
-        """Label map, overlay and comparison."""
-        stem = self.folder / image.stem
-        return Path(f"{stem}.png"), Path(f"{stem}_overlay.jpg"), Path(f"{stem}_compare.jpg")
+    def _files(self, image: Path) -> tuple[Path, ...]:
+        """Label map, overlay, comparison, and maps of probability and entropy."""
+        return tuple(self.folder / f"{image.stem}{ending}" for ending in ENDINGS)
 
-    def write(self, path: Path, image: Pixels, prediction: Tensor) -> Tensor | int:
+    def write(self, path: Path, image: Pixels, prediction: Tensor, certainty: Tensor | None = None) -> Tensor | int:
         """Write the files of one image.
 
         Args:
             path: of the image.
             image: H x W x 3 uint8.
             prediction: h x w uint8 channels; a pixel takes the nearest.
+            certainty: 2 x h x w, see `SavedModel.certainty`; None: no maps of it are written.
 
         Returns:
             Confusion matrix of the image; 0 where it has no mask.
@@ -93,11 +99,14 @@ class PredictionWriter:
         Raises:
             DataError: the mask is damaged.
         """
-        label_file, overlay_file, compare_file = self._files(path)
+        label_file, overlay_file, compare_file, *map_files = self._files(path)
         channels = nearest_pixels(prediction, image.shape[:2]).numpy()
         save_channels(self.mask_values[channels], self.palette, label_file)
         shown = overlay(image, self.colours[channels])
         write_jpeg(overlay_file, shown)
+        if certainty is not None:
+            for file, grey in zip(map_files, self._grey(certainty), strict=True):
+                Image.fromarray(nearest_pixels(grey, image.shape[:2]).numpy()).save(file)
         if path not in self.masks:
             return 0
         mask = read_mask(self.masks[path])
@@ -106,6 +115,11 @@ class PredictionWriter:
             compare_file, np.hstack([image, self._label(image, label), shown, wrong_pixels(image, label, channels)])
         )
         return count_pairs(torch.from_numpy(channels).long(), torch.from_numpy(label).long(), len(self.names))
+
+    def _grey(self, certainty: Tensor) -> Tensor:
+        """Probability and entropy, 2 x h x w, as grey values: white = 1, and the greatest entropy."""
+        limits = torch.tensor([1.0, self.most_bits or 1.0]).view(2, 1, 1)
+        return (255 * certainty / limits).round().clamp(0, 255).to(torch.uint8)
 
     def _label(self, image: Pixels, label: Pixels) -> Pixels:
         """The mask over the image; pixels without a label show the image alone."""

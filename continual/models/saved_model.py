@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, CHECKSUM, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make
 from loss.base import ContinualLoss
-from networks.base import SegmentationNetwork
+from networks.base import NetworkOutput, SegmentationNetwork
 from networks.pixels import Pixels
 from protocol.errors import ConfigError, RunError
 
@@ -111,11 +112,18 @@ class SavedModel:
         Raises:
             ConfigError: there is no such group.
         """
-        if name is not None and name not in self.groups:
+        if name is None:
+            return None
+        group = self.groups.get(name) or self.groups.get("u".join(name))  # CIL's code says 12 for 1u2
+        if group is None:
             raise ConfigError(
                 f"--task {name} is none of {', '.join(self.groups)}, the tasks that {self.path} has learned"
             )
-        return None if name is None else self.groups[name]
+        return group
+
+    def channels(self, group: slice | None = None) -> slice:
+        """Channels that may win; `group`: those; None: all that are used."""
+        return group or slice(int(not self.network.has_background), len(self.class_names))
 
     def input_size(self, size: str) -> Callable[[int, int], tuple[int, int]]:
         """A function from an image's height and width to those that the network gets.
@@ -135,12 +143,17 @@ class SavedModel:
     def fixed_size(self, size: str) -> tuple[int, int]:
         """Height and width of all images that the network gets.
 
-        Args: `size`: "run": those of the run's evaluation; or "512x1024".
+        Args: `size`: "run": those of the run's evaluation, of its training crops where it tests images as they are; or
+            "512x1024".
 
         Raises:
-            ConfigError: `size` is neither, or the run's evaluation takes images of any size.
+            ConfigError: `size` is neither, or the run says no size.
         """
-        fixed = _sides(size) or (getattr(self._evaluation(), "output_size", None) if size == "run" else None)
+        fixed = _sides(size)
+        if size == "run":
+            side = self.facts.dataset.crop_size
+            crop = (side, side) if side else None
+            fixed = getattr(self._evaluation(), "output_size", crop)
         if fixed is None:
             raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
         return fixed
@@ -155,15 +168,36 @@ class SavedModel:
         return Pixels(dataset.mean, dataset.std).to(image.device).normalise(image)
 
     @torch.inference_mode()
+    def output(self, image: Tensor) -> NetworkOutput:
+        """What the network gives for images B x 3 x H x W uint8 on its device."""
+        output: NetworkOutput = self.network(self.normalise(image))
+        return output
+
     def predict(self, image: Tensor, group: slice | None = None) -> Tensor:
+        """Channel of each pixel, B x H x W int64; the arguments are those of `output` and `classes`."""
+        return self.classes(self.output(image), group)
+
+    @torch.inference_mode()
+    def classes(self, output: NetworkOutput, group: slice | None = None) -> Tensor:
         """Channel of each pixel, B x H x W int64.
 
-        Args:
-            image: B x 3 x H x W uint8 on the network's device.
-            group: channels that may win; None: all, by the method's own rule.
+        Args: `output`: of the network; `group`: channels that may win; None: all, by the method's own rule.
         """
-        output = self.network(self.normalise(image))
         return self.loss.predict(output) if group is None else closed_prediction(output.logits, group)
+
+    @torch.inference_mode()
+    def certainty(self, output: NetworkOutput, group: slice | None = None) -> Tensor:
+        """Of each pixel the greatest probability and the entropy in bits of the softmax of the channels that may win.
+
+        Args: as of `classes`.
+
+        Returns:
+            B x 2 x H x W float32.
+        """
+        logarithms = torch.log_softmax(output.logits[:, self.channels(group)].float(), dim=1)
+        probabilities = logarithms.exp()
+        entropy = -(probabilities * logarithms).sum(dim=1) / math.log(2)
+        return torch.stack([probabilities.amax(dim=1), entropy], dim=1)
 
 
 def _sides(size: str) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from omegaconf import DictConfig
 from continual.learning.callback import ContinualCallback
 from continual.learning.learner import ContinualLearner
 from datamodules.datamodule import ContinualDataModule
+from loss.base import ContinualLoss
 from protocol.errors import ConfigError, full_keys
 from protocol.tasks import Task
+
+log = logging.getLogger(__name__)
 
 
 class Callbacks:
@@ -49,6 +53,15 @@ class Callbacks:
                 with full_keys("network", type(learner.network)), callback.full_keys():
                     _check_published(published, f"callbacks.{name}", callback.needs, callback.remedy)
                     callback.check(learner, data, published)
+        self._say_what_is_not_read(loss)
+
+    def _say_what_is_not_read(self, loss: ContinualLoss) -> None:
+        """Warn of callbacks without effect: nobody reads what they publish."""
+        used = {*loss.reads, *loss.can_use, *(name for c in self.continual.values() for name in c.needs)}
+        for name, callback in self.continual.items():
+            if callback.publishes and not (callback.works_alone or used & set(callback.publishes)):
+                names = " and ".join(callback.publishes)
+                log.warning(f"callbacks.{name} has no effect: nothing of {type(loss).__name__} reads {names}")
 
     def published(self) -> set[str]:
         """All names that are published.

@@ -1,4 +1,4 @@
-"""Predictions on a few fixed validation images: one picture per task, and the maps for whoever compares methods.
+"""Predictions on a few fixed validation images: a picture, and the maps for whoever compares methods.
 
 The picture is one of the run's plots; label and prediction are maps of channels, 255 = ignored.
 """
@@ -27,38 +27,53 @@ from protocol.run_folder import MapsFolder, RunFolder
 COLUMNS = ("image", "label", "prediction", "wrong pixels")
 MOST_LEGEND_ENTRIES = 40
 
+Row = tuple[np.ndarray, ...]  # image, label, prediction
+
 
 class PredictionImages(pl.Callback):
-    """Draws image, label, prediction and errors at the end of each task; leaves training as it was, to the bit."""
+    """Draws image, label, prediction and errors at each validation and at the end of each task.
 
-    def __init__(self, folder: RunFolder, count: int, loggers: Sequence[RunAxis]) -> None:
+    A task's picture in the run's folder shows what came last; loggers get all. Training stays as it was, to the bit.
+    """
+
+    def __init__(self, folder: RunFolder, count: int, loggers: Sequence[RunAxis], in_training: bool = True) -> None:
         """Args:
         folder: the run's.
         count: images per task.
         loggers: the run's.
+        in_training: false where one process alone cannot use the network while it trains: only tests are drawn then.
         """
         self.folder = folder
         self.count = count
         self.loggers = loggers
+        self.in_training = in_training
 
-    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw."""
+        if trainer.is_global_zero and self.in_training:
+            self._draw(trainer, learner_of(pl_module))
+
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write and hand to the loggers."""
+        """Draw, and write the maps."""
         if not trainer.is_global_zero:
             return
         learner, data = learner_of(pl_module), data_of(trainer)
-        task = learner.task
-        samples, colours = data.fixed_samples(self.count), palette(task)
-        rows = [self._row(batch, learner) for batch in samples]
-        for batch, row in zip(samples, rows, strict=True):
+        for batch, row in self._draw(trainer, learner):
             name = data.fixed_name(int(batch["index"])).replace("/", "__")
-            save_maps(self.folder.maps(task.index, name), row, colours)
-        picture = render(draw(rows, task.class_names, colours))
+            save_maps(self.folder.maps(learner.task.index, name), row, palette(learner.task))
+
+    @torch.no_grad()
+    def _draw(self, trainer: pl.Trainer, learner: ContinualLearner) -> list[tuple[dict[str, torch.Tensor], Row]]:
+        """Write a picture and hand it to the loggers; gives what it shows of each sample."""
+        task, samples = learner.task, data_of(trainer).fixed_samples(self.count)
+        rows = [self._row(batch, learner) for batch in samples]
+        picture = render(draw(rows, task.class_names, palette(task)))
         save_picture(picture, self.folder.plot("predictions", task.index))
         for logger in self.loggers:
             logger.log_images("predictions", [picture], step=trainer.global_step)
+        return list(zip(samples, rows, strict=True))
 
-    def _row(self, batch: dict[str, torch.Tensor], learner: ContinualLearner) -> tuple[np.ndarray, ...]:
+    def _row(self, batch: dict[str, torch.Tensor], learner: ContinualLearner) -> Row:
         """Image H x W x 3, label and prediction H x W, uint8."""
         was_training = learner.network.training
         learner.network.eval()
@@ -70,7 +85,7 @@ class PredictionImages(pl.Callback):
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
-def save_maps(folder: MapsFolder, row: tuple[np.ndarray, ...], colours: np.ndarray) -> None:
+def save_maps(folder: MapsFolder, row: Row, colours: np.ndarray) -> None:
     """Image, label and prediction, see the file's head."""
     folder.path.mkdir(parents=True, exist_ok=True)
     image, label, prediction = row
@@ -79,7 +94,7 @@ def save_maps(folder: MapsFolder, row: tuple[np.ndarray, ...], colours: np.ndarr
     save_channels(prediction, colours, folder.prediction)
 
 
-def draw(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], colours: np.ndarray) -> Figure:
+def draw(rows: list[Row], names: tuple[str, ...], colours: np.ndarray) -> Figure:
     """One row per sample: image, label, prediction, wrong pixels in red."""
     height, width = rows[0][0].shape[:2]
     figure = Figure(figsize=(8, 8 / 4 * height / width * len(rows) + 1.2), dpi=DPI, layout="constrained")

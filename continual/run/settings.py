@@ -18,6 +18,7 @@ from protocol.errors import ConfigError
 from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Seed, Text, Whole
 from protocol.rules import Protocol
 from protocol.schema import build
+from protocol.steps import check_sizes
 
 PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     None: "32-true", False: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", True: "16-mixed",
@@ -39,6 +40,7 @@ class Place:
     name: Text | None
     resume: bool
     ckpt_dir: Text | None
+    save_every: Count | None
     first_task_cache: Text | None
     seed: Seed
     trust: bool
@@ -126,6 +128,7 @@ class TrainingSettings(Place, Tasks, Batches, Learning, Machine, Shown):
     def __post_init__(self) -> None:
         """Refuse settings that do not go together with a ConfigError."""
         super().__post_init__()
+        check_sizes(self.task, self.initial_increment, self.increment)
         shortest = min(self.epochs, self.next_epochs or self.epochs)
         if self.keep == "best" and self.val_every > shortest and not self.steps_per_class:
             raise ConfigError(

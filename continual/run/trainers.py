@@ -27,7 +27,7 @@ from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 from protocol.words import shown
 
-DEBUG_BATCHES = 2  # of each kind, with `training.debug`
+DEBUG_BATCHES = 3  # of each kind, with `training.debug`
 MACHINE = ("accelerator", "devices", "strategy", "mixed_precision")  # keys of which Lightning refuses some values
 
 
@@ -121,19 +121,27 @@ class Trainers:
         if training.progress_bar_refresh_rate > 0:
             callbacks.append(TaskProgressBar(refresh_rate=training.progress_bar_refresh_rate))
         if training.log_images:
-            callbacks.append(PredictionImages(self.folder, training.log_images, self.loggers))
+            whole = training.strategy != "fsdp"
+            callbacks.append(PredictionImages(self.folder, training.log_images, self.loggers, in_training=whole))
         return [*callbacks, *self._checkpoints(task)]
 
     def _checkpoints(self, task: Task) -> list[Callback]:
-        """The last epoch, to continue from; with `training.keep=best` the best validation too."""
-        files = self.folder.task(task.index)
-        last = ModelCheckpoint(
-            dirpath=files.path, filename=files.last.stem, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        if self.training.keep == "last":
-            return [last]
-        best = ModelCheckpoint(
-            dirpath=files.path, filename=files.best.stem, monitor="val/miou_new" if task.new else "val/miou",
-            mode="max", save_weights_only=True, enable_version_counter=False, save_on_train_epoch_end=False,
-        )  # fmt: skip
-        return [last, best]
+        """The last epoch, to continue from; with `training.keep=best` the best validation, with `save_every` others."""
+        files, score = self.folder.task(task.index), "val/miou_new" if task.new else "val/miou"
+        checkpoints: list[Callback] = [_checkpoint(files.last, save_on_train_epoch_end=True)]
+        if self.training.keep == "best":
+            checkpoints.append(_network(files.best, monitor=score, mode="max", save_on_train_epoch_end=False))
+        if every := self.training.save_every:
+            # a monitor, because checkpoints of one kind need different ones
+            series = {"monitor": "epoch", "mode": "max", "save_top_k": -1, "auto_insert_metric_name": False}
+            checkpoints.append(_network(files.epoch, every_n_epochs=every, save_on_train_epoch_end=True, **series))
+        return checkpoints
+
+
+def _checkpoint(file: Path, **settings: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath=file.parent, filename=file.stem, enable_version_counter=False, **settings)
+
+
+def _network(file: Path, **settings: Any) -> ModelCheckpoint:
+    """Without the state of the optimizer: nothing continues from it."""
+    return _checkpoint(file, save_weights_only=True, **settings)

@@ -93,3 +93,23 @@ def test_without_it_and_on_two_processes(cli, tmp_path):
     cli(*RUN, "loss=bacs", *two, "hydra.run.dir=two", "training.mixed_precision=bf16")
     prototypes = torch.load(tmp_path / "two/task_02/model.ckpt", weights_only=True)["callbacks"]["prototypes"]
     assert (prototypes["counts"] > 0).all()
+
+
+@pytest.mark.slow
+def test_it_learns_beside_any_loss(cli, tmp_path):
+    cli(
+        *TINY,
+        "training.task=6-2",
+        "training.debug=true",
+        "training.log_every=1",
+        "loss=mib",
+        "callbacks=bacs",
+        "hydra.run.dir=run",
+    )
+    logged = (tmp_path / "run/metrics.csv").read_text()
+    assert all(f",{name}," in logged for name in ("train/detector", "train/kd", "test/detector/iou_seen"))
+    states = [torch.load(tmp_path / f"run/task_0{t}/model.ckpt", weights_only=True)["callbacks"] for t in (0, 1)]
+    heads = [state["background_detector"]["detector"] for state in states]
+    assert torch.equal(heads[0]["embedding.0.weight"], heads[1]["embedding.0.weight"])
+    assert [sum(name.endswith("weight") and "heads" in name for name in each) for each in heads] == [1, 2]
+    assert all((state["prototypes"]["counts"] > 0).all() for state in states)

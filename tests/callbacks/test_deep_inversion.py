@@ -37,8 +37,8 @@ from tests.test_configurations import composed
 from tests.test_data_sets import voc
 from tests.vectors import cases
 
-DREAM = ("callbacks=deep_inversion", "callbacks.replay.iterations=4", "callbacks.replay.per_class=2",
-         "callbacks.replay.batch_size=4", "callbacks.replay.synthesis_batch=5")  # fmt: skip
+DREAM = ("callbacks=deep_inversion", "callbacks.deep_inversion.iterations=4", "callbacks.deep_inversion.per_class=2",
+         "callbacks.deep_inversion.batch_size=4", "callbacks.deep_inversion.synthesis_batch=5")  # fmt: skip
 
 
 def test_golden_replay_distillation(golden):
@@ -236,13 +236,15 @@ def test_dreams_between_tasks_in_a_whole_run(cli, tmp_path):
     for task, classes in ((0, 4), (1, 6)):
         record = json.loads((tmp_path / f"run/task_{task:02d}/dreams/dreams.json").read_text())
         assert sorted({image["class"] for image in record["images"]}) == list(range(1, classes + 1))
-        assert np.load(tmp_path / f"run/task_{task:02d}/replay/image.npy").shape == (2 * classes, 3, 32, 32)
+        assert np.load(tmp_path / f"run/task_{task:02d}/deep_inversion/image.npy").shape == (2 * classes, 3, 32, 32)
     assert not (tmp_path / "run/task_02/dreams").exists()
     assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
     folder = tmp_path / "run/task_00/dreams"
-    cli(*run, *DREAM, f"deepinversion_images={folder}", "callbacks.replay.target=pseudo", "hydra.run.dir=folder")
+    cli(
+        *run, *DREAM, f"deepinversion_images={folder}", "callbacks.deep_inversion.target=pseudo", "hydra.run.dir=folder"
+    )
     assert not (tmp_path / "folder/task_00/dreams").exists()
-    assert len(np.load(tmp_path / "folder/task_00/replay/image.npy")) == 8
+    assert len(np.load(tmp_path / "folder/task_00/deep_inversion/image.npy")) == 8
     cli(
         *run, "callbacks=replay", "callbacks.replay.labels=teacher", "callbacks.replay.capacity=8", "hydra.run.dir=real"
     )
@@ -259,7 +261,7 @@ def test_a_run_that_was_killed_while_it_dreamed(cli, tmp_path):
     stop_before(part, 0)
     edit_state(part, steps=0)
     (part / "results.json").unlink()
-    shutil.rmtree(part / "task_00/replay")
+    shutil.rmtree(part / "task_00/deep_inversion")
     interrupt(part / "task_00/dreams", 5)
     dreamed = part / "task_00/dreams/img_s001_00000_id000.png"
     before = dreamed.stat().st_mtime_ns
@@ -296,7 +298,7 @@ def test_the_command_that_dreams(cli, tmp_path):
 
 def test_the_recipe():
     config = composed("experiment=deepinversion/voc_15-5", "dataset.root=x")
-    training, replay = config.training, config.callbacks.replay
+    training, replay = config.training, config.callbacks.deep_inversion
     assert (training.task, training.mode, training.batch_size, training.next_epochs) == ("15-5", "overlap", 16, 20)
     assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.nesterov) == (0.01, 1e-4, True)
     assert (training.void_as_background, training.val_old) == (True, "ignore")
@@ -316,8 +318,9 @@ def test_the_recipe():
 def test_the_preset_runs(cli, tmp_path):
     root = voc(tmp_path / "data")
     small = (
-        "network.backbone=resnet18", "network.pretrained=null", "dataset.crop_size=32", "callbacks.replay.per_class=1",
-        "callbacks.replay.size=32", "callbacks.replay.iterations=2", "training.batch_size=2", "training.num_workers=0",
+        "network.backbone=resnet18", "network.pretrained=null", "dataset.crop_size=32",
+        "callbacks.deep_inversion.per_class=1", "callbacks.deep_inversion.size=32",
+        "callbacks.deep_inversion.iterations=2", "training.batch_size=2", "training.num_workers=0",
         "training.accelerator=cpu", "training.mixed_precision=null", "training.log_every=1", "training.epochs=12",
         "training.next_epochs=1", "training.log_images=0", "training.val_every=12",
     )  # fmt: skip
@@ -325,3 +328,21 @@ def test_the_preset_runs(cli, tmp_path):
     logged = (tmp_path / "run/metrics.csv").read_text()
     assert all(f",train/{name}," in logged for name in ("ce", "kd", "auxiliary1", "auxiliary2", "replay"))
     assert len(list((tmp_path / "run/task_00/dreams").glob("img_*.png"))) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["bacs", "icarl", "der"])
+def test_dreams_come_beside_a_replay_buffer(cli, tmp_path, loss):
+    quick = [a.replace("per_class=2", "per_class=1") for a in DREAM]
+    cli(
+        *TINY,
+        "training.task=6-2",
+        "training.debug=true",
+        "training.log_every=1",
+        f"loss={loss}",
+        *quick,
+        "hydra.run.dir=run",
+    )
+    assert ",train/replay," in (tmp_path / "run/metrics.csv").read_text()
+    for folder, images in (("deep_inversion", 6), ("replay", 24)):
+        assert len(np.load(tmp_path / f"run/task_00/{folder}/image.npy")) <= images

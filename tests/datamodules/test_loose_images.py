@@ -63,7 +63,10 @@ def test_masks_by_name(photos):
         find_masks([b], photos / "masks")
     with pytest.raises(DataError, match=r"d\.jpg and 0 more images have no mask below .*, such as d\.png"):
         find_masks([photos / "d.jpg"], photos / "masks")
-    with pytest.raises(DataError, match="there is no such folder"):
+    assert find_masks([a], photos / "masks/x/a.png") == {a: photos / "masks/x/a.png"}
+    with pytest.raises(DataError, match=r"a\.png is one file for 2 images: give the folder of their masks"):
+        find_masks([a, b], photos / "masks/x/a.png")
+    with pytest.raises(DataError, match="there is no such folder or file"):
         find_masks([a], photos / "elsewhere")
 
 

@@ -41,7 +41,7 @@ def test_maps_from_files(tmp_path):
     (tmp_path / "d.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"saliency map .*d\.png cannot be read"):
         source("d", image)
-    with pytest.raises(DataError, match=r"dataset\.saliency\.root=.*there is no such folder"):
+    with pytest.raises(DataError, match=r"dataset\.saliency\.root=.*no such folder; .*/saliency=spectral"):
         SaliencyFiles(str(tmp_path / "nowhere"))
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
-from loss.functional import distillation
+from loss.functional import binary_cross_entropy, distillation
 from loss.mbs import (
     MBS,
     class_distillation,
@@ -124,6 +125,23 @@ def test_a_batch_without_anything_to_learn_has_no_loss():
     step.student.extras = {"class_vectors": torch.eye(5)}
     terms = MBS(output_weight=0)(step)
     assert {name: value.item() for name, value in terms.items()} == {"ce": 0, "patches": 0, "orthogonal": 0}
+
+
+def test_each_class_by_itself():
+    """`bce_loss`: labels and the teacher's probabilities without softmax; the distillation stays."""
+    labels = torch.randint(0, 5, (2, 8, 8))
+    step = make_step(torch.randn(2, 5, 8, 8), labels, torch.randn(2, 3, 8, 8))
+    step.student.embedding, step.teacher.embedding = torch.randn(2, 2, 4, 6, 6)
+    step.student.extras = {"class_vectors": torch.randn(5, 7)}
+    terms, usual = MBS(sigmoid=True)(step), MBS()(step)
+    probabilities = torch.sigmoid(step.teacher.logits)
+    pseudo = pseudo_label(step.batch["label"], probabilities)
+    torch.testing.assert_close(terms["ce"], binary_cross_entropy(step.student.logits, pseudo))
+    assert torch.equal(terms["orthogonal"], usual["orthogonal"])
+    first = replace(step, teacher=None)
+    torch.testing.assert_close(
+        MBS(sigmoid=True)(first)["ce"], binary_cross_entropy(first.student.logits, first.batch["label"])
+    )
 
 
 def test_terms_can_be_switched_off():

@@ -55,9 +55,12 @@ def test_each_task_has_files_of_its_own(tasks):
 
 def test_checkpoints_may_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = RunFolder.of(Path("run"), {"ckpt_dir": "~/models"})
-    assert folder.task(3).model == tmp_path / "models/task_03/model.ckpt"
-    assert (folder.state, folder.confusion(3)) == (Path("run/state.json"), Path("run/confusion/task_03.csv"))
+    run = Path("outputs/voc/15-1-overlap/mib/seed42-abc")
+    folder = RunFolder.of(run, {"ckpt_dir": "~/models"})
+    assert folder.task(3).model == tmp_path / "models/voc/15-1-overlap/mib/seed42-abc/task_03/model.ckpt"
+    assert (folder.state, folder.confusion(3)) == (run / "state.json", run / "confusion/task_03.csv")
+    other = RunFolder.of(run.parents[1] / "plop/seed42-abc", {"ckpt_dir": "~/models"})
+    assert other.task(3).model != folder.task(3).model
     for nowhere in (None, ""):
         assert RunFolder.of(Path("run"), {"ckpt_dir": nowhere}).task(3).model == Path("run/task_03/model.ckpt")
 

@@ -167,7 +167,9 @@ def test_joint_keeps_channels_and_initial_classes():
         ({"initial_increment": "ten", "increment": 1}, ["training.initial_increment=ten"]),
         ({"task": "15-1", "class_order": ["cat", *range(1, 20)]}, ["training.class_order", "cat"]),
         ({"task": "15-1", "class_order": [1, *range(1, 21)]}, ["training.class_order"]),
-        ({"task": "15-1", "class_order": [1, 2, 3]}, ["training.class_order", "[1, 2, 3]"]),
+        ({"task": "15-1", "class_order": [1, 2, 3]}, ["training.task=15-1"]),
+        ({"task": "2-1", "class_order": [1, 2, 31]}, ["training.class_order", "[1, 2, 31]"]),
+        ({"task": "2-1", "class_order": []}, ["training.class_order"]),
         ({"task": "15-1", "class_order": range(1, 21), "shuffle_classes": True}, ["class_order", "shuffle_classes"]),
     ],
 )
@@ -233,6 +235,18 @@ def test_without_a_background_class_only_hidden_classes_fill_channel_0():
     assert first.eval_lut[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 255, 255, 255, 255, 255]
     assert second.train_lut[:12].tolist() == [0, 0, 0, 0, 0, 0, 0, 8, 9, 10, 11, 255]
     assert second.eval_lut[:12].tolist() == [*range(1, 12), 255]
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_classes_that_the_order_leaves_out_are_never_learned(joint):
+    """Joint training of a part of the classes: CIL's `train_set 12`."""
+    labels = LabelSpace({c: f"c{c}" for c in range(1, 7)}, background=0)
+    tasks = build_tasks(labels, Protocol(), joint, dataset="any", task="2-1", class_order=[5, 2, 4])
+    assert tasks[-1].seen == (5, 2, 4)
+    assert set(tasks[-1].future) == {1, 3, 6}
+    assert tasks[-1].seen_lut[:7].tolist() == [0, 0, 2, 0, 3, 1, 0]
+    assert tasks[-1].eval_lut[:7].tolist() == [0, 255, 2, 255, 3, 1, 255]
+    assert tasks[0].channels_per_step == ((3, 1) if joint else (3,))
 
 
 def test_tables_cannot_be_changed_by_whoever_uses_them():

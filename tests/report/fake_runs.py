@@ -29,7 +29,7 @@ def entry(task: int, iou: Mapping[str, float | None], seconds: float = 60.0, **m
     """An entry of results.json; means that are not given are the mean of the IoUs."""
     defined = [value for value in iou.values() if value is not None]
     keys = ("miou", "miou_nobg", "miou_old", "miou_new", "miou_initial", "miou_initial_bg", "miou_added")
-    same = dict.fromkeys((*keys, "pixel_accuracy"), sum(defined) / len(defined) if defined else None)
+    same = dict.fromkeys((*keys, "mean_accuracy", "pixel_accuracy"), sum(defined) / len(defined) if defined else None)
     return {"task": task, **same, **means, "iou": dict(iou), "images": 10, "seconds": seconds}
 
 

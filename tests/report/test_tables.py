@@ -98,8 +98,8 @@ def test_joint_runs_belong_to_their_sequence(tmp_path):
 
 
 def test_every_column_of_a_run(tmp_path):
-    means = dict(zip(("miou", "miou_nobg", "miou_initial", "miou_initial_bg", "miou_added", "pixel_accuracy"),
-                     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True))  # fmt: skip
+    means = dict(zip(("miou", "miou_nobg", "miou_initial", "miou_initial_bg", "miou_added", "mean_accuracy",
+                      "pixel_accuracy"), (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6), strict=True))  # fmt: skip
     entries = [entry(0, {"a": 1.0}, seconds=30), entry(1, {"a": 1.0}, seconds=60, **means)]
     (table,) = build_tables([read_run(write_run(tmp_path / "run", entries, average=0.7, forgetting=-0.05))])
     found = {column.key: table.groups[0].statistic(column.key).mean for column in COLUMNS}

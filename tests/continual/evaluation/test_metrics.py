@@ -179,7 +179,7 @@ def test_two_processes_give_one_confusion_matrix(in_two_processes):
 
 
 MEANS = ["miou", "miou_nobg", "miou_old", "miou_new", "miou_initial", "miou_initial_bg", "miou_added"]
-KEYS = [*MEANS, "pixel_accuracy", "iou"]
+KEYS = [*MEANS, "mean_accuracy", "pixel_accuracy", "iou"]
 
 
 def random_confusion(n, seed=0):
@@ -199,6 +199,9 @@ def test_groups_of_a_sequence(index):
     assert scores["miou_initial"] == pytest.approx(iou[1:4].mean())
     assert scores["miou_initial_bg"] == pytest.approx(iou[:4].mean())
     assert scores["pixel_accuracy"] == pytest.approx((confusion.trace() / confusion.sum()).item())
+    shown = [c for c in range(len(confusion)) if confusion[c].sum()]
+    shares = [(confusion[c, c] / confusion[c].sum()).item() for c in shown]
+    assert scores["mean_accuracy"] == pytest.approx(sum(shares) / len(shares))
     first_new = 1 if index == 0 else 3 + index
     assert scores["miou_new"] == pytest.approx(iou[first_new:].mean())
     if index == 0:

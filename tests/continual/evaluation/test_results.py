@@ -20,7 +20,8 @@ def entry(task, values, seconds=90.0):
     iou = dict(zip(NAMES, values, strict=False))
     return {
         "task": task, "miou": 0.5, "miou_nobg": 0.25, "miou_old": 0.125 if task else None, "miou_new": 0.0625,
-        "miou_initial": 0.75, "miou_initial_bg": 0.8, "miou_added": 0.1 if task else None, "pixel_accuracy": 0.9,
+        "miou_initial": 0.75, "miou_initial_bg": 0.8, "miou_added": 0.1 if task else None,
+        "mean_accuracy": 0.85, "pixel_accuracy": 0.9,
         "iou": iou, "images": 12, "seconds": seconds,
     }  # fmt: skip
 
@@ -56,12 +57,12 @@ def test_csv_has_every_class_and_mean_of_every_task(results, tmp_path):
     means = {(r["task"], r["name"]): r["value"] for r in rows if r["kind"] == "mean"}
     assert means["1", "miou_old"] == "0.125"
     assert means["0", "miou_old"] == ""
-    assert len(means) == 16
+    assert len(means) == 18
 
 
 def test_markdown_shows_percent_and_dashes(results, tmp_path):
     text = (tmp_path / "results.md").read_text()
-    assert "| 1 | 50.0 | 25.0 | 12.5 | 6.2 | 75.0 | 80.0 | 10.0 | 90.0 | 12 | 1.5 |" in text
+    assert "| 1 | 50.0 | 25.0 | 12.5 | 6.2 | 75.0 | 80.0 | 10.0 | 85.0 | 90.0 | 12 | 1.5 |" in text
     assert "| two | 60.0 | – |" in text
     assert "| three | – | 40.0 |" in text
     assert "average mIoU 50.0 · forgetting 30.0" in text
@@ -79,7 +80,8 @@ def test_the_summary_has_what_is_defined(results):
     assert results.summary() == pytest.approx(
         {
             "miou": 0.5, "miou_nobg": 0.25, "miou_old": 0.125, "miou_new": 0.0625, "miou_initial": 0.75,
-            "miou_initial_bg": 0.8, "miou_added": 0.1, "pixel_accuracy": 0.9, "average_miou": 0.5, "forgetting": 0.3,
+            "miou_initial_bg": 0.8, "miou_added": 0.1, "mean_accuracy": 0.85, "pixel_accuracy": 0.9,
+            "average_miou": 0.5, "forgetting": 0.3,
         }
     )  # fmt: skip
 

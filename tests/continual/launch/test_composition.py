@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow  # hundreds of compositions
 
 SUPPLIERS = {"learning": "scheduler", "loggers": "logger"}  # groups by the room of their classes
 BUFFER = "callbacks.replay_buffer.ReplayBuffer"
+DREAMS, SHRINK = "callbacks=deep_inversion", "dataset/augmentation=shrink_crop"
 
 
 def error_of(*overrides):
@@ -65,8 +66,8 @@ def error_of(*overrides):
         ("loss.unbiased_kd=fasle", "loss.unbiased_kd=fasle must be true or false: did you mean false?"),
         ("loss.classifier_init=ones", "must be random, zero, mean, background, copy or unknown"),
         ("dataset/augmentation=scale_crop dataset.augmentation.crop.interpolation=pill", "did you mean pil?"),
-        ("callbacks=deep_inversion callbacks.replay.recipe.lr=x", "callbacks.replay.recipe.lr=x must be a number"),
-        ("callbacks=deep_inversion +callbacks.replay.recipe.tv_11=1", "did you mean callbacks.replay.recipe.tv_l1?"),
+        ("callbacks=deep_inversion callbacks.deep_inversion.recipe.lr=x", "recipe.lr=x must be a number"),
+        (f"{DREAMS} +callbacks.deep_inversion.recipe.tv_11=1", "did you mean callbacks.deep_inversion.recipe.tv_l1?"),
         ("loss._target_=loss.mib.MIB", "loss._target_=loss.mib.MIB is no class or function"),
         ("loss.kd_weight=${loss.weight}", "loss.kd_weight: Interpolation key 'loss.weight' not found"),
         ("training.epoch=3", "training.epoch is no setting: did you mean training.epochs?"),
@@ -107,7 +108,6 @@ def test_a_mistake_is_one_sentence(override, message):
 
 
 LOSSES = "must be bacs, cil, crossentropy, der, dkd, ewc,"
-DREAMS, SHRINK = "callbacks=deep_inversion", "dataset/augmentation=shrink_crop"
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ DREAMS, SHRINK = "callbacks=deep_inversion", "dataset/augmentation=shrink_crop"
         ("~dataset.counts.val", "dataset.counts.val must be given: a whole number of at least 1"),
         ("+dataset.counts.foo=3", "dataset.counts.foo is no setting (possible are train, val, test)"),
         ("dataset.counts.train=0", "dataset.counts.train=0 must be a whole number of at least 1"),
-        (f"{DREAMS} +callbacks.replay.recipe.phases=1", "recipe.phases is no setting (possible are lr, pooling,"),
-        (f"{DREAMS} callbacks.replay.recipe.pooling=sum", "recipe.pooling=sum must be lse_lba, mean, max or dense"),
-        (f"{DREAMS} callbacks.replay.batch_size=1", "batch_size=1 must be a whole number of at least 2"),
+        (f"{DREAMS} +callbacks.deep_inversion.recipe.phases=1", "recipe.phases is no setting (possible are lr,"),
+        (f"{DREAMS} callbacks.deep_inversion.recipe.pooling=sum", "pooling=sum must be lse_lba, mean, max or dense"),
+        (f"{DREAMS} callbacks.deep_inversion.batch_size=1", "batch_size=1 must be a whole number of at least 2"),
         ("training.strategy=nope", "training.strategy=nope must be auto, ddp, ddp_find_unused_parameters_true or fsdp"),
         ("training.devices=none", "training.devices=none must be auto, -1, a whole number of at least 1,"),
         ("training.devices=abc", "or text, indices of GPUs such as 0,1"),
@@ -273,7 +273,7 @@ def test_what_submitit_has_pickled_is_checked_as_before():
 
 def test_a_key_whose_only_reader_was_overridden_is_no_mistake():
     assert composed("logger=wandb", "logger.wandb.mode=offline").logger.mode == "auto"
-    assert composed("callbacks=deep_inversion", "~callbacks.replay").deepinversion_images is None
+    assert composed("callbacks=deep_inversion", "~callbacks.deep_inversion").deepinversion_images is None
     assert "is no setting" in error_of("logger=wandb", "logger.wandb.mode=offline", "+logger.mod=online")
 
 

@@ -141,3 +141,42 @@ def test_of_several_nodes_the_first_one_writes(monkeypatch):
     assert is_first_process()
     monkeypatch.setenv("NODE_RANK", "1")
     assert not is_first_process()
+
+
+@pytest.mark.parametrize(
+    ("given", "callbacks", "active", "warned"),
+    [
+        (["training.bg_detector=true"], {}, True, True),
+        (["+training.bg_detector=true"], {"background_detector": {}}, True, False),
+        (["training.bg_detector=false"], {}, False, False),
+        ([], {}, True, False),
+    ],
+)
+def test_a_detector_that_is_asked_for_and_not_there(monkeypatch, caplog, given, callbacks, active, warned):
+    monkeypatch.setattr(
+        jobs.HydraConfig, "get", lambda: SimpleNamespace(overrides=SimpleNamespace(task=["loss=mib", *given]))
+    )
+    config = OmegaConf.create({"training": {"bg_detector": active}, "callbacks": callbacks})
+    jobs._say_what_has_no_effect(config)
+    assert ("callbacks=bacs adds one to any loss" in caplog.text) is warned
+
+
+def test_a_job_apart_has_the_configuration_of_its_sweep(monkeypatch, tmp_path):
+    sources = [("hydra", "pkg://hydra.conf"), ("main", "/mine"), ("command-line", "/lab"), ("palimpsest", "/conf")]
+    hydra = SimpleNamespace(
+        runtime=SimpleNamespace(config_sources=[SimpleNamespace(provider=p, path=path) for p, path in sources]),
+        job=SimpleNamespace(config_name="own"),
+        overrides=SimpleNamespace(task=["loss=mib"]),
+    )
+    monkeypatch.setattr(jobs.HydraConfig, "get", lambda: hydra)
+    started = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda command: started.append(command) or _Ended())
+    jobs._run_apart(RunFolder(tmp_path))
+    assert started[0][2:] == [
+        "--config-path=/mine", "--config-dir=/lab", "--config-name=own", "loss=mib", f'hydra.run.dir="{tmp_path}"',
+    ]  # fmt: skip
+
+
+class _Ended:
+    def wait(self):
+        return 0

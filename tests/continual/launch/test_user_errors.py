@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 
 import pytest
 from hydra.errors import InstantiationException
@@ -8,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from continual.launch import command_line as launch
 from continual.launch.command_line import prepared
 from continual.launch.user_errors import user_message
 from datamodules.base import DataError
 from protocol.errors import ConfigError
+from tests.test_configurations import composed
 
 
 def test_what_a_user_can_mend_is_shown():
@@ -87,9 +88,19 @@ def test_a_mistake_in_the_configuration_is_one_line():
     ],
 )  # fmt: skip
 def test_a_launcher_that_is_not_installed_says_how(monkeypatch, argument, package, extra):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if package in name else name)
-    with pytest.raises(SystemExit, match=rf'error: {argument} needs a package: pip install -e "\.\[{extra}\]"'):
-        prepared(["-m", argument])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if package in name else find(name))
+    with pytest.raises(ConfigError, match=rf'{argument} needs a package: pip install -e "\.\[{extra}\]"'):
+        composed(argument)
+
+
+def test_without_any_plugin_a_launcher_says_how_too(monkeypatch):
+    def find(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(ConfigError, match=r'needs a package: pip install -e "\.\[sweep\]"'):
+        composed("hydra/launcher=parallel")
 
 
 def test_a_search_for_the_worst_is_refused():
@@ -99,3 +110,15 @@ def test_a_search_for_the_worst_is_refused():
 
 def test_other_arguments_stay_as_they_are():
     assert prepared(["loss=mib", "optimizer.lr=0.1"]) == ["loss=mib", "optimizer.lr=0.1"]
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=1", "--local_rank=0"])
+def test_what_torchs_launcher_adds_is_no_setting(flag):
+    assert prepared([flag, "loss=mib"]) == ["loss=mib"]
+
+
+def test_home_folders_in_arguments(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    theirs = ["-m", "dataset.root=~/voc", "a=~/x,~/y", "+b=[~/z]", "~callbacks.replay", "c=x~/y", "d=~"]
+    ours = ["-m", "dataset.root=/home/me/voc", "a=/home/me/x,/home/me/y", "+b=[/home/me/z]", "~callbacks.replay"]
+    assert prepared(theirs) == [*ours, "c=x~/y", "d=~"]

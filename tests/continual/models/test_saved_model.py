@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,6 +102,7 @@ def test_golden_predictions_and_scores(tmp_path, seen):
         prediction = model.predict(pixels, group)
         writer = PredictionWriter(model, tmp_path / task, group)
         writer.check_free([Path("elsewhere/street.png")], overwrite=False)
+        writer.folder.mkdir()
         writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
         with Image.open(tmp_path / task / "street.png") as file:
             ids, colours = np.array(file), np.array(file.convert("RGB"))
@@ -145,8 +146,24 @@ def test_a_checkpoint_is_enough(tmp_path):
         assert (model.task, model.class_names[6], model.mask_values[:2]) == (1, "building", [255, 7])
         assert list(model.groups) == ["1", "2", "1u2"]
         assert not (model.predict(image, model.group("2")) < 6).any()
+        assert model.group("12") == model.group("1u2")
     with pytest.raises(ConfigError, match=r"--task 3 is none of 1, 2, 1u2, the tasks that .*model\.ckpt has learned"):
         SavedModel.load(tmp_path / "model.ckpt").group("3")
+
+
+def test_how_certain_a_network_is(tmp_path):
+    saved(tmp_path)
+    model = SavedModel.load(tmp_path / "model.ckpt")
+    output = model.output(torch.randint(0, 255, (2, 3, 40, 56), dtype=torch.uint8))
+    for group, count in ((None, 11), (model.group("2"), 6)):
+        probability, entropy = model.certainty(output, group).unbind(1)
+        assert probability.shape == output.logits.shape[:1] + output.logits.shape[2:]
+        own = torch.softmax(output.logits[:, group or slice(1, None)], dim=1)
+        torch.testing.assert_close(probability, own.amax(1))
+        torch.testing.assert_close(entropy, -(own * own.log2()).sum(1))
+        assert (entropy <= np.log2(count) + 1e-5).all()
+    flat = replace(output, logits=torch.zeros_like(output.logits))
+    assert model.certainty(flat)[:, 1].mean().item() == pytest.approx(np.log2(11))
 
 
 def test_files_that_are_no_models(tmp_path):
@@ -173,7 +190,9 @@ def test_sizes_that_the_network_gets(model):
     model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.CenterCrop", "size": 144})
     assert model.input_size("run")(360, 480) == (144, 192)  # whole
     assert model.fixed_size("run") == (144, 144)
-    model = model_of(STAGES[-1], 1, evaluation={"_target_": "datamodules.transforms.Identity"})
+    whole = {"_target_": "datamodules.transforms.Identity"}
+    assert model_of(STAGES[-1], 1, evaluation=whole, crop_size=96).fixed_size("run") == (96, 96)
+    model = model_of(STAGES[-1], 1, evaluation=whole)
     with pytest.raises(ConfigError, match="--size run says no height and width here"):
         model.fixed_size("run")
     with pytest.raises(ConfigError, match="--size big is neither run, nor native"):
@@ -188,6 +207,7 @@ def test_masks_give_scores_of_what_may_win(tmp_path, model):
     path = Path("a.jpg")
     writer = PredictionWriter(model, tmp_path / "out", model.group("1u2"), {path: tmp_path / "mask.png"})
     writer.check_free([path], overwrite=False)
+    writer.folder.mkdir()
     channel = np.zeros(256, np.uint8)
     channel[model.mask_values] = range(20)
     perfect = writer.write(path, image, torch.from_numpy(channel[mask]))

@@ -178,3 +178,21 @@ def test_messages_about_several_parts_have_the_full_key_of_each():
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"model\.ckpt has format 1 .*, not 3; delete it"):
         check_format({"network": {}}, tmp_path / "model.ckpt", "delete it")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "useless"),
+    [
+        (["mib", "callbacks=sdr"], ["prototypes"]),
+        (["sdr"], []),
+        (["mib", "callbacks=bacs"], []),
+        (["bacs"], []),
+        (["mib", "callbacks=replay"], []),
+        (["bacs", "training.bg_detector=false"], ["prototypes"]),
+    ],
+)
+def test_callbacks_that_nobody_reads_say_so(caplog, overrides, useless):
+    callbacks, learner = built(*overrides)
+    learner.beside = {}
+    callbacks.check(learner, DATA)
+    assert [message.split()[0] for message in caplog.messages] == [f"callbacks.{name}" for name in useless]

@@ -76,11 +76,23 @@ def test_the_maps_of_each_image_reach_disk(trainer, learner, tmp_path):
             assert image.size == batch["label"].shape[-1:-3:-1]
 
 
-def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_path):
+def test_every_validation_is_drawn_unless_one_process_alone_cannot(trainer, learner, tmp_path):
+    logger = Logger()
+    PredictionImages(RunFolder(tmp_path), 2, [logger], in_training=False).on_validation_end(trainer, learner)
+    assert not logger.images
+    PredictionImages(RunFolder(tmp_path), 2, [logger]).on_validation_end(trainer, learner)
+    assert [(key, step) for key, _, step in logger.images] == [("predictions", 17)]
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [
+        "plots/predictions_task_00.png"
+    ]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_test_end"])
+def test_training_goes_on_as_if_nothing_had_been_drawn(trainer, learner, tmp_path, hook):
     learner.train()
     before = {k: v.clone() for k, v in learner.network.state_dict().items()}
     torch.manual_seed(3)
-    PredictionImages(RunFolder(tmp_path), 2, []).on_test_end(trainer, learner)
+    getattr(PredictionImages(RunFolder(tmp_path), 2, []), hook)(trainer, learner)
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
