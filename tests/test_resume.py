@@ -109,15 +109,13 @@ def test_two_penalties_on_weights_survive_a_kill_in_the_second_task(runs, tmp_pa
     assert not any(torch.equal(one[name], two[name]) for name in one)
 
 
-REPLAY = ("callbacks.replay.batch_size=4",)
-
-
 @pytest.mark.parametrize(
     "method",
     [
-        ("loss=bacs", *REPLAY, "callbacks.replay.capacity=10", "callbacks.background_detector.channels=8"),
-        ("callbacks=deep_inversion", *REPLAY, "callbacks.replay.storage=disk", "callbacks.replay.iterations=25",
-         "callbacks.replay.per_class=2"),
+        ("loss=bacs", "callbacks.replay.batch_size=4", "callbacks.replay.capacity=10",
+         "callbacks.background_detector.channels=8"),
+        ("callbacks=deep_inversion", *(f"callbacks.deep_inversion.{setting}" for setting in (
+            "batch_size=4", "storage=disk", "iterations=25", "per_class=2"))),
     ],
 )  # fmt: skip
 def test_killed_runs_leave_every_state_as_it_would_have_been(runs, tmp_path, method):

@@ -19,7 +19,7 @@ MEANS = (
     ("miou_initial", "init", "mean IoU over the classes of the first task, without background"),
     ("miou_initial_bg", "init+bg", "mean IoU over the classes of the first task, with background"),
     ("miou_added", "added", "mean IoU over the classes of all later tasks"),
-    ("mean_accuracy", "mean acc", "mean over classes of the share of their labelled pixels that are predicted right"),
+    ("mean_accuracy", "mAcc", "mean over classes of the share of their labelled pixels that are predicted right"),
     ("pixel_accuracy", "acc", "share of the labelled pixels that are predicted right"),
 )
 # Of all tasks together.

@@ -148,12 +148,14 @@ class CheckedLoader(ConfigLoaderImpl):
             raise ConfigError(f"{key}={shown(value)} must be {listed(self._all_choices(group, config_name))}")
 
     def _check_needed(self, config: DictConfig, config_name: str | None) -> None:
-        """Raise ConfigError unless a choice is made of each group that every run needs."""
+        """Raise ConfigError unless a choice is made of each group that every run needs; a part of a run needs none."""
+        if not {"dataset", "network", "loss"} & config.hydra.runtime.choices.keys():
+            return
         for group in filter(self.get_group_options, NEEDED):
             node = OmegaConf.select(config, group.replace("/", "."))
             if node is None or (group in OF_A_CLASS and TARGET not in node):
                 raise ConfigError(f"{group} must be {listed(self._all_choices(group, config_name))}")
-        if self.get_group_options("dataset") and TARGET not in (config.dataset.get("source") or {}):
+        if TARGET not in (config.dataset.get("source") or {}):
             raise ConfigError(f"dataset.source.{TARGET} must be given: the class of a data set")
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:

@@ -102,7 +102,6 @@ def test_golden_predictions_and_scores(tmp_path, seen):
         prediction = model.predict(pixels, group)
         writer = PredictionWriter(model, tmp_path / task, group)
         writer.check_free([Path("elsewhere/street.png")], overwrite=False)
-        writer.folder.mkdir()
         writer.write(Path("elsewhere/street.png"), image, prediction[0].to(torch.uint8))
         with Image.open(tmp_path / task / "street.png") as file:
             ids, colours = np.array(file), np.array(file.convert("RGB"))
@@ -207,7 +206,6 @@ def test_masks_give_scores_of_what_may_win(tmp_path, model):
     path = Path("a.jpg")
     writer = PredictionWriter(model, tmp_path / "out", model.group("1u2"), {path: tmp_path / "mask.png"})
     writer.check_free([path], overwrite=False)
-    writer.folder.mkdir()
     channel = np.zeros(256, np.uint8)
     channel[model.mask_values] = range(20)
     perfect = writer.write(path, image, torch.from_numpy(channel[mask]))
