@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from itertools import zip_longest
+from itertools import cycle
 from pathlib import Path
 from pydoc import locate
 
@@ -127,19 +127,20 @@ def test_every_method_runs_two_tasks(loss, cli):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", choices("network"))
-def test_every_network_runs_two_tasks(network, cli):
-    debug = [a for a in DEBUG if not a.startswith("network")]
-    cli(*debug, "training.batch_size=4", f"network={network}", *SMALL.get(network.partition("_")[0], SMALL_RESNET))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("optimizer", "scheduler"),
-    zip_longest(choices("optimizer"), choices("scheduler"), fillvalue="adam"),
+    ("network", "optimizer", "scheduler"),
+    list(zip(choices("network"), cycle(choices("optimizer")), cycle(choices("scheduler")), strict=False)),
 )
-def test_every_optimizer_and_schedule_runs(optimizer, scheduler, cli):
-    cli(*DEBUG, f"optimizer={optimizer}", f"scheduler={scheduler}")
+def test_every_network_optimizer_and_schedule_runs_two_tasks(network, optimizer, scheduler, cli):
+    debug = [a for a in DEBUG if not a.startswith("network")]
+    small = SMALL.get(network.partition("_")[0], SMALL_RESNET)
+    parts = (f"network={network}", f"optimizer={optimizer}", f"scheduler={scheduler}")
+    cli(*debug, "training.batch_size=4", *parts, *small)
+
+
+def test_there_are_more_networks_than_optimizers_and_schedules():
+    """So that the test above runs each."""
+    assert len(choices("network")) >= max(len(choices("optimizer")), len(choices("scheduler")))
 
 
 @pytest.mark.parametrize(
