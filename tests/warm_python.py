@@ -196,6 +196,9 @@ def become(request: dict[str, object], streams: list[int], executable: str) -> N
     rank_zero_only = sys.modules["pytorch_lightning"].utilities.rank_zero_only
     rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # Lightning asks when it is imported
     if request["env"].get(BLANK):
+        results = sys.modules["continual.evaluation.results"]
+        for drawing in ("draw_heat_map", "draw_curves", "draw_confusion"):
+            setattr(results, drawing, lambda *_: sys.modules["matplotlib.figure"].Figure((1, 1)))
         canvas = sys.modules["matplotlib.backends.backend_agg"].FigureCanvasAgg
         canvas.draw = canvas.get_renderer
     sys.argv, sys.executable = request["arguments"], executable
@@ -206,7 +209,7 @@ def become(request: dict[str, object], streams: list[int], executable: str) -> N
 
 
 def warm_up() -> None:
-    """Import what runs import, and let Hydra look for its plugins among all packages."""
+    """Import what runs import, let Hydra look for its plugins among all packages, and parse configuration files."""
     sys.modules["wandb"] = None  # a temporary folder that it makes when imported goes with the first child that ends
     for library in LIBRARIES:
         importlib.import_module(library)
@@ -214,7 +217,9 @@ def warm_up() -> None:
         for module in pkgutil.walk_packages([str(ROOT / room)], f"{room}."):
             importlib.import_module(module.name)
     del sys.modules["wandb"]
-    sys.modules["hydra.core.plugins"].Plugins.instance()
+    sys.modules["continual.launch.command_line"].prepared([])
+    with sys.modules["hydra"].initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        sys.modules["hydra"].compose("config")
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of it
 

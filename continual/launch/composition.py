@@ -88,6 +88,8 @@ class CheckedLoader(ConfigLoaderImpl):
             ConfigError: it is not possible, or what comes out is wrong.
         """
         config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
+        if not kwargs.get("validate_sweep_overrides", True):  # Hydra asks for its mode alone, and composes again
+            return config
         if run_mode == RunMode.MULTIRUN:
             for job in _jobs(overrides):
                 self.load_configuration(config_name, job, RunMode.RUN, *args, **kwargs)

@@ -8,15 +8,17 @@ recipe of a data set comes after what it changes.
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,7 +54,13 @@ def find_project_files() -> None:
 
 
 class Repository(ConfigRepository):
-    """Hydra's files, with what a user's own ones leave out."""
+    """Hydra's files, with what a user's own ones leave out.
+
+    A process parses each file once: reading YAML is most of what a composition takes, and a run has two of them, a
+    sweep one more for each job.
+    """
+
+    parsed: ClassVar[dict[tuple[Any, ...], bytes]] = {}  # pickled: a composition changes what it gets
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """A file, see Hydra.
@@ -63,12 +71,29 @@ class Repository(ConfigRepository):
         if config_path in PLUGINS and not _is_installed(PLUGINS[config_path][0]):
             choice = "=".join(config_path.rsplit("/", 1))
             raise ConfigError(f'{choice} needs a package: pip install -e ".[{PLUGINS[config_path][1]}]"')
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None:
+            return None
+        key = (source.provider, source.full_path(), config_path, *_version(source, config_path))
+        if key not in self.parsed:
+            self.parsed[key] = pickle.dumps(self._parse(config_path))
+        return cast("ConfigResult", pickle.loads(self.parsed[key]))
+
+    def _parse(self, config_path: str) -> ConfigResult | None:
         file = super().load_config(config_path)
         if file is not None and file.defaults_list and not config_path.startswith("hydra/"):
             _call_as_here(file.defaults_list)
             if "/" not in config_path and config_path != BASE:
                 file.defaults_list = _on_base(file.defaults_list)
         return file
+
+
+def _version(source: ConfigSource, config_path: str) -> tuple[int, ...]:
+    """What differs where a file has been edited between two compositions, in a notebook say."""
+    if source.scheme() != "file":
+        return ()
+    state = Path(source.path, f"{config_path.removesuffix('.yaml')}.yaml").stat()
+    return state.st_mtime_ns, state.st_size
 
 
 def _is_installed(plugin: str) -> bool:
