@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; `-n` shares the cores among processes
+
 import resource
 import subprocess
 from collections.abc import Callable, Iterator

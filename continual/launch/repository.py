@@ -72,8 +72,8 @@ class Repository(ConfigRepository):
             choice = "=".join(config_path.rsplit("/", 1))
             raise ConfigError(f'{choice} needs a package: pip install -e ".[{PLUGINS[config_path][1]}]"')
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None:
-            return None
+        if source is None or source.scheme() == "structured":  # a class, which there is nothing to parse of
+            return self._parse(config_path)
         key = (source.provider, source.full_path(), config_path, *_version(source, config_path))
         if key not in self.parsed:
             self.parsed[key] = pickle.dumps(self._parse(config_path))
