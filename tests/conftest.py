@@ -164,9 +164,10 @@ def real_data() -> Path:
 
 
 def cli_environment() -> dict[str, str]:
-    """No network, no user account, one thread, full tracebacks of defects."""
+    """No network, no user account, one thread, blank figures, full tracebacks of defects."""
     return {
         **os.environ,
+        BLANK: "1",
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
@@ -190,7 +191,7 @@ def cli(tmp_path: Path, warm_python: WarmPython) -> Callable[..., subprocess.Com
     def run(
         *arguments: str, script: str = "main.py", check: bool = True, draw: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        environment = {**cli_environment(), BLANK: "" if draw else "1"}
+        environment = cli_environment() | ({BLANK: ""} if draw else {})
         result = warm_python.run(str(ROOT / script), arguments, tmp_path, environment)
         if check and result.returncode:
             pytest.fail(f"exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")

@@ -10,7 +10,6 @@ import shutil
 import pytest
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from omegaconf import DictConfig, OmegaConf
 
 from continual.launch.command_line import prepared
@@ -28,6 +27,7 @@ from tests.test_cil import PARTS
 from tests.test_configurations import CONF, composed
 from tests.test_data_sets import voc
 from tests.test_documentation import commands, jobs_of, lines
+from tests.warm_python import draw_nothing
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +171,7 @@ def test_every_command_trains(name, data, tmp_path, monkeypatch):
     monkeypatch.setattr(trainers, "DEBUG_BATCHES", 1)
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda *_, **__: None)
     monkeypatch.setattr(TaskFiles, "write", lambda *_: None)
-    monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+    draw_nothing(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     prepared([])
     done = set()

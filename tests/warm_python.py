@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # not as a part of the package `tests`, which is not on the path of a script
@@ -196,16 +197,21 @@ def become(request: dict[str, object], streams: list[int], executable: str) -> N
     rank_zero_only = sys.modules["pytorch_lightning"].utilities.rank_zero_only
     rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # Lightning asks when it is imported
     if request["env"].get(BLANK):
-        results = sys.modules["continual.evaluation.results"]
-        for drawing in ("draw_heat_map", "draw_curves", "draw_confusion"):
-            setattr(results, drawing, lambda *_: sys.modules["matplotlib.figure"].Figure((1, 1)))
-        canvas = sys.modules["matplotlib.backends.backend_agg"].FigureCanvasAgg
-        canvas.draw = canvas.get_renderer
+        draw_nothing(setattr)
     sys.argv, sys.executable = request["arguments"], executable
     sys.path[:1] = [str(Path(sys.argv[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
+
+
+def draw_nothing(replace: Callable[[object, str, object], None]) -> None:
+    """Make the pictures of a run's results blank."""
+    results = sys.modules["continual.evaluation.results"]
+    for drawing in ("draw_heat_map", "draw_curves", "draw_confusion"):
+        replace(results, drawing, lambda *_: sys.modules["matplotlib.figure"].Figure((1, 1)))
+    canvas = sys.modules["matplotlib.backends.backend_agg"].FigureCanvasAgg
+    replace(canvas, "draw", canvas.get_renderer)
 
 
 def warm_up() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -78,6 +79,10 @@ class Repository(ConfigRepository):
         if key not in self.parsed:
             self.parsed[key] = pickle.dumps(self._parse(config_path))
         return cast("ConfigResult", pickle.loads(self.parsed[key]))
+
+    def __deepcopy__(self, memo: object) -> Repository:
+        """What Hydra makes for each composition, which may look in other places; a place itself never changes."""
+        return copy(self)
 
     def _parse(self, config_path: str) -> ConfigResult | None:
         file = super().load_config(config_path)
