@@ -10,7 +10,6 @@ from pydoc import locate
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from continual.launch.command_line import prepared
@@ -102,13 +101,6 @@ def test_every_launcher_composes(choice):
     assert config.hydra.launcher._target_.startswith("hydra_plugins.")
 
 
-@pytest.mark.parametrize("choice", choices("network"))
-def test_every_network_is_built(choice):
-    network = instantiate(composed(f"network={choice}").network, _convert_="all")
-    network.add_classes(3, "random")
-    assert network.classifier.num_classes == 3
-
-
 DEBUG = (*TINY, "training.task=6-2", "training.debug=true")
 
 
@@ -118,12 +110,6 @@ SMALL = {
     "segmenter": ("network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"),
     "unet": ("network.width=8",),
 }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", choices("loss"))
-def test_every_method_runs_two_tasks(loss, cli):
-    cli(*DEBUG, f"loss={loss}", "training.mixed_precision=bf16")
 
 
 @pytest.mark.slow

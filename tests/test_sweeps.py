@@ -61,13 +61,13 @@ def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path
 @pytest.mark.parametrize(
     "sweep",
     [
-        ("loss=bacs", "loss.distill_weight=0.25,0.5", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4"),
+        ("loss=bacs", "loss.distill_weight=0.25,0.5", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4",
+         "training.keep=best", "training.val_every=1"),
         ("loss=pi", "callbacks.importance.weight=1,500", "training.steps_per_class=3"),
         ("loss=sdr", "training.task=6-2,6-1", "training.mixed_precision=bf16", "training.accumulate_gradients=2"),
-        ("loss=finetune,lwf", "callbacks=replay", "training.debug=true", "training.keep=best", "training.val_every=1"),
     ],
     ids=lambda sweep: sweep[0],
-)
+)  # fmt: skip
 def test_a_first_task_that_is_taken_over_is_as_one_that_is_trained(cli, tmp_path, sweep):
     """Results, and what is logged of the tests with its place on the axis."""
     cli("-m", *SMALL, "training.task=6-2", *sweep)

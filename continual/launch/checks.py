@@ -44,6 +44,7 @@ SUPPLIED = {
     "logger": ("directory", "run_id", "name", "config"),
 }
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; with dots before it, relative to its own place
+NO_SUCH_KEY = re.compile(r"Interpolation key '([^']+)' not found")
 IN_RESOLVER = re.compile(r"\$\{[\w.]+:([^}]*)\}")
 
 
@@ -304,7 +305,18 @@ def _children(key: str, node: DictConfig) -> Iterator[tuple[str, Any]]:
         except InterpolationToMissingValueError:
             continue
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{_join(key, name)}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(_unresolved(_join(key, name), error)) from error
+
+
+def _unresolved(key: str, error: OmegaConfBaseException) -> str:
+    """What is said about a reference that leads to nothing."""
+    first_line = str(error).splitlines()[0]
+    if not (found := NO_SUCH_KEY.search(first_line)):
+        return f"{key}: {first_line}"
+    group, _, rest = key.partition(".")
+    part = f"{group}.{rest.partition('.')[0]}"
+    otherwise = f", or ~{part} leaves it out" if group in OF_PARTS and part != key else ""
+    return f"{key} is that of {found[1]}, which is not set in this configuration: set {key}{otherwise}"
 
 
 def _holds_parts(value: Any) -> bool:

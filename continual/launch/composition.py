@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import hydra._internal.hydra
@@ -66,6 +66,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     root: Schema | None = None
     referred: frozenset[str] = frozenset()  # keys that the files of the last configuration refer to
+    classes: Mapping[str, tuple[str, str]] = {}  # of its callbacks, by name: the file and the class
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -109,7 +110,7 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: it is not possible.
         """
-        self.referred = frozenset()
+        self.referred, self.classes = frozenset(), {}
         try:
             made = self._choices_made(overrides, config_name)
             return with_homes(super().load_configuration(config_name, made, run_mode, *args, **kwargs))
@@ -164,7 +165,23 @@ class CheckedLoader(ConfigLoaderImpl):
         result = super()._load_single_config(default, repo)
         if isinstance(result.config, DictConfig) and not str(default.config_path).startswith("hydra/"):
             self.referred |= set(references(plain(result.config)))
+            if str(default.config_path).startswith("callbacks/"):
+                self._check_one_class(default, plain(result.config).get("callbacks") or {})
         return result
+
+    def _check_one_class(self, default: ResultDefault, callbacks: Mapping[str, Any]) -> None:
+        """Raise ConfigError where a choice of callbacks has one that another has too, of another class."""
+        choice = "callbacks=" + str(default.config_path).partition("/")[2]
+        if default.parent and default.parent.startswith("loss/"):
+            choice += f", which {default.parent.replace('/', '=')} adds,"
+        for name, callback in callbacks.items():
+            if not (isinstance(callback, Mapping) and TARGET in callback):
+                continue  # some settings of another choice's
+            target = callback[TARGET]
+            earlier, other = self.classes.get(name, (choice, target))
+            if other != target:
+                raise ConfigError(f"{earlier} and {choice} both have callbacks.{name}: choose one of them")
+            self.classes = {**self.classes, name: (choice, target)}
 
     def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> DefaultsList:
         """The files that a configuration is made of.

@@ -124,7 +124,6 @@ def last_model(folder):
             "+callbacks.second={_target_: callbacks.replay_buffer.ReplayBuffer, capacity: 6, use: append}",
             "+callbacks.third={_target_: callbacks.replay_buffer.ReplayBuffer, batch_size: 3, labels: fresh}",
         ),
-        ("loss=bacs", "callbacks=replay", "callbacks.replay.capacity_bytes=100000"),
         (
             "loss=ssul",
             "callbacks=replay",
