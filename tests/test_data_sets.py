@@ -62,7 +62,8 @@ def test_papers_from_published_weights(cli, tmp_path):
     weights = {f"module.{to_mib(n)}": v for n, v in random_state("abn").items() if "num_batches" not in n}
     small = (
         "experiment=mib/voc", "training.mode=overlap", "loss=ilt", f"dataset.root={root}", "dataset.crop_size=32",
-        "training.batch_size=2", "network.backbone=resnet18", "training.debug=true", "training.accelerator=cpu", "hydra.run.dir=run",
+        "training.batch_size=2", "network.backbone=resnet18", "training.debug=true", "training.accelerator=cpu",
+        "hydra.run.dir=run",
     )  # fmt: skip
     missing = cli(*small, check=False)
     assert missing.returncode == 1
