@@ -69,7 +69,7 @@ def error_of(*overrides):
         ("callbacks=deep_inversion callbacks.deep_inversion.recipe.lr=x", "recipe.lr=x must be a number"),
         (f"{DREAMS} +callbacks.deep_inversion.recipe.tv_11=1", "did you mean callbacks.deep_inversion.recipe.tv_l1?"),
         ("loss._target_=loss.mib.MIB", "loss._target_=loss.mib.MIB is no class or function"),
-        ("loss.kd_weight=${loss.weight}", "loss.kd_weight is that of loss.weight, which is not set in this configuration: set loss.kd_weight"),
+        ("loss.kd_weight=${loss.weight}", "loss.kd_weight is that of loss.weight, which is not set"),
         ("training.epoch=3", "training.epoch is no setting: did you mean training.epochs?"),
         ("trainig.epochs=3", "trainig.epochs is no setting: did you mean training.epochs?"),
         ("lr=0.1", "lr is no setting: did you mean optimizer.lr?"),
