@@ -6,14 +6,11 @@ or by another key (`${dataset.size}`), whose type it then has. A key that nothin
 
 from __future__ import annotations
 
-import pkgutil
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any, cast
 
-from hydra._internal.utils import _locate
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -21,31 +18,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-from continual.launch.moved import new_paths
-from continual.launch.optimizers import with_ranges
+from continual.launch.references import NO_SUCH_KEY, REFERENCE, absolute, at, keys_of, references
+from continual.launch.targets import INSTANTIATE_KEYS, PARTIAL, SUPPLIED, TARGET, located, schema_at
 from continual.launch.user_errors import user_message
 from continual.models.configuration import plain
 from continual.run.settings import DatasetSettings, TrainingSettings
-from protocol.checks import did_you_mean, nearest
 from protocol.errors import ConfigError
 from protocol.schema import Parameter, Schema, schema_of
-from protocol.words import UnknownKey, shown
+from protocol.words import UnknownKey
 
 RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
-TARGET = "_target_"
-PARTIAL = "_partial_"
-INSTANTIATE_KEYS = (TARGET, PARTIAL, "_recursive_", "_convert_", "_args_")
 OF_PARTS = ("callbacks", "logger")  # each mapping in them is made into something
 CHEAP = ("loss", "dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
-# What a run gives to the parts that it makes itself of these groups: arguments that are no settings.
-SUPPLIED = {
-    "optimizer": ("params",),
-    "scheduler": ("optimizer", "total_steps"),
-    "logger": ("directory", "run_id", "name", "config"),
-}
-REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")  # to another key; with dots before it, relative to its own place
-NO_SUCH_KEY = re.compile(r"Interpolation key '([^']+)' not found")
-IN_RESOLVER = re.compile(r"\$\{[\w.]+:([^}]*)\}")
 
 
 def check(
@@ -113,65 +97,6 @@ def resolvable(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         hydra.cfg = before
-
-
-def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
-    """All keys of nested mappings, with dots."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from keys_of(value, f"{prefix}{key}.")
-
-
-def located(key: str, path: Any) -> Callable[..., Any]:
-    """The class or function that a `_target_` names, found as `instantiate` finds it.
-
-    Raises:
-        ConfigError: there is none, or its module cannot be imported.
-    """
-    try:
-        found = _locate(path)
-    except Exception as error:
-        reason = error.__cause__
-        if isinstance(reason, Exception) and not isinstance(reason, AttributeError) and not _lacks(reason, path):
-            raise ConfigError(f"{key}={path} cannot be imported: {reason!r}") from error
-        found = None
-    if callable(found):
-        return cast("Callable[..., Any]", found)
-    for new in filter(_exists, new_paths(str(path))):
-        raise ConfigError(f"{key}={path} is called {new} now")
-    raise ConfigError(f"{key}={shown(path)} is no class or function{_nearest_path(str(path))}")
-
-
-def _lacks(error: Exception, path: str) -> bool:
-    """Whether an error says that a module on the path to something does not exist, and not one that this imports."""
-    return isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
-
-
-def _exists(path: str) -> bool:
-    try:
-        _locate(path)
-    except Exception:  # of any kind, from a module that is imported
-        return False
-    return True
-
-
-def _nearest_path(path: str) -> str:
-    """The end of a message about a path to nothing, which names the one that differs least in its first wrong part."""
-    parts = path.split(".")
-    there = next((end for end in range(len(parts), 0, -1) if _exists(".".join(parts[:end]))), 0)
-    if there in (0, len(parts)):
-        return ""
-    parent, wrong, rest = parts[:there], parts[there], parts[there + 1 :]
-    place = _locate(".".join(parent))
-    names = [*vars(place), *(module.name for module in pkgutil.iter_modules(getattr(place, "__path__", [])))]
-    return did_you_mean(path, [".".join([*parent, name, *rest]) for name in nearest(wrong, names)])
-
-
-def schema_at(key: str, node: Mapping[str, Any]) -> Schema:
-    """The settings of what the `_target_` of a node names; `key`: of the node."""
-    target = located(f"{key}.{TARGET}", node[TARGET])
-    return with_ranges(schema_of(target), target).without(SUPPLIED.get(key.partition(".")[0], ()))
 
 
 class _Checker:
@@ -326,32 +251,6 @@ def _holds_parts(value: Any) -> bool:
     if isinstance(value, Mapping):
         return TARGET in value or any(map(_holds_parts, value.values()))
     return isinstance(value, list) and any(map(_holds_parts, value))
-
-
-def references(node: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
-    """All keys to which a value refers, and each word in a resolver's arguments, which may be one."""
-    if isinstance(node, Mapping | list):
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from references(value, (*place, str(key)))
-    elif isinstance(node, str) and "${" in node:
-        yield from (absolute(reference, place) for reference in REFERENCE.finditer(node))
-        yield from (word for arguments in IN_RESOLVER.findall(node) for word in re.findall(r"[\w.]+", arguments))
-
-
-def absolute(reference: re.Match[str], place: tuple[str, ...] | list[str]) -> str:
-    """The full key to which a reference at some place refers."""
-    dots, name = reference.groups()
-    return ".".join([*place[: len(place) - len(dots)], name]) if dots else name
-
-
-def at(tree: Any, key: str) -> Any:
-    """The value at a dotted key; where a part of its way is an interpolation, that one."""
-    for part in key.split("."):
-        if isinstance(tree, Mapping):
-            tree = tree.get(part)
-        elif isinstance(tree, list):
-            tree = tree[int(part)]
-    return tree
 
 
 def _join(key: str, name: Any) -> str:

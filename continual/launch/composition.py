@@ -23,8 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from continual.launch.bacs_keys import names_here
-from continual.launch.checks import INSTANTIATE_KEYS, TARGET, check, keys_of, references, schema_at
+from continual.launch.checks import check
+from continual.launch.references import keys_of, references
 from continual.launch.repository import Repository, with_homes
+from continual.launch.targets import INSTANTIATE_KEYS, TARGET, schema_at
 from continual.models.configuration import plain
 from protocol.checks import did_you_mean, listed
 from protocol.errors import ConfigError

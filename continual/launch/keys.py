@@ -19,9 +19,11 @@ from hydra.core.default_element import ResultDefault
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from continual.launch.checks import INSTANTIATE_KEYS, REFERENCE, RUN_SCHEMAS, TARGET, absolute, schema_at
+from continual.launch.checks import RUN_SCHEMAS
 from continual.launch.composition import OF_HYDRA, check_what_is_composed, loader
+from continual.launch.references import REFERENCE, absolute
 from continual.launch.repository import CONF
+from continual.launch.targets import INSTANTIATE_KEYS, TARGET, schema_at
 from continual.launch.yaml_files import YamlFile, merged
 from continual.models.configuration import plain
 from protocol.files import write_atomically

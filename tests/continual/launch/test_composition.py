@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from continual.launch.checks import RUN_SCHEMAS, TARGET, _check_hydra, resolvable, schema_at
+from continual.launch.checks import RUN_SCHEMAS, _check_hydra, resolvable
+from continual.launch.targets import TARGET, schema_at
 from protocol.errors import ConfigError
 from tests.test_configurations import CONF, GROUPS, composed
 

@@ -7,8 +7,8 @@ import re
 import pytest
 from hydra.utils import get_object
 
-from continual.launch.checks import located
 from continual.launch.moved import MOVED, new_paths
+from continual.launch.targets import located
 from protocol.errors import ConfigError
 from tests.conftest import ROOT
 

@@ -7,8 +7,8 @@ import inspect
 import pytest
 import torch
 
-from continual.launch.checks import schema_at
 from continual.launch.optimizers import RANGES
+from continual.launch.targets import schema_at
 from protocol.errors import ConfigError
 
 OPTIMIZERS = [
