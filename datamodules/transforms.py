@@ -14,6 +14,7 @@ In both, a pixel of a resized mask takes the value of the pixel nearest to its c
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
@@ -72,7 +73,15 @@ class Augmentation:
         return result["image"], result["mask"]
 
 
-class Identity:
+class Evaluation(ABC):
+    """What becomes of an image and its mask before a network is tested; nothing is random."""
+
+    @abstractmethod
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
+        """Image and mask as the test has them."""
+
+
+class Identity(Evaluation):
     """Nothing changes: training without augmentation, evaluation at native size."""
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng_seed: int = 0) -> Pair:
@@ -80,7 +89,7 @@ class Identity:
         return image, mask
 
 
-class CenterCrop:
+class CenterCrop(Evaluation):
     """Short side resized to `size`, then the central square: the evaluation of MiB and of most papers after it.
 
     Scores are then measured on resized masks without the ends of the images; `full` measures on the images as they are.
@@ -105,7 +114,7 @@ class CenterCrop:
         return short_side_to(self.size, height, width)
 
 
-class ResizeImage:
+class ResizeImage(Evaluation):
     """Images at one size, masks as they are: predictions are brought to the masks' size (CIL's evaluation)."""
 
     def __init__(self, height: Count, width: Count) -> None:

@@ -184,6 +184,11 @@ class SegmentationNetwork(nn.Module, ABC):
     def forward(self, image: Tensor) -> NetworkOutput:
         """Normalised image B x 3 x H x W of any size; maps of padded images are cropped to the part that shows it."""
         height, width = image.shape[-2:]
+        if self.training and max(height, width) < self.size_divisor:
+            raise ConfigError(
+                f"network halves images until one of its pixels stands for {self.size_divisor} x {self.size_divisor}, "
+                f"and crops have {height} x {width}: give it fewer layers, smaller patches or larger crops"
+            )
         if height % self.size_divisor or width % self.size_divisor:
             image = F.pad(image, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
         padded = image.shape[-2:]

@@ -32,6 +32,12 @@ def filled(values: Sequence[Any]) -> bool:
     return len(values) > 0
 
 
+def a_folder_name(text: str) -> bool:
+    """the name of one folder"""
+    return text not in ("", ".", "..") and not {"/", "\0"} & set(text)
+
+
 Text = Annotated[str, Predicate(filled)]
+FolderName = Annotated[str, Predicate(a_folder_name)]
 Counts = Annotated[Sequence[Count], Predicate(filled)]
 Interval = Annotated[tuple[Positive, Positive], Predicate(ascending)]

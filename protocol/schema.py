@@ -7,7 +7,7 @@ method, network or callback has a schema as soon as it has a signature; there is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -26,6 +26,9 @@ Settings = TypeVar("Settings")
 
 # A number may stand where text is expected (training.name=7), NaN and infinity nowhere.
 PYDANTIC = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+GREATEST_FLOAT = 3.4e38  # of 32 bits
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class Parameter:
         else:
             raise ConfigError(f"{key}={shown(value)} must be {self.allowed}{self._hint(value)}")
         try:
-            return _plain(converted)
+            plain = _plain(converted)
         except TypeError:
             return value  # an object, which only the callable itself can make
+        if max(_sizes(plain), default=0.0) > GREATEST_FLOAT:
+            raise ConfigError(f"{key}={shown(value)} is more than {GREATEST_FLOAT}: networks compute with 32 bits")
+        return plain
 
     def _is_strict(self, value: Any) -> bool | None:
         """Whether a value must have the type already: true is no number, and a word is no truth value.
@@ -197,6 +203,15 @@ def build(cls: Callable[..., Settings], group: str, values: Mapping[str, Any]) -
     found = {name: schema.parameter(group, name) for name in values}
     schema.check_complete(group, values)
     return cls(**{name: found[name].convert(f"{group}.{name}", value) for name, value in values.items()})
+
+
+def _sizes(value: Any) -> Iterator[float]:
+    """Absolute values of all fractions in a plain value."""
+    if isinstance(value, float):
+        yield abs(value)
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _sizes(item)
 
 
 def _plain(value: Any) -> Any:

@@ -181,7 +181,10 @@ class _Checker:
             except InterpolationToMissingValueError:
                 return
         origin = self._origin(key)
-        converted = parameter.convert(origin, value)
+        try:
+            converted = parameter.convert(origin, value)
+        except ConfigError as error:
+            raise error if origin == key else ConfigError(f"{key} is that of {origin}, and {error}") from error
         self.read[key] = self.read[origin] = parameter
         if repr(converted) != repr(value) and "${" not in str(at(self.raw, origin)):
             OmegaConf.update(self.config, origin, converted, merge=False)

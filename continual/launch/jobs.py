@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from datamodules.contents import contents_of
-from protocol.errors import ConfigError, RunError
+from protocol.errors import ConfigError, RunError, UserError
 from protocol.files import remove_leftovers, write_atomically
 from protocol.run_folder import RunFolder
 from protocol.settings import flatten
@@ -49,6 +50,11 @@ def run_job(config: DictConfig) -> float | None:
     Raises:
         UserError: its settings, the data or the folder cannot be used.
     """
+    with removed_if_refused(RunFolder(Path(HydraConfig.get().runtime.output_dir)), Path(config.training.output)):
+        return _run(config)
+
+
+def _run(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     with kept_traceback(RunFolder(directory).error):
@@ -228,6 +234,25 @@ def shares_machine(config: DictConfig) -> bool:
     """Whether other jobs of a sweep run beside this one on its machine, so that GPUs must be dealt out."""
     auto = config.training.devices == "auto" and config.training.accelerator in ("auto", "gpu")
     return auto and HydraConfig.get().runtime.choices.get("hydra/launcher") in SHARING and torch.cuda.is_available()
+
+
+@contextmanager
+def removed_if_refused(folder: RunFolder, output: Path) -> Iterator[None]:
+    """Within it a mistake of the user's leaves no folder of a run that has not begun; a sweep keeps those of its jobs.
+
+    Args: `output`: of all runs; empty folders on the way from there to the run's go too.
+    """
+    try:
+        yield
+    except UserError:
+        begun = {".hydra", f"{HydraConfig.get().job.name}.log", folder.lock.name, folder.error.name}
+        if is_first_process() and not in_sweep() and {path.name for path in folder.path.iterdir()} <= begun:
+            shutil.rmtree(folder.path)
+            made = [parent for parent in folder.path.resolve().parents if output.resolve() in parent.parents]
+            with suppress(OSError):  # other runs are there
+                for parent in [*made, output] if Path.cwd() in output.resolve().parents else made:
+                    parent.rmdir()
+        raise
 
 
 @contextmanager

@@ -102,10 +102,16 @@ def user_message(error: BaseException | None) -> str | None:
             return _refused(error, str(wrapped))
         if isinstance(error, UserError | FloatingPointError):
             return str(error)
-        if message := _of_the_machine(error):
-            return message
+        if error is not wrapped and (message := _of_the_machine(error)):
+            return f"{_group(wrapped)}{message}"
         error = error.__cause__
     return None
+
+
+def _group(wrapped: InstantiationException | None) -> str:
+    """The part of the configuration that was being made, before a colon; nothing where it was none."""
+    found = re.search(r"full_key: (\S+)$", str(wrapped))
+    return f"{found[1]}: " if found else ""
 
 
 def _of_the_machine(error: BaseException) -> str | None:

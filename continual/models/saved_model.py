@@ -21,6 +21,7 @@ from continual.evaluation.closed_world import Groups, class_groups, closed_predi
 from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, CHECKSUM, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make
+from datamodules.transforms import Evaluation
 from loss.base import ContinualLoss
 from networks.base import NetworkOutput, SegmentationNetwork
 from networks.pixels import Pixels
@@ -160,7 +161,8 @@ class SavedModel:
 
     def _evaluation(self) -> Any:
         """The transform of the run's evaluation."""
-        return make(self.facts.dataset.evaluation, object, self.path, self.trust)
+        kind = object if self.trust else Evaluation
+        return make(self.facts.dataset.evaluation, kind, self.path, self.trust)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Images B x 3 x H x W in [0, 255], normalised as in training."""

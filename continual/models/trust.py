@@ -82,6 +82,8 @@ def make(description: Mapping[str, Any], kind: type[Any], path: Path, trust: boo
     if TARGET not in description:
         raise RunError(f"{path} is damaged: it does not say which {kind.__name__} it holds")
     target = description[TARGET]
+    if description.get("_partial_"):
+        raise RunError(f"{path} is damaged: {target} is described in part, _partial_, and a file holds all of it")
     try:
         found = get_object(target)
         if not issubclass(found, kind):

@@ -15,7 +15,18 @@ from annotated_types import Predicate
 
 from continual.learning.choices import Decaying, ScheduleUnit
 from protocol.errors import ConfigError
-from protocol.numbers import Colour, Count, MaskValue, Positive, PositiveFraction, ProperFraction, Seed, Text, Whole
+from protocol.numbers import (
+    Colour,
+    Count,
+    FolderName,
+    MaskValue,
+    Positive,
+    PositiveFraction,
+    ProperFraction,
+    Seed,
+    Text,
+    Whole,
+)
 from protocol.rules import Protocol
 from protocol.schema import build
 from protocol.steps import check_sizes
@@ -37,7 +48,7 @@ class Place:
     """Where a run leaves its files, and what it begins with."""
 
     output: Text
-    name: Text | None
+    name: FolderName | None
     resume: bool
     ckpt_dir: Text | None
     save_every: Count | None

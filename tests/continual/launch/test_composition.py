@@ -35,7 +35,7 @@ def error_of(*overrides):
     [
         ("training.debug=yes_please", "training.debug=yes_please must be true or false"),
         ("training.debug=no", "training.debug=no must be true or false"),
-        ("training.debug='false'", "training.debug=false must be true or false"),
+        ("training.debug='false'", "training.debug='false' must be true or false"),
         ("training.sync_batchnorm=off", "training.sync_batchnorm=off must be true or false"),
         ("training.sync_batchnorm=nope", "training.sync_batchnorm=nope must be true or false"),
         ("training.log_every=x", "training.log_every=x must be a whole number of at least 0"),
