@@ -133,7 +133,7 @@ def loose_batches(
         paths: the files.
         wanted: gives the size that the network gets of an image from the image's height and width.
         batch_size: images of a batch at most.
-        workers: processes that read.
+        workers: processes that read, at most one per core.
     """
     sizes = [wanted(*image_size(path)) for path in paths]
     chunks = [
@@ -142,4 +142,5 @@ def loose_batches(
         for run in [list(members)]
         for start in range(0, len(run), batch_size)
     ]
+    workers = min(workers, len(chunks), os.cpu_count() or 1)
     return iter(Loader(LooseImages(paths, sizes), batch_sampler=chunks, num_workers=workers, collate_fn=list))

@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# What would break a line or a terminal, and what Python makes of bytes that are no UTF-8.
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+LONGEST_WORD = 1000  # letters; paths have fewer
+
 
 class UserError(ValueError):
     """The configuration, the data or the run's folder cannot be used; the message names the fault and the remedy."""
@@ -28,6 +32,12 @@ class RunError(UserError):
 
 class TaskError(UserError):
     """A task sequence that cannot be built; the message names the key and the remedy."""
+
+
+def on_one_line(message: str) -> str:
+    """A message that names what a user typed, or a file, whatever is in it: on one line, and not endless."""
+    visible = NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), message.strip())
+    return re.sub(rf"(\S{{{LONGEST_WORD // 2}}})\S{{{LONGEST_WORD // 2},}}", r"\1...", visible)
 
 
 @contextmanager

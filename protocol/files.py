@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: names `path`, where the disk is full too.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -38,6 +38,11 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Another one beside it each time."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:

@@ -164,16 +164,36 @@ def read_run(path: Path) -> Run | DamagedRun:
         )
         _ = run.seed, run.benchmark  # so that missing settings are an error here and not later
     except UNREADABLE as error:
-        return DamagedRun(path, f"{read.name} is damaged ({type(error).__name__}: {error})")
+        return DamagedRun(path, f"{read.name} is damaged ({_why(error)})")
     return run
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _read_json(path: Path) -> Any:
     """Content of a JSON file; None where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return json.loads(_read_text(path), parse_constant=_refuse)
     except FileNotFoundError:
         return None
+
+
+def _read_text(path: Path, errors: str = "strict") -> str:
+    """Of a file; a pipe or a device has no end.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def _refuse(constant: str) -> None:
@@ -242,11 +262,10 @@ def _is_locked(path: Path) -> bool:
 def _choices(folder: RunFolder) -> Mapping[str, Any]:
     """The groups that were chosen; empty where Hydra's file does not say."""
     try:
-        text = folder.choices.read_text(encoding="utf-8")
-        choices = yaml.load(text, YamlLoader)["hydra"]["runtime"]["choices"]
+        choices = yaml.load(_read_text(folder.choices), YamlLoader)["hydra"]["runtime"]["choices"]
     except (*UNREADABLE, yaml.YAMLError):
         return {}
-    return {key: str(choice) for key, choice in choices.items()} if isinstance(choices, Mapping) else {}
+    return {k: c for k, c in choices.items() if isinstance(c, str)} if isinstance(choices, Mapping) else {}
 
 
 def _commit(folder: RunFolder) -> str:
@@ -260,8 +279,8 @@ def _commit(folder: RunFolder) -> str:
 
 def _last_line(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
+        lines = _read_text(path, "replace").split("\n")
+    except (OSError, ValueError):
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -12,7 +12,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,8 @@ from rich.table import Table
 from callbacks.replay.slots import Slot
 from callbacks.replay_buffer import ReplayBuffer
 from continual.evaluation.metrics import SegmentationMetrics
+from continual.launch.script_options import output_file
+from continual.launch.user_errors import one_line_exit
 from continual.learning import schedules
 from continual.learning.learner import ContinualLearner
 from continual.learning.optimisation import Optimisation
@@ -41,6 +43,8 @@ from loss.base import Step
 from loss.mib import MiB
 from networks.pixels import Pixels
 from networks.unet import UNet
+from protocol.errors import ConfigError
+from protocol.files import write_atomically
 from protocol.labels import LabelSpace
 from protocol.markdown import markdown_table
 from protocol.rules import Protocol
@@ -328,17 +332,31 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--markdown", type=Path, help="write the table there too")
     arguments = parser.parse_args()
+    with one_line_exit():
+        benchmark(arguments.names or list(BENCHMARKS), arguments.repeats, arguments.markdown)
+
+
+def benchmark(names: Sequence[str], repeats: int, markdown: Path | None) -> None:
+    """Measure, and show.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
+    if repeats < 1:
+        raise ConfigError(f"--repeats={repeats} must be at least 1")
+    if markdown is not None:
+        output_file(markdown, "--markdown")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rows = []
-    for name in track(arguments.names or list(BENCHMARKS), description="benchmarks"):
-        rows += BENCHMARKS[name](arguments.repeats)
+    for name in track(names, description="benchmarks"):
+        rows += BENCHMARKS[name](repeats)
     table = Table(*HEADINGS)
     for row in rows:
         table.add_row(*astuple(row))
     Console().print(table)
-    if arguments.markdown:
-        arguments.markdown.write_text(f"{markdown_table(HEADINGS, map(astuple, rows))}\n")
+    if markdown is not None:
+        write_atomically(markdown, f"{markdown_table(HEADINGS, map(astuple, rows))}\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from datamodules.download.archives import unpack
 from datamodules.download.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
 from datamodules.download.session import Session
 from datamodules.download.transfer import digest, download
+from protocol.errors import on_one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except (AcquisitionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(_told(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _told(error: AcquisitionError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): mend that, or give another place"
+    return str(error)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sbd", help="build SegmentationClassAug and train_aug.txt in a VOC 2012 folder")
     _add_common(command, [SBD.name], "--sbd")
     command.add_argument("--url", nargs="+", metavar="URL", help="servers instead of the known ones, in turn")
-    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    command.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes (default: all cores)")
     command.set_defaults(run=augment)
     command = commands.add_parser("check", help="say what a folder holds and lacks; exit code 1 if it lacks something")
     command.add_argument("dataset", choices=DATASETS)
@@ -190,8 +198,22 @@ def _add_common(command: argparse.ArgumentParser, archives: list[str], *aliases:
     command.add_argument(
         "--archive", *aliases, type=_path, nargs="+", metavar="FILE", help=f"{names} on disk{unpacked}: no download"
     )
-    command.add_argument("--md5", nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}")
+    command.add_argument(
+        "--md5", type=_sum, nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}"
+    )
     command.add_argument("--keep-archive", action="store_true", help="leave the downloaded archive in the root")
+
+
+def _sum(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{32}", text):
+        raise argparse.ArgumentTypeError(f"{text} is no md5 sum, 32 digits and letters from a to f")
+    return text.lower()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(text)
 
 
 def _path(text: str) -> Path:

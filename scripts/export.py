@@ -13,9 +13,10 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_trust, output_folder
+from continual.launch.script_options import add_trust, check_replaceable, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
+from protocol.files import is_taken
 
 FORMATS = ("onnx", "safetensors")
 
@@ -49,12 +50,13 @@ def export(checkpoint: Path, output: Path, formats: list[str], size: str, overwr
     model = SavedModel.load(checkpoint, trust)
     height, width = model.fixed_size(size)
     names = [*(f"model.{kind}" for kind in formats), "README.md"]
-    there = [name for name in names if (output / name).exists()]
+    there = [output / name for name in names if is_taken(output / name)]
     if there and not overwrite:
-        raise ConfigError(f"{output / there[0]} exists: give --overwrite, or another --output")
-    folders = [name for name in there if not (output / name).is_file()]
-    if folders:
-        raise ConfigError(f"{output / folders[0]} is a folder: give another --output")
+        raise ConfigError(f"{there[0]} exists: give --overwrite, or another --output")
+    for path in there:
+        check_replaceable(path, "give another --output")
+        if path.exists() and path.samefile(checkpoint):
+            raise ConfigError(f"{path} is the checkpoint itself: give another --output")
     check_fits(model.network, 2, (height, width), "give a smaller --size")
     output_folder(output)
     differences = {}

@@ -84,7 +84,7 @@ def predict(arguments: argparse.Namespace) -> None:
     model.network.to(device)
     size, area = model.input_size(arguments.size), 0
     fits = partial(check_fits, model.network, remedy="give a smaller --size or --batch-size")
-    fits(arguments.batch_size, size(1, 1))  # of images that are resized
+    fits(min(arguments.batch_size, len(images)), size(1, 1))  # of images that are resized
     output_folder(arguments.output)
     writer.check_free(images, arguments.overwrite)
     batches = loose_batches(images, size, arguments.batch_size, arguments.workers)

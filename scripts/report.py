@@ -38,7 +38,6 @@ def main() -> None:
     parser.add_argument("--published", action="store_true", help="the papers' tables without a run of ours, too")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="make it anew so often, until interrupted")
     arguments = parser.parse_args()
-    sys.stdout.reconfigure(errors="replace")  # a path may be no UTF-8, a terminal may know no ±
     with one_line_exit():
         report(arguments)
 

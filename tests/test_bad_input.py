@@ -197,7 +197,7 @@ def test_run_of_another_configuration(cli, tmp_path):
     model = tmp_path / "run/task_00/model.ckpt"
     model.write_bytes(model.read_bytes()[:100])
     damaged = error_of(cli, root, "training.debug=true")
-    assert damaged.startswith(f"error: checkpoint {model} cannot be read (RuntimeError): it is damaged or not a checkp")
+    assert damaged.startswith(f"error: checkpoint {model} cannot be read: it is damaged or not a checkpoint; delete")
 
 
 def test_scripts_tasks_has_the_same_errors(cli, tmp_path):

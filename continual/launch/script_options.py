@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from protocol.errors import ConfigError
+from protocol.files import temporary_name
 
 
 def add_trust(parser: ArgumentParser) -> None:
@@ -39,8 +40,21 @@ def output_file(path: Path, option: str = "--output") -> None:
     """Make the folder of a file for results.
 
     Raises:
-        ConfigError: it cannot be made or written to, or the file is a folder.
+        ConfigError: it cannot be made or written to, or the file is a folder, a pipe or a device.
     """
     if path.is_dir():
         raise ConfigError(f"{option} {path} is a folder: give a file")
     output_folder(path.parent, option)
+    check_replaceable(path, f"give another {option.lstrip('-')}")
+    probe = temporary_name(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {path} is no file to write to ({error.strerror}): give another one") from error
+
+
+def check_replaceable(path: Path, remedy: str) -> None:
+    """Raise ConfigError where something has the name of a file for results that is no file, such as a pipe."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is {'a folder' if path.is_dir() else 'no file but a pipe or a device'}: {remedy}")

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from continual.launch.signals import ended_by_signals
-from protocol.errors import UserError, with_full_keys
+from protocol.errors import UserError, on_one_line, with_full_keys
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -48,24 +48,29 @@ def one_line_errors(function: Callable[[DictConfig], Result]) -> Callable[[DictC
                 raise
             log.debug("the run failed", exc_info=True)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                log.error(f"error: {message}")
+                log.error(f"error: {on_one_line(message)}")
                 _said.add(message)
                 raise
-            sys.exit(f"error: {message}")
+            sys.exit(f"error: {on_one_line(message)}")
 
     return guarded
 
 
 @contextmanager
 def one_line_exit() -> Iterator[None]:
-    """Within a script, make a mistake of the user's end it with one line and exit code 1 instead of a traceback."""
+    """Within a script, make a mistake of the user's end it with one line and exit code 1 instead of a traceback.
+
+    What it prints may hold names that are no UTF-8, or that the terminal cannot show.
+    """
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield
     except Exception as error:
         message = user_message(error)
         if message is None:
             raise
-        sys.exit("error: a job of the sweep failed, see above" if message in _said else f"error: {message}")
+        said = "a job of the sweep failed, see above" if message in _said else on_one_line(message)
+        sys.exit(f"error: {said}")
 
 
 def raise_failures_alone() -> None:

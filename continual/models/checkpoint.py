@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from protocol.errors import RunError
 from protocol.files import replacing
@@ -67,9 +68,7 @@ def load_checkpoint(path: Path, remedy: str = "give a model.ckpt or last.ckpt of
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = checksum(content) if isinstance(content, dict) else None
     except Exception as error:
-        raise RunError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint; {remedy}"
-        ) from error
+        raise RunError(f"checkpoint {path} cannot be read: it is damaged or not a checkpoint; {remedy}") from error
     if not isinstance(content, dict):
         raise RunError(
             f"checkpoint {path} holds a {type(content).__name__} instead of a checkpoint of this project; {remedy}"
@@ -108,3 +107,29 @@ def network_state(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise RunError(f"checkpoint {path} is damaged: some weights of its network are no tensors")
     return state
+
+
+def check_shapes(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless two states of networks have the same tensors."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}")
+    unknown = [name for name in found if name not in wanted]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is none of its tensors")
+
+
+def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Give a network the tensors of a checkpoint.
+
+    Raises:
+        RunError: they are not those of the network; `path` is that of the file.
+    """
+    state = network_state(content, path)
+    try:
+        check_shapes(network.state_dict(), state)
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"checkpoint {path} does not hold the weights of its network: {error}") from error

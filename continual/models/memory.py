@@ -32,7 +32,9 @@ def check_fits(network: nn.Module, batch: int, size: tuple[int, int], remedy: st
     free = free_bytes(next(network.parameters()).device)
     if batch * height * width * MOST_PER_PIXEL < free:
         return
-    needed = needed_bytes(network, batch, size, learns=learns)
+    needed = 3 * 4 * batch * height * width  # of the images alone; nothing counts layers of any size
+    if needed <= free:
+        needed = needed_bytes(network, batch, size, learns=learns)
     if needed > free:
         raise ConfigError(
             f"{batch} images of {width}x{height} pixels need about {needed / GIB:,.1f} GiB of memory, and "

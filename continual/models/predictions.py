@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from datamodules.base import DataError
 from datamodules.files import read_mask
 from networks.maps import nearest_pixels
 from protocol.arrays import Pixels
+from protocol.files import is_taken
 from protocol.labels import IGNORE
 
 JPEG_QUALITY = 92
 SCORES = "scores.json"
 ENDINGS = (".png", "_overlay.jpg", "_compare.jpg", "_probability.png", "_entropy.png")  # of the files of an image
+LONGEST_ENDING = max(ENDINGS, key=len)
+LONGEST_NAME = 255  # bytes, on every usual file system
+LONGEST_SIDE = 65_500  # pixels of a JPEG
 
 
 class PredictionWriter:
@@ -75,9 +80,17 @@ class PredictionWriter:
         if here:
             raise DataError(f"--output {self.folder} is the folder of {here[0]}, which a result could replace")
         wanted = [path for image in images for path in self._files(image)]
-        there = [path for path in (*wanted, self.folder / SCORES) if path.exists()]
+        long = [image for image in images if len(os.fsencode(f"{image.stem}{LONGEST_ENDING}")) > LONGEST_NAME]
+        if long:
+            raise DataError(f"{long[0]}: names of its results would be too long; rename it")
+        there = [path for path in (*wanted, self.folder / SCORES) if is_taken(path)]
         if there and not overwrite:
             raise DataError(f"{there[0]} exists: give --overwrite, or another --output")
+        others = [path for path in there if path.is_symlink() or not path.is_file()]
+        if others:
+            raise DataError(
+                f"{others[0]} is no file but a folder, a link or a pipe: remove it, or give another --output"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _files(self, image: Path) -> tuple[Path, ...]:
@@ -143,8 +156,11 @@ def label_table(model: SavedModel, group: slice | None) -> Pixels:
 
 def write_jpeg(path: Path, image: Pixels) -> None:
     """H x W x 3 uint8 RGB."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-        raise DataError(f"{path} cannot be written: is the disk full?")
+    if max(image.shape) > LONGEST_SIDE:
+        raise DataError(f"{path} cannot be written: a JPEG has at most {LONGEST_SIDE:,} pixels a side; cut the image")
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    path.write_bytes(content)  # OpenCV ends the whole process where a name is no UTF-8
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
 from continual.models.about import About, RunFacts
-from continual.models.checkpoint import ABOUT, CHECKSUM, checksum, load_checkpoint, network_state
+from continual.models.checkpoint import ABOUT, CHECKSUM, check_shapes, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make
 from datamodules.transforms import Evaluation
 from loss.base import ContinualLoss
@@ -210,7 +210,7 @@ def _sides(size: str) -> tuple[int, int] | None:
     """
     if size in ("run", "native"):
         return None
-    fixed = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    fixed = re.fullmatch(r"([1-9]\d{0,17})x([1-9]\d{0,17})", size, re.ASCII)
     if not fixed:
         raise ConfigError(f"--size {size} is neither run, nor native, nor a height and width like 512x1024")
     return int(fixed[1]), int(fixed[2])
@@ -228,18 +228,6 @@ def grown(network: SegmentationNetwork, loss: ContinualLoss, about: About, singl
     return network
 
 
-def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless two states have the same tensors."""
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise ValueError(f"{name} is missing")
-        if found[name].shape != tensor.shape:
-            raise ValueError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}")
-    unknown = [name for name in found if name not in wanted]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is none of its tensors")
-
-
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, Tensor]]:
     """What a checkpoint says of its network, and the network's tensors."""
     content = load_checkpoint(path)
@@ -250,6 +238,8 @@ def _read_checkpoint(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
     """The same from an exported file."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise RunError(f"{path} is missing, or no file; give one that scripts/export.py wrote")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -284,5 +274,5 @@ def find_device(name: str) -> torch.device:
         probe = torch.zeros(1, device=name)
         probe.cpu()  # a device without data, such as meta, gives nothing back
         return probe.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # for some names torch looks for a module, or for a library
         raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error

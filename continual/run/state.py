@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from continual.evaluation.means import checksum
 from datamodules.contents import changes
 from protocol.errors import RunError
@@ -79,7 +81,13 @@ class RunState:
             )
         if content.pop(CHECKSUM, None) != json_checksum(content):
             raise RunError(f"{path} is damaged: its content is not what was written; {remedy}")
-        return cls(**content)
+        try:
+            state: RunState = TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(f"{path} is damaged: it has a wrong `{place}` ({first['msg']}); {remedy}") from error
+        return state
 
     @classmethod
     def open(cls, config: Mapping[str, Any], folder: RunFolder) -> RunState:

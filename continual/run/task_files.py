@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from continual.learning.learner import ContinualLearner
+from continual.models.about import About
 from continual.models.checkpoint import (
     ABOUT,
     FORMAT,
     NETWORK,
     check_format,
     load_checkpoint,
-    network_state,
+    load_network,
     save_atomically,
 )
 from continual.run.callbacks import Callbacks
 from continual.run.first_task_cache import FirstTaskCache
-from protocol.errors import RunError
+from protocol.errors import RunError, UserError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
 
@@ -75,19 +76,24 @@ class TaskFiles:
         """
         path = path or self.folder.task(task.index).model
         content = load_own(path)
-        if content.get("fingerprint") != self.fingerprint or content[ABOUT]["task"] != task.index:
+        if content.get("fingerprint") != self.fingerprint or About.read(content.get(ABOUT), path).task != task.index:
             raise RunError(
                 f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
                 "give training.ckpt_dir or training.name another value"
             )
-        self.learner.network.load_state_dict(content[NETWORK])
-        self.callbacks.restore(content["callbacks"])
+        load_network(self.learner.network, content, path)
+        try:
+            self.callbacks.restore(content["callbacks"])
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise RunError(f"checkpoint {path} is damaged: its callbacks cannot be restored") from error
         return content
 
     def load_best(self, task: Task) -> None:
         """Go back to the network of the best validation."""
         best = self.folder.task(task.index).best
-        self.learner.network.load_state_dict(network_state(load_checkpoint(best), best))
+        load_network(self.learner.network, load_checkpoint(best), best)
 
 
 def load_own(path: Path) -> dict[str, Any]:

@@ -124,9 +124,13 @@ def _damage_named(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise AcquisitionError(f"{archive} is damaged, encrypted or no tar or zip file: {error}") from None
+        raise AcquisitionError(f"{archive} is damaged, encrypted or no tar or zip file: {_first_line(error)}") from None
     except (FileExistsError, NotADirectoryError) as error:
         raise AcquisitionError(f"{archive} is refused: it holds {Path(str(error.filename)).name!r} twice") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(": ")
 
 
 def _describe(handle: tarfile.TarInfo | zipfile.ZipInfo) -> tuple[str, bool, bool, int]:

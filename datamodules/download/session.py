@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import CookieJar
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPCookieProcessor, Request, build_opener
 
@@ -26,9 +26,13 @@ class Session:
     def open(
         self, url: str, headers: Mapping[str, str] | None = None, form: Mapping[str, str] | None = None
     ) -> HTTPResponse:
-        """GET, or POST where a form is given; redirects are followed."""
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise AcquisitionError(f"{url} is no http or https address; a file on disk is given with --archive")
+        """GET, or POST where a form is given; redirects are followed.
+
+        Raises:
+            AcquisitionError: that is no address.
+            ValueError: the server redirects to what is none.
+        """
+        check_address(url)
         data = None if form is None else urlencode(form).encode()
         response: HTTPResponse = self.opener.open(Request(url, data, dict(headers or {})), timeout=TIMEOUT)
         return response
@@ -48,7 +52,7 @@ class Session:
             fields = {**hidden, "username": username, "password": password, "submit": "Login"}
             with self.open(page, form=fields) as response:
                 landed = response.geturl()
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise AcquisitionError(f"the login page {page} cannot be used: {explain(error)}") from None
         if urlsplit(urljoin(page, landed)).path.rstrip("/") == urlsplit(page).path.rstrip("/"):
             raise AcquisitionError(
@@ -57,11 +61,26 @@ class Session:
             )
 
 
+def check_address(url: str) -> None:
+    """Raise AcquisitionError unless it is an address of a web server."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        good = False
+    if not good or not all("!" <= letter <= "~" for letter in url):
+        name = url if url.strip() else "an empty name"
+        raise AcquisitionError(f"{name} is no http or https address; a file on disk is given with --archive")
+
+
 def explain(error: BaseException) -> str:
     """One line that says what went wrong on the way to a server."""
-    if isinstance(error, URLError) and isinstance(error.reason, BaseException):
-        error = error.reason
-    text = " ".join(str(error).split())
+    told: object = error
+    if isinstance(error, URLError) and not isinstance(error, HTTPError):
+        told = error.reason
+    if isinstance(told, OSError) and told.strerror and not isinstance(told, HTTPError):
+        told = told.strerror
+    text = " ".join(str(told).split())
     return text or type(error).__name__
 
 

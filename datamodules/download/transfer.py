@@ -26,7 +26,7 @@ from rich.progress import (
 )
 
 from datamodules.download import AcquisitionError, console, need_space
-from datamodules.download.session import Session, explain
+from datamodules.download.session import Session, check_address, explain
 from protocol.files import write_atomically
 
 CHUNK = 1 << 16
@@ -64,8 +64,11 @@ def download(urls: Sequence[str], target: Path, *, md5: str, session: Session, h
         headroom: further space that the next steps need, as a multiple of the file's size.
 
     Raises:
-        AcquisitionError: no server gave the file, the disk is full, or another process downloads it.
+        AcquisitionError: no server gave the file, an address is none, the disk is full, or another process downloads
+            it.
     """
+    for url in urls:
+        check_address(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     with _alone(target):
@@ -133,6 +136,8 @@ class Transfer:
                     wait = min(BACKOFF * 2 ** (failures - 1), LONGEST_WAIT)
                     progress.console.print(f"{explain(error)}: next attempt in {wait:g} s", markup=False)
                     time.sleep(wait)
+                except ValueError as error:  # led to an address that is none
+                    raise MirrorError(explain(error)) from None
 
     def _refuse_what_is_final(self, error: Exception) -> None:
         if isinstance(error, HTTPError):
@@ -211,7 +216,13 @@ class Transfer:
 
 
 def digest(path: Path) -> str:
-    """The md5 sum of a file in hex: what the data sets' authors publish."""
+    """The md5 sum of a file in hex: what the data sets' authors publish.
+
+    Raises:
+        AcquisitionError: it is no file; of a pipe or a device one would read for ever.
+    """
+    if not path.is_file():
+        raise AcquisitionError(f"{path} is no file: give an archive on disk, or none to download it")
     with path.open("rb") as file:
         md5 = hashlib.md5(usedforsecurity=False)
         while chunk := file.read(1 << 20):

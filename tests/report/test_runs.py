@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -97,7 +99,29 @@ def test_a_damaged_file_is_no_crash(tmp_path, name, content):
     if name == "state.json" and content == b"null":  # as if there were none
         assert read_run(folder).status == "finished"
     else:
-        assert isinstance(read_run(folder), DamagedRun)
+        damaged = read_run(folder)
+        assert isinstance(damaged, DamagedRun)
+        assert re.match(r"\w+\.json is damaged \(.+\)", damaged.error)
+        assert "Error" not in damaged.error
+
+
+@pytest.mark.parametrize("name", ["results.json", "state.json", "environment.json", "error.txt", ".hydra/hydra.yaml"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path, name):
+    folder = write_run(tmp_path / "run", TWO_TASKS)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert isinstance(read_run(folder), DamagedRun if name in ("results.json", "state.json") else Run)
+
+
+def test_choices_that_are_no_words_are_passed_over(tmp_path):
+    """Nested references of YAML grow to any size when they are printed."""
+    folder = write_run(tmp_path / "run", TWO_TASKS)
+    levels = [f"b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (folder / ".hydra").mkdir(exist_ok=True)
+    choices = "hydra: {runtime: {choices: {loss: *b11}}}"
+    (folder / ".hydra/hydra.yaml").write_text("\n".join(["b0: &b0 x", *levels, choices]))
+    assert read_run(folder).method == folder.parent.name
 
 
 @pytest.mark.parametrize("broken", [("miou", "high"), ("iou", [0.1]), ("seconds", None), ("miou", float("nan"))])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import runpy
 
 import pytest
@@ -28,7 +29,19 @@ def test_the_longer_benchmarks_run():
     assert [row.what.split(",")[0] for row in rows] == ["loading", "loading", "training step (MiB)", "replay"]
 
 
-def test_an_unknown_benchmark_is_refused(cli):
-    result = cli("speed", script="scripts/benchmark.py", check=False)
-    assert result.returncode == 2
-    assert "invalid choice: 'speed'" in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["speed"], 2, "invalid choice: 'speed'"),
+        (["remap", "--repeats", "0"], 1, "error: --repeats=0 must be at least 1\n"),
+        (["remap", "--markdown", "."], 1, "error: --markdown . is a folder: give a file\n"),
+        (["remap", "--markdown", "file/x.md"], 1, "error: --markdown file is no folder to write to (File exists)"),
+        (["remap", "--markdown", "pipe"], 1, "error: pipe is no file but a pipe or a device: give another markdown\n"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(cli, tmp_path, arguments, code, said):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    result = cli(*arguments, script="scripts/benchmark.py", check=False)
+    assert result.returncode == code
+    assert said in result.stderr

@@ -347,9 +347,39 @@ def test_a_wrong_sum_keeps_the_file_under_another_name(server, voc, tmp_path):
     assert len(server.seen) == 1  # a file that came in one piece is not fetched twice
 
 
-def test_only_web_addresses(tmp_path, capsys):
-    code = download.main(["voc", "--root", str(tmp_path), "--url", "file:///etc/passwd"])
-    one_error((code, *capsys.readouterr()), "file:///etc/passwd", "--archive")
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "nope", "", "http://", "http://[::1", "http://a:99999/x", "http://a/é", "http://a\n/"]
+)
+def test_only_web_addresses(tmp_path, capsys, monkeypatch, url):
+    """Before anything is asked or written."""
+    said = "is no http or https address"
+    code = download.main(["voc", "--root", str(tmp_path), "--url", url])
+    captured = capsys.readouterr()
+    line = one_error((code, *captured), url.replace("\n", "\\n") or "an empty name", said, "--archive")
+    assert captured.err == f"{line}\n"
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setenv("CITYSCAPES_USERNAME", "u")
+    monkeypatch.setenv("CITYSCAPES_PASSWORD", "p")
+    code = download.main(["cityscapes", "--root", str(tmp_path), "--site", url or "x"])
+    one_error((code, *capsys.readouterr()), said)
+
+
+def test_a_server_that_leads_to_no_address_is_passed_over(server, voc, tmp_path):
+    server.files["/moved"] = Resource(location="http://[::1")
+    server.files["/voc.tar"] = Resource(TAR)
+    assert voc(paths=("/moved", "/voc.tar"))[0] == 0
+    assert tree(tmp_path) == COMPLETE
+
+
+@pytest.mark.parametrize("option", ["--archive", "--root"])
+@pytest.mark.parametrize("kind", [kind for kind in NO_FILE if kind != "folder"])
+def test_what_is_neither_archive_nor_folder_is_named(tmp_path, capsys, option, kind):
+    """A pipe has no end."""
+    put(kind, tmp_path / "odd")
+    (tmp_path / "archive").write_bytes(TAR)
+    places = {"--root": tmp_path / "data", "--archive": tmp_path / "archive", option: tmp_path / "odd"}
+    code = download.main(["voc", "--md5", md5(TAR), *(str(text) for pair in places.items() for text in pair)])
+    assert "Errno" not in one_error((code, *capsys.readouterr()), "odd")
 
 
 def test_the_proxy_of_the_environment_is_used(server, voc, tmp_path, monkeypatch):
@@ -498,7 +528,8 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_archive_leaves_nothing(name, tmp_path, capsys):
-    one_error(unpack_here(tmp_path, DAMAGED[name], capsys), "deep/archive", "damaged")
+    result = unpack_here(tmp_path, DAMAGED[name], capsys)
+    assert result[2].endswith(one_error(result, "deep/archive", "damaged") + "\n")
     assert list(tree(tmp_path)) == ["deep/archive"]
 
 
@@ -734,7 +765,13 @@ def test_the_published_lists(real_data, monkeypatch):
         assert md5("\n".join(sorted(ids)).encode()) == digest
 
 
-@pytest.mark.parametrize("arguments", [[], ["voc"], ["imagenet"], ["check", "coco", "--root", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["voc"], ["imagenet"], ["check", "coco", "--root", "x"], ["voc", "--root", "x", "--md5", "word"],
+        ["sbd", "--root", "x", "--workers", "0"], ["sbd", "--root", "x", "--workers", "nan"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_code:
         download.main(arguments)

@@ -25,3 +25,14 @@ def test_a_good_one_is_made_and_left_empty(tmp_path):
     assert os.listdir(tmp_path / "a/b") == []
     with pytest.raises(ConfigError, match=r"a/b is a folder: give a file"):
         output_file(tmp_path / "a/b")
+    (tmp_path / "there").write_text("x")
+    output_file(tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "x"
+
+
+def test_a_pipe_is_not_replaced_and_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"pipe is no file but a pipe or a device: give another output"):
+        output_file(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"--scores .*xxx is no file to write to \(File name too long\)"):
+        output_file(tmp_path / ("x" * 250), "--scores")

@@ -23,6 +23,12 @@ def test_what_does_not_fit_is_refused_before_memory_is_asked_for(network):
     check_fits(network, 1, (64, 64), "")
 
 
+@pytest.mark.parametrize("size", [(10**9, 10**9), (10**18, 10**18)])
+def test_sizes_that_torch_could_not_count_are_refused_too(network, size):
+    with pytest.raises(ConfigError, match=r"pixels need about .* GiB of memory, and .* are free: give less"):
+        check_fits(network, 4, size, "give less")
+
+
 def test_the_estimate_grows_with_images_pixels_and_gradients(network, monkeypatch):
     one = needed_bytes(network, 1, (64, 64))
     assert needed_bytes(network, 4, (64, 64)) == 4 * one
@@ -38,7 +44,7 @@ def test_the_estimate_grows_with_images_pixels_and_gradients(network, monkeypatc
     assert not any(module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ["nope", "meta", "cuda:99", "", "cpu:x"])
+@pytest.mark.parametrize("name", ["nope", "meta", "cuda:99", "", "cpu:x", "privateuseone"])
 def test_a_device_that_is_not_there_is_no_silent_fallback(name):
     with pytest.raises(ConfigError, match=rf"--device {name} cannot be used: "):
         find_device(name)

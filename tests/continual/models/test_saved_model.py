@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -174,6 +175,9 @@ def test_files_that_are_no_models(tmp_path):
     torch.save({"network": {}}, tmp_path / "old.ckpt")
     with pytest.raises(RunError, match=r"old\.ckpt does not say what it holds"):
         SavedModel.load(tmp_path / "old.ckpt")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(RunError, match=r"pipe\.safetensors is missing, or no file"):
+        SavedModel.load(tmp_path / "pipe.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"broken\.safetensors cannot be read"):
         SavedModel.load(tmp_path / "broken.safetensors")
@@ -194,8 +198,31 @@ def test_sizes_that_the_network_gets(model):
     model = model_of(STAGES[-1], 1, evaluation=whole)
     with pytest.raises(ConfigError, match="--size run says no height and width here"):
         model.fixed_size("run")
-    with pytest.raises(ConfigError, match="--size big is neither run, nor native"):
-        model.input_size("big")
+    for name in ("big", "1x" + "9" * 5000, "\u0663x\u0663"):
+        with pytest.raises(ConfigError, match=f"--size {name} is neither run, nor native"):
+            model.input_size(name)
+
+
+def test_what_is_no_file_is_not_replaced_by_a_result(tmp_path, model):
+    writer, path = PredictionWriter(model, tmp_path / "out"), Path("a.jpg")
+    (tmp_path / "out").mkdir()
+    result = tmp_path / "out/a_overlay.jpg"
+    for put in (Path.mkdir, os.mkfifo, lambda place: place.symlink_to("nowhere")):
+        put(result)
+        with pytest.raises(DataError, match=r"a_overlay\.jpg exists: give --overwrite"):
+            writer.check_free([path], overwrite=False)
+        with pytest.raises(DataError, match=r"a_overlay\.jpg is no file but a folder, a link or a pipe: remove it"):
+            writer.check_free([path], overwrite=True)
+        result.rmdir() if result.is_dir() else result.unlink()
+    with pytest.raises(DataError, match="names of its results would be too long; rename it"):
+        writer.check_free([Path("a" * 250 + ".png")], overwrite=False)
+    odd = PredictionWriter(model, tmp_path / os.fsdecode(b"a\xff"))
+    odd.check_free([path], overwrite=False)
+    odd.write(path, np.zeros((8, 8, 3), np.uint8), torch.zeros(8, 8, dtype=torch.uint8))
+    assert len(os.listdir(odd.folder)) == 2
+    wide = np.zeros((1, 65_501, 3), np.uint8)
+    with pytest.raises(DataError, match=r"b_overlay\.jpg cannot be written: a JPEG has at most 65,500 pixels a side"):
+        writer.write(Path("b.png"), wide, torch.zeros(1, 9, dtype=torch.uint8))
 
 
 def test_masks_give_scores_of_what_may_win(tmp_path, model):
