@@ -12,6 +12,7 @@ from torch import nn
 
 from protocol.errors import RunError
 from protocol.files import replacing
+from protocol.words import shown
 
 # Of the checkpoints of a run: 1 kept the states of callbacks by class instead of by name, 2 had no checksum.
 FORMAT = 3
@@ -78,6 +79,18 @@ def load_checkpoint(path: Path, remedy: str = "give a model.ckpt or last.ckpt of
     return content
 
 
+def check_kinds(content: Any, kinds: Mapping[str, Any], path: Path, remedy: str) -> None:
+    """Refuse a checkpoint that lacks something, or has something of another kind in its place.
+
+    Raises:
+        RunError: it does.
+    """
+    for name, kind in kinds.items():
+        value = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
+            raise RunError(f"checkpoint {path} is damaged: it has no right `{name}`; {remedy}")
+
+
 def check_format(content: dict[str, Any], path: Path, remedy: str) -> None:
     """Refuse a checkpoint that another version of the project wrote, or none; `remedy`: what helps then.
 
@@ -87,7 +100,7 @@ def check_format(content: dict[str, Any], path: Path, remedy: str) -> None:
     found = content.get("format", 1)
     if found != FORMAT:
         raise RunError(
-            f"checkpoint {path} has format {found} of another version of the project, not {FORMAT}; {remedy}"
+            f"checkpoint {path} has format {shown(found)} of another version of the project, not {FORMAT}; {remedy}"
         )
     if CHECKSUM not in content:
         raise RunError(f"checkpoint {path} is damaged: it has no checksum; {remedy}")

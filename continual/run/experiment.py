@@ -31,7 +31,7 @@ from continual.run.provenance import describe_environment
 from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.signals import is_interruption
 from continual.run.state import RunState
-from continual.run.task_files import TaskFiles, load_own
+from continual.run.task_files import TaskFiles, check_unfinished
 from continual.run.trainers import Trainers
 from datamodules.contents import contents_of
 from datamodules.task_sequence import TaskSequence
@@ -197,7 +197,7 @@ class Experiment:
         started = time.monotonic()
         files = self.folder.task(task.index)
         if files.last.exists():
-            load_own(files.last)  # a file that cannot be used is a clear error here
+            check_unfinished(files.last)
             log.info(f"task {task.index}: continuing from {files.last}")
         last = str(files.last) if files.last.exists() else None
         with full_keys("network", type(self.learner.network)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from continual.models.checkpoint import (
     FORMAT,
     NETWORK,
     check_format,
+    check_kinds,
     load_checkpoint,
     load_network,
     save_atomically,
@@ -22,6 +24,13 @@ from continual.run.first_task_cache import FirstTaskCache
 from protocol.errors import RunError, UserError
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
+
+# What checkpoints hold: those of finished tasks, and Lightning's of a task in training.
+OF_PROJECT = {"steps": int, "seconds": int | float, "callbacks": dict}
+OF_LIGHTNING = {
+    "epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict,
+    "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
+}  # fmt: skip
 
 
 @dataclass
@@ -96,13 +105,34 @@ class TaskFiles:
         load_network(self.learner.network, load_checkpoint(best), best)
 
 
-def load_own(path: Path) -> dict[str, Any]:
+def check_unfinished(path: Path) -> None:
+    """Refuse a checkpoint of a task in training that Lightning could not continue from, or would begin anew.
+
+    Raises:
+        RunError: see `load_own`.
+    """
+    content = load_own(path, OF_LIGHTNING)
+    remedy = to_train_again(path)
+    check_kinds(content["loops"], {"fit_loop": dict}, path, remedy)
+    for state in content["optimizer_states"]:
+        check_kinds(state, {"state": dict, "param_groups": list}, path, remedy)
+
+
+def load_own(path: Path, kinds: Mapping[str, Any] = OF_PROJECT) -> dict[str, Any]:
     """Read a checkpoint of the run.
+
+    Args: `kinds`: of what it must hold.
 
     Raises:
         RunError: it is missing or damaged, or another version of the project wrote it.
     """
-    remedy = f"delete the folder {path.parent} to train that task again"
+    remedy = to_train_again(path)
     content = load_checkpoint(path, remedy)
     check_format(content, path, remedy)
+    check_kinds(content, kinds, path, remedy)
     return content
+
+
+def to_train_again(path: Path) -> str:
+    """What helps where a task's checkpoint cannot be used."""
+    return f"delete the folder {path.parent.resolve()} to train that task again"

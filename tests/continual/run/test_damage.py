@@ -14,10 +14,10 @@ from callbacks.replay.storage import Storage, Writer
 from continual.dreams.record import read_images
 from continual.evaluation.means import checksum
 from continual.evaluation.results import Results
-from continual.models.checkpoint import load_checkpoint, save_atomically
+from continual.models.checkpoint import FORMAT, load_checkpoint, save_atomically
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.state import RunState
-from continual.run.task_files import load_own
+from continual.run.task_files import check_unfinished, load_own
 from protocol.errors import RunError
 from protocol.run_folder import RunFolder
 from tests.garbage import FLIPS, GARBAGE, restored
@@ -25,7 +25,8 @@ from tests.garbage import FLIPS, GARBAGE, restored
 ENTRIES = [{"task": 0, "iou": {"a": 0.5, "b": None}, "miou": 0.5, "seconds": 3.0}]
 IMAGES = [{"file": "a.png", "class": 1, "name": "a", "confidence": 0.5, "share": 1, "losses": {"loss": 2.5}}]
 CONTENT = {
-    "format": 3, "steps": 3, "loops": {"x": [1, 2.5, None]}, "network": {"w": torch.arange(300.0)}, "callbacks": {},
+    "format": FORMAT, "steps": 3, "seconds": 2.5, "loops": {"x": [1, 2.5, None]}, "callbacks": {},
+    "network": {"w": torch.arange(300.0)},
 }  # fmt: skip
 
 
@@ -131,6 +132,33 @@ def test_a_checkpoint_without_checksum_is_no_file_of_a_run(tmp_path):
     with pytest.raises(RunError, match=r"last\.ckpt is damaged: it has no checksum; delete"):
         load_own(tmp_path / "last.ckpt")
     assert load_checkpoint(tmp_path / "last.ckpt").keys() == CONTENT.keys()  # as one that others made
+
+
+UNFINISHED = {
+    "format": FORMAT, "epoch": 1, "global_step": 4, "pytorch-lightning_version": "2.6", "state_dict": {},
+    "loops": {"fit_loop": {}}, "callbacks": {}, "optimizer_states": [{"state": {}, "param_groups": []}],
+    "lr_schedulers": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in UNFINISHED if name != "format"),
+        ("epoch", "x"), ("epoch", True), ("global_step", -5),
+        ("loops", {}), ("loops", {"fit_loop": 5}), ("optimizer_states", [5]), ("optimizer_states", [{"state": {}}]),
+    ],
+)  # fmt: skip
+def test_a_task_in_training_lacks_nothing(tmp_path, name, value):
+    """Lightning would begin anew without a word, or end in KeyError."""
+    path = tmp_path / "last.ckpt"
+    save_atomically(path, dict(UNFINISHED))
+    check_unfinished(path)
+    save_atomically(path, {**UNFINISHED, name: value})
+    with pytest.raises(
+        RunError, match=rf"last\.ckpt is damaged: it has no right `[\w-]+`; delete the folder {tmp_path}"
+    ):
+        check_unfinished(path)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in GARBAGE if kind not in ("a folder", "a pipe", "a link to itself")])
