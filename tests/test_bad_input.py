@@ -175,8 +175,9 @@ def test_task_without_an_image(cli, tmp_path):
     ],
 )
 def test_settings_that_the_machine_or_the_data_refuse(cli, tmp_path, override, message):
-    """What no run can have is refused before, see tests/continual/launch/test_composition.py."""
+    """What no run can have is refused before, see tests/continual/launch/test_composition.py. No folder is left."""
     assert error_of(cli, make_folder(tmp_path / "data"), override).startswith(f"error: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_run_of_another_configuration(cli, tmp_path):

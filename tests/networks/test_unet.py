@@ -28,6 +28,16 @@ def test_no_layer_is_without_channels():
         UNet(width=1, num_layers=2, bilinear=True)
 
 
+def test_more_layers_than_the_crops_have_halves():
+    """In training; any image can be predicted."""
+    network = UNet(width=2, num_layers=5)
+    network.add_classes(2)
+    small = torch.zeros(2, 3, 8, 12)
+    with pytest.raises(ConfigError, match="stands for 16 x 16, and crops have 8 x 12: give it fewer layers"):
+        network.train()(small)
+    assert network.eval()(small).logits.shape == (2, 2, 8, 12)
+
+
 def test_padding_does_not_change_what_a_fitting_image_gives():
     """The padded part lies right and below: far from it, the logits are those of the image alone."""
     network = UNet(width=2, num_layers=2).eval()

@@ -98,6 +98,19 @@ def test_a_file_calls_nothing_but_parts_of_this_project(content, tmp_path, monke
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        *((("config", *place, "_partial_"), True) for place in (("network",), ("loss",), ("dataset", "evaluation"))),
+        *((("config", "dataset", "evaluation"), SETTINGS[other]) for other in ("network", "loss")),
+        (("config", "network"), SETTINGS["loss"]),
+    ],
+)
+def test_a_part_is_whole_and_what_its_place_is_for(content, tmp_path, at, value):
+    with pytest.raises(RunError, match=r"model\.ckpt (is damaged|describes .* it is no)"):
+        load(replaced(content, at, value), tmp_path)
+
+
 def test_every_value_of_a_description_may_be_anything(content, tmp_path):
     """Any other value is an error of one sentence, or changes nothing that is read."""
     others = [None, True, -1, 10**12, 1e300, float("nan"), "", "x", "../x", "${oc.env:HOME}", [], [[]], {}, {"a": {}}]

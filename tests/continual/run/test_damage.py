@@ -171,6 +171,16 @@ def test_a_damaged_first_task_of_another_run_is_not_used(tmp_path, kind, caplog)
     assert "the first task is trained again and replaces it" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["model.ckpt", "last.ckpt"])
+def test_checkpoints_without_the_state_of_their_run_are_not_overwritten(tmp_path, name):
+    (tmp_path / "task_00").mkdir()
+    (tmp_path / "task_00" / name).touch()
+    with pytest.raises(
+        RunError, match=r"state\.json is missing, and .*task_00 holds checkpoints of a run: put the file"
+    ):
+        RunState.open({"training": {"resume": True}}, RunFolder(tmp_path))
+
+
 def test_scores_that_somebody_changed_are_found(tmp_path):
     path, read = results(tmp_path)
     path.write_text(path.read_text().replace('"miou": 0.5', '"miou": 0.9'))
