@@ -160,7 +160,7 @@ def write_jpeg(path: Path, image: Pixels) -> None:
         raise DataError(f"{path} cannot be written: a JPEG has at most {LONGEST_SIDE:,} pixels a side; cut the image")
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    path.write_bytes(content)  # OpenCV ends the whole process where a name is no UTF-8
+    path.write_bytes(content.tobytes())  # OpenCV ends the whole process where a name is no UTF-8
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
