@@ -168,6 +168,7 @@ def for_a_test(settings: dict[str, Any], source: Path, overrides: list[str], ful
     with damage_named(source):
         try:
             config = prepared(settings, full_size)
+            check_parts_are_mappings(config)
             check(config)
         except ConfigError as error:
             raise RunError(f"{source} is damaged: {error}") from error
@@ -190,6 +191,14 @@ def for_a_test(settings: dict[str, Any], source: Path, overrides: list[str], ful
             node.root = f"{config.dataset.root}{str(node.root).removeprefix(str(before))}"
     check(config)
     return config
+
+
+def check_parts_are_mappings(config: DictConfig) -> None:
+    """Raise ConfigError where a single value stands in the place of a part that is made from a mapping."""
+    for key in (*MEMBERS, *(f"callbacks.{name}" for name in config.callbacks)):
+        value = OmegaConf.select(config, key)
+        if value is not None and not isinstance(value, DictConfig):
+            raise ConfigError(f"{key}={value} must be a mapping with _target_")
 
 
 def is_there(config: DictConfig, key: str) -> bool:

@@ -37,7 +37,6 @@ TARGET = "_target_"
 PARTIAL = "_partial_"
 INSTANTIATE_KEYS = (TARGET, PARTIAL, "_recursive_", "_convert_", "_args_")
 OF_PARTS = ("callbacks", "logger")  # each mapping in them is made into something
-WHOLE = ("network", "loss", "optimizer", "scheduler", "dataset.source", "dataset.augmentation", "dataset.evaluation")
 CHEAP = ("loss", "dataset.augmentation", "dataset.evaluation", "optimizer", "scheduler")
 # What a run gives to the parts that it makes itself of these groups: arguments that are no settings.
 SUPPLIED = {
@@ -70,22 +69,11 @@ def check(
     with resolvable(config):
         checker = _Checker(config, root or Schema(), referred)
         parts: dict[str, DictConfig] = {}
-        check_whole(config)
         checker.check_group("", config, parts)
         for key, node in parts.items():  # last: their classes are imported, and a simple mistake should not wait for it
             checker.check_part(key, node)
         try_out(parts)
     return checker.read
-
-
-def check_whole(config: DictConfig) -> None:
-    """Raise ConfigError where a single value stands in the place of a part that is made from a mapping."""
-    groups = [(name, config.get(name)) for name in OF_PARTS]
-    children = [".".join((name, str(key))) for name, group in groups if isinstance(group, DictConfig) for key in group]
-    for key in (*WHOLE, *children):
-        value = OmegaConf.select(config, key)
-        if value is not None and not isinstance(value, DictConfig):
-            raise ConfigError(f"{key}={shown(value)} must be a mapping with {TARGET}")
 
 
 def try_out(parts: Mapping[str, DictConfig]) -> None:

@@ -138,6 +138,7 @@ WEIGHT = torch.zeros(2, 3)
         ({"network": {"weight": 3}}, "some weights of its network are no tensors"),
         ({"network": {"weight": WEIGHT}}, "the weights of its network: bias is missing"),
         ({"network": {"weight": WEIGHT.T, "bias": WEIGHT[:, 0]}}, "weight has the shape (3, 2) instead of (2, 3)"),
+        ({"network": {"weight": WEIGHT, "bias": WEIGHT[:, 0] * 1j}}, "bias holds complex numbers"),
         ({"network": {"weight": WEIGHT, "bias": WEIGHT[:, 0], "x": WEIGHT}}, "x is none of its tensors"),
     ],
 )
