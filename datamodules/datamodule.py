@@ -220,7 +220,8 @@ class ContinualDataModule(pl.LightningDataModule):
                 f"set training.devices={max(len(indices), 1)}"
             )
         sampler = EvalSampler(indices, rank=rank, world_size=world_size)
-        return self._loader(self._dataset(split, lut, self.evaluation), sampler, self.eval_batch_size)
+        batch_size = min(self.eval_batch_size, max(len(sampler), 1))  # no loader counts to any number
+        return self._loader(self._dataset(split, lut, self.evaluation), sampler, batch_size)
 
     def _loader(
         self, dataset: TaskDataset, sampler: TrainSampler | EvalSampler, batch_size: int, persistent: bool = False

@@ -21,6 +21,7 @@ from report.tables import Group
 
 LEAST_WIDTH, MOST_WIDTH = 128, 256  # pixels
 QUALITY = 82
+FORMATS = ("JPEG", "PNG")  # that a run writes; Pillow runs another program to read one of the many that it knows
 Colour = tuple[int, int, int]
 
 
@@ -106,11 +107,12 @@ def _folders(group: Group) -> Iterator[tuple[tuple[int, str], tuple[MapsFolder, 
 
 
 def _shot(folder: MapsFolder, run: Run, task: int) -> Shot | None:
-    """A shot from its files; None where a file is missing, half written or damaged."""
-    if task >= len(run.entries):
+    """A shot from its files; None where a file is missing, half written, damaged, or no file."""
+    files = (folder.image, folder.label, folder.prediction)
+    if task >= len(run.entries) or not all(path.is_file() for path in files):  # a pipe has no end
         return None
     try:
-        image = _small(Image.open(folder.image).convert("RGB"), Image.Resampling.LANCZOS)
+        image = _small(Image.open(folder.image, formats=FORMATS).convert("RGB"), Image.Resampling.LANCZOS)
         label, prediction = (
             _small(_mask(path), Image.Resampling.NEAREST, image.size) for path in (folder.label, folder.prediction)
         )
@@ -131,7 +133,7 @@ def _colour(rgb: Pixels) -> Colour:
 
 
 def _mask(path: Path) -> Image.Image:
-    mask = Image.open(path)
+    mask = Image.open(path, formats=FORMATS)
     mask.load()
     if mask.mode not in ("P", "L"):
         raise ValueError(f"{path} has mode {mask.mode}")

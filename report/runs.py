@@ -26,7 +26,7 @@ SEED = "training.seed"
 JOINT = "joint"
 COMMIT_LENGTH = 8
 # What can be raised when a file has other content than expected.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 
 
@@ -174,6 +174,8 @@ def _why(error: Exception) -> str:
         return error.strerror
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, TypeError | AttributeError | ArithmeticError):
+        return "it holds a value that no run writes"
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
+from continual.launch.script_options import ArgumentParser, path
 from datamodules.download import AcquisitionError, sbd
 from datamodules.download.archives import unpack
 from datamodules.download.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
@@ -54,7 +55,7 @@ def _told(error: AcquisitionError | OSError) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    main_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    main_parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="voc|sbd|ade20k|cityscapes|check")
     for name, dataset in DATASETS.items():
         command = commands.add_parser(name, help=f"download {dataset.title}")
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=augment)
     command = commands.add_parser("check", help="say what a folder holds and lacks; exit code 1 if it lacks something")
     command.add_argument("dataset", choices=DATASETS)
-    command.add_argument("--root", type=_path, required=True)
+    command.add_argument("--root", type=path, required=True)
     command.set_defaults(run=check)
     return main_parser
 
@@ -194,9 +195,9 @@ def _report(folder: Path, findings: Sequence[Finding]) -> bool:
 def _add_common(command: argparse.ArgumentParser, archives: list[str], *aliases: str) -> None:
     names = " and ".join(archives)
     unpacked = ", or the folder that it was unpacked to" if aliases else ""
-    command.add_argument("--root", type=_path, required=True, help="folder of the data set, or the folder above it")
+    command.add_argument("--root", type=path, required=True, help="folder of the data set, or the folder above it")
     command.add_argument(
-        "--archive", *aliases, type=_path, nargs="+", metavar="FILE", help=f"{names} on disk{unpacked}: no download"
+        "--archive", *aliases, type=path, nargs="+", metavar="FILE", help=f"{names} on disk{unpacked}: no download"
     )
     command.add_argument(
         "--md5", type=_sum, nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}"
@@ -214,12 +215,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)
-
-
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: name a file or folder")
-    return Path(os.path.expanduser(text))
 
 
 if __name__ == "__main__":

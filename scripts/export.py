@@ -8,12 +8,11 @@ ONNX needs: pip install -e ".[export]".
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_trust, check_replaceable, output_folder
+from continual.launch.script_options import ArgumentParser, add_trust, check_replaceable, output_folder, path
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import is_taken
@@ -23,9 +22,9 @@ FORMATS = ("onnx", "safetensors")
 
 def main() -> None:
     """Read the arguments and export."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a finished task, or last.ckpt of one in training")
-    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder for the files")
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=path, help="model.ckpt of a finished task, or last.ckpt of one in training")
+    parser.add_argument("--output", type=path, default=Path("exported"), help="folder for the files")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--size", default="run", help="of the images: run = as in the run's evaluation | 512x1024")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
@@ -53,10 +52,10 @@ def export(checkpoint: Path, output: Path, formats: list[str], size: str, overwr
     there = [output / name for name in names if is_taken(output / name)]
     if there and not overwrite:
         raise ConfigError(f"{there[0]} exists: give --overwrite, or another --output")
-    for path in there:
-        check_replaceable(path, "give another --output")
-        if path.exists() and path.samefile(checkpoint):
-            raise ConfigError(f"{path} is the checkpoint itself: give another --output")
+    for file in there:
+        check_replaceable(file, "give another --output")
+        if file.exists() and file.samefile(checkpoint):
+            raise ConfigError(f"{file} is the checkpoint itself: give another --output")
     check_fits(model.network, 2, (height, width), "give a smaller --size")
     output_folder(output)
     differences = {}

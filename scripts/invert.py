@@ -10,13 +10,15 @@ images in training.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import add_device, add_trust, output_folder
+from continual.launch.script_options import ArgumentParser, add_device, add_trust, output_folder, path
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError, full_keys
 
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 # Weights of `continual.dreams.recipe.Recipe`, whose defaults hold where an option is not given.
 WEIGHTS = ("classification", "tv_l1", "tv_l2", "l2", "statistics", "first_layer", "competition")
 
+MOST_IMAGES = 100_000  # of a class; each is a file
+
 
 def main() -> None:
     """Read the arguments and dream."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a finished task, or an exported safetensors")
-    parser.add_argument("--output", type=Path, default=Path("dreams"), help="folder for the images")
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=path, help="model.ckpt of a finished task, or an exported safetensors")
+    parser.add_argument("--output", type=path, default=Path("dreams"), help="folder for the images")
     parser.add_argument("--per-class", type=int, default=8, help="images of each class")
     parser.add_argument("--task", help="only classes of one task, as scripts/evaluate.py names them: 1, 2, 1u2 ...")
     parser.add_argument("--size", type=int, help="height and width; those of the training crops where not given")
@@ -46,8 +50,8 @@ def main() -> None:
     parser.add_argument("--no-flip", action="store_true", help="never mirror")
     for name in WEIGHTS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="weight of that term")
-    parser.add_argument("--student", type=Path, help="checkpoint of the network to compete with (--competition)")
-    parser.add_argument("--judge", type=Path, help="checkpoint of another network: does it see the classes?")
+    parser.add_argument("--student", type=path, help="checkpoint of the network to compete with (--competition)")
+    parser.add_argument("--judge", type=path, help="checkpoint of another network: does it see the classes?")
     parser.add_argument("--seed", type=int, default=0)
     add_device(parser)
     add_trust(parser)
@@ -73,8 +77,10 @@ def invert(arguments: argparse.Namespace) -> None:
     group = model.group(arguments.task) or slice(0, len(model.class_names))
     classes = [c for c in range(group.start, group.stop) if c > 0]
     judge = load_judge(arguments, [model.class_names[c] for c in classes]) if arguments.judge else None
-    dreamer = make_dreamer(arguments, model)
-    check_fits(model.network, dreamer.batch_size, dreamer.size, "give a smaller --size or --batch-size", learns=True)
+    with options_named():
+        dreamer = make_dreamer(arguments, model)
+    together = min(dreamer.batch_size, arguments.per_class * len(classes))
+    check_fits(model.network, together, dreamer.size, "give a smaller --size or --batch-size", learns=True)
     output_folder(arguments.output)
     with full_keys("network", type(model.network)):
         images = dreamer.dream(classes, arguments.output)
@@ -86,13 +92,27 @@ def invert(arguments: argparse.Namespace) -> None:
         print(judgement(judge, images, arguments.output))
 
 
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Within it a message about a setting of the recipe names the option: --tv-l1 instead of tv_l1=."""
+    names = "|".join(("lr", "pooling", "jitter", *WEIGHTS))
+    try:
+        yield
+    except ConfigError as error:
+        text = re.sub(rf"(?<![\w.-])({names})=", lambda found: f"--{found[1].replace('_', '-')}=", str(error))
+        raise ConfigError(text) from error
+
+
 def check(arguments: argparse.Namespace) -> None:
     """Raise ConfigError unless the options go together."""
     for name in ("per_class", "batch_size", "iterations", *(["size"] if arguments.size is not None else [])):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-    if arguments.seed < 0:
-        raise ConfigError("--seed must be at least 0")
+    if arguments.per_class > MOST_IMAGES:
+        raise ConfigError(f"--per-class={arguments.per_class} must be at most {MOST_IMAGES}")
+    for name in ("shrunk_iterations", "seed"):
+        if getattr(arguments, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 0")
     if bool(arguments.competition) != (arguments.student is not None):
         raise ConfigError("--competition needs --student, the network to compete with, and the other way round")
 

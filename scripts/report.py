@@ -17,6 +17,7 @@ import clone  # noqa: F401
 from rich.console import Console
 from rich.text import Text
 
+from continual.launch.script_options import ArgumentParser, path
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
@@ -26,14 +27,15 @@ from report.runs import DamagedRun, Run, find_runs, holds_run
 from report.tables import ReportTable, build_tables
 from report.text import long_csv, markdown, summary, terminal_table
 
+LONGEST_WAIT = 1_000_000  # seconds
 PLAIN_WIDTH = 160  # of a table that goes into a file or pipe
 
 
 def main() -> None:
     """Write the report; print the tables, or with `--watch` one line each time."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with runs in or below; else outputs")
-    parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder of the report")
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="*", type=path, metavar="FOLDER", help="with runs in or below; else outputs")
+    parser.add_argument("--output", type=path, default=Path("outputs/report"), help="folder of the report")
     parser.add_argument("--images", type=int, default=4, help="most images per table and task; 0 = none")
     parser.add_argument("--published", action="store_true", help="the papers' tables without a run of ours, too")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="make it anew so often, until interrupted")
@@ -50,8 +52,8 @@ def report(arguments: argparse.Namespace) -> None:
     """
     if arguments.images < 0:
         raise ConfigError(f"--images={arguments.images} must be at least 0")
-    if arguments.watch is not None and not arguments.watch > 0:
-        raise ConfigError(f"--watch={arguments.watch} must be a number of seconds above 0")
+    if arguments.watch is not None and not 0 < arguments.watch <= LONGEST_WAIT:
+        raise ConfigError(f"--watch={arguments.watch} must be a number of seconds above 0 and at most {LONGEST_WAIT}")
     folders = arguments.folders or [Path("outputs")]
     try:
         while True:
@@ -86,7 +88,9 @@ def make(
         for name, text in texts.items():
             write_atomically(output / name, text.encode("utf-8", "replace").decode("utf-8"))  # paths may be no UTF-8
     except OSError as error:
-        raise ConfigError(f"the report cannot be written to {output} ({error}); give another --output") from error
+        raise ConfigError(
+            f"the report cannot be written to {error.filename or output} ({error.strerror}); give another --output"
+        ) from error
     return runs, damaged, tables
 
 

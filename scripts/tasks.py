@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from continual.launch.checks import complete
 from continual.launch.command_line import prepared
 from continual.launch.script_options import output_file
 from continual.launch.user_errors import one_line_errors, one_line_exit
@@ -30,6 +31,7 @@ sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Print the tasks; write them where `output` names a file."""
+    complete(config)
     training = OmegaConf.to_container(config.training, resolve=True)
     sequence = TaskSequence.from_config(config.dataset, training)
     Console().print(table(sequence))

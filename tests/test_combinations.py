@@ -11,7 +11,7 @@ from itertools import product
 
 import pytest
 
-from continual.launch.jobs import complete
+from continual.launch.checks import complete
 from continual.run import trainers
 from continual.run.experiment import Experiment
 from continual.run.state import RunState

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from continual.launch.checks import complete
 from continual.launch.command_line import prepared
-from continual.launch.jobs import complete
 from continual.run import trainers
 from continual.run.experiment import Experiment
 from continual.run.state import RunState

@@ -11,6 +11,7 @@ from protocol.numbers import Amount, Positive, Whole
 
 Pooling = Literal["lse_lba", "mean", "max", "dense"]
 POOLINGS = get_args(Pooling)
+GREATEST = 2**16  # of a shift and a learning rate; torch counts to no number
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ class Recipe:
             raise ConfigError(f"pooling={self.pooling} is none of {', '.join(POOLINGS)}")
         if not self.phases or any(phase.iterations < 1 or phase.shrink not in (1, 2) for phase in self.phases):
             raise ConfigError("a phase of the inversion needs at least one iteration, and a shrink of 1 or 2")
-        if not 0 < self.lr < math.inf or not isinstance(self.jitter, int) or self.jitter < 0:
-            raise ConfigError(f"lr={self.lr} must be above 0 and jitter={self.jitter} a whole number of at least 0")
+        if not 0 < self.lr < GREATEST:
+            raise ConfigError(f"lr={self.lr} must be above 0 and below {GREATEST}")
+        if not isinstance(self.jitter, int) or not 0 <= self.jitter < GREATEST:
+            raise ConfigError(f"jitter={self.jitter} must be a whole number of at least 0 and below {GREATEST}")
         for weight in (f.name for f in fields(self) if f.type == "Amount"):
             if not 0 <= getattr(self, weight) < math.inf:
                 raise ConfigError(f"{weight}={getattr(self, weight)} must be at least 0")

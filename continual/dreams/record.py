@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 from continual.evaluation.plots import DPI
 from continual.evaluation.text import shorten
 from protocol.errors import RunError
-from protocol.files import read_json
+from protocol.files import is_taken, read_json
 
 RECORD, SHEET = "dreams.json", "contact_sheet.png"
 SHEET_COLUMNS, SHEET_ROWS = 8, 24
@@ -29,7 +29,7 @@ def read_record(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]
     Raises:
         RunError: the images were made with other settings, one is missing, or the file is not a record.
     """
-    if not path.is_file():
+    if not is_taken(path):
         return None
     remedy = f"delete {path.parent}, or dream into another folder"
     images = read_images(path, remedy)

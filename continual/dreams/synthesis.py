@@ -142,7 +142,9 @@ class _Best:
         assert self.values is not None  # a phase has at least one iteration
         numbers = dict(zip(names, self.values.tolist(), strict=True))
         if not self.lowest.isfinite():
-            raise FloatingPointError(f"the losses of the dreams are no numbers ({numbers}): lower their learning rate")
+            raise FloatingPointError(
+                f"the losses of the dreams are no numbers ({numbers}): lower their learning rate or weights"
+            )
         return Dreams(self.images, numbers.pop("loss"), numbers)
 
 

@@ -15,16 +15,17 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from continual.launch.references import NO_SUCH_KEY, REFERENCE, absolute, at, keys_of, references
 from continual.launch.targets import INSTANTIATE_KEYS, PARTIAL, SUPPLIED, TARGET, located, schema_at
-from continual.launch.user_errors import user_message
+from continual.launch.user_errors import RAISED, user_message
 from continual.models.configuration import plain
 from continual.run.settings import DatasetSettings, TrainingSettings
 from protocol.errors import ConfigError
 from protocol.schema import Parameter, Schema, schema_of
+from protocol.settings import flatten
 from protocol.words import UnknownKey
 
 RUN_SCHEMAS = {"training": schema_of(TrainingSettings), "dataset": schema_of(DatasetSettings)}
@@ -86,6 +87,18 @@ def _is_given(part: DictConfig) -> bool:
     except (MissingMandatoryValue, InterpolationToMissingValueError):
         return False
     return True
+
+
+def complete(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration.
+
+    Raises:
+        ConfigError: something must be given and is not.
+    """
+    missing = [key for key, value in flatten(plain(config)) if value == MISSING]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
+    return plain(config, resolve=True)
 
 
 @contextmanager
@@ -238,7 +251,7 @@ def _children(key: str, node: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def _unresolved(key: str, error: OmegaConfBaseException) -> str:
     """What is said about a reference that leads to nothing."""
-    first_line = str(error).splitlines()[0]
+    first_line = RAISED.sub("", str(error).splitlines()[0])
     if not (found := NO_SUCH_KEY.search(first_line)):
         return f"{key}: {first_line}"
     group, _, rest = key.partition(".")

@@ -19,23 +19,22 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from continual.evaluation.results import Results
+from continual.launch.checks import complete
 from continual.launch.devices import dealt_gpu
 from continual.launch.method_parts import left_out
 from continual.launch.naming import in_sweep
 from continual.launch.user_errors import user_message
 from continual.loggers.build import build_loggers
-from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from datamodules.contents import contents_of
-from protocol.errors import ConfigError, RunError, UserError
+from protocol.errors import RunError, UserError
 from protocol.files import remove_leftovers, write_atomically
 from protocol.run_folder import RunFolder
-from protocol.settings import flatten
 
 log = logging.getLogger(__name__)
 
@@ -107,18 +106,6 @@ def open_state(settings: Mapping[str, Any], folder: RunFolder) -> RunState:
         state.next_task = state.steps = 0
     state.check_scores(entries, folder.results)
     return state
-
-
-def complete(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration.
-
-    Raises:
-        ConfigError: something must be given and is not.
-    """
-    missing = [key for key, value in flatten(plain(config)) if value == MISSING]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)} must be given, e.g. on the command line: {missing[0]}=...")
-    return plain(config, resolve=True)
 
 
 def has_several_processes(training: Mapping[str, Any]) -> bool:

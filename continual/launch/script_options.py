@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import tempfile
-from argparse import ArgumentParser
 from pathlib import Path
+from typing import NoReturn
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, on_one_line
 from protocol.files import temporary_name
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose messages are one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say how the script is called, and end it with exit code 2."""
+        super().error(on_one_line(message))
+
+
+def path(text: str) -> Path:
+    """Type of an option that names a file or folder; an empty name would be the folder that one is in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a file or folder")
+    return Path(os.path.expanduser(text))
 
 
 def add_trust(parser: ArgumentParser) -> None:

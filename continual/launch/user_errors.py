@@ -26,6 +26,7 @@ from protocol.errors import UserError, on_one_line, with_full_keys
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 NO_MEMORY = ("allocate memory", "out of memory", "Insufficient memory")  # of a CPU's, a GPU's and OpenCV's error
+RAISED = re.compile(r"\w+ raised while resolving interpolation: ")  # of OmegaConf's messages, before the reason
 _said: set[str] = set()  # messages of jobs of a sweep in this process
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or the user's share of it
 
@@ -102,7 +103,7 @@ def user_message(error: BaseException | None) -> str | None:
     wrapped = error if isinstance(error, InstantiationException) else None
     while error is not None:
         if isinstance(error, OmegaConfBaseException):
-            return str(error).splitlines()[0]
+            return RAISED.sub("", str(error).splitlines()[0])
         if wrapped is not None and isinstance(error, ValueError | TypeError):
             return _refused(error, str(wrapped))
         if isinstance(error, UserError | FloatingPointError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from protocol.errors import RunError
 from protocol.labels import IGNORE
 from protocol.tasks import Task
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # what no file in UTF-8 can hold
 Byte = Annotated[int, Ge(0), Le(255)]
 Channels = Annotated[int, Ge(1), Le(256)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -90,6 +92,8 @@ class About:
             RunError: something is missing, has another type, or contradicts the rest.
         """
         about: About = _checked(cls, content, path)
+        if any(SURROGATE.search(name) for name in about.class_names):
+            raise RunError(f"{path} is damaged: what it says of itself has a wrong `class_names` (one is no UTF-8)")
         n = len(about.class_names)
         counts = {
             "mask_values": len(about.mask_values), "colours": len(about.colours),

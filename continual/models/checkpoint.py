@@ -129,6 +129,8 @@ def check_shapes(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.T
             raise ValueError(f"{name} is missing")
         if found[name].shape != tensor.shape:
             raise ValueError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}")
+        if found[name].is_complex():
+            raise ValueError(f"{name} holds complex numbers")
     unknown = [name for name in found if name not in wanted]
     if unknown:
         raise ValueError(f"{unknown[0]} is none of its tensors")

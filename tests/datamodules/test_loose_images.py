@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules import loose_images
 from datamodules.base import DataError
 from datamodules.files import ORIENTATION, image_size
 from datamodules.loose_images import find_images, find_masks, loose_batches
@@ -52,6 +53,16 @@ def test_batches_have_one_size_and_keep_the_order(photos):
     assert [path for batch in batches for path, *_ in batch] == paths
     assert batches[1][0][1].shape == (40, 20, 3)
     assert [len(batch) for batch in loose_batches(paths, lambda h, w: (8, 8), batch_size=2, workers=0)] == [2, 1]
+
+
+def test_there_are_no_more_processes_than_cores_and_batches(photos, monkeypatch):
+    started = []
+    monkeypatch.setattr(loose_images, "Loader", lambda *_, num_workers, **__: started.append(num_workers) or [])
+    monkeypatch.setattr(loose_images.os, "cpu_count", lambda: 3)
+    paths = find_images([str(photos)])
+    for batch_size, workers in ((1, 2), (1, 10**9), (10**30, 10**9)):
+        list(loose_batches(paths, lambda *_: (8, 8), batch_size, workers))
+    assert started == [2, min(3, len(paths)), 1]
 
 
 def test_masks_by_name(photos):

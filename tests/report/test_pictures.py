@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 
 import numpy as np
 import pytest
@@ -74,6 +75,8 @@ def test_a_damaged_picture_is_left_out(folder, name):
     path.write_bytes(path.read_bytes()[:60])
     assert gallery(groups(folder), 4).rows == [(0, "good")]
     path.unlink()
+    assert gallery(groups(folder), 4).rows == [(0, "good")]
+    os.mkfifo(path)
     assert gallery(groups(folder), 4).rows == [(0, "good")]
 
 

@@ -99,6 +99,8 @@ def test_mistakes_are_one_line(report, tmp_path):
         (["runs", "--output", "file/below"], "the report cannot be written to file/below"),
         (["runs", "--images", "-1"], "--images=-1 must be at least 0"),
         (["runs", "--watch", "0"], "--watch=0.0 must be a number of seconds above 0"),
+        (["runs", "--watch", "inf"], "--watch=inf must be a number of seconds above 0 and at most 1000000"),
+        (["runs\nx"], "there is no folder runs\\nx"),
         (["runs", "--watch", "nan"], "--watch=nan must be a number of seconds above 0"),
     ):
         code, _ = report(*arguments)

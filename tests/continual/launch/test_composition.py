@@ -38,7 +38,7 @@ def error_of(*overrides):
         ("training.debug='false'", "training.debug='false' must be true or false"),
         ("training.name=..", "training.name=.. must be text, the name of one folder or null"),
         ("optimizer.lr=1e300", "optimizer.lr=1e+300 is more than 3.4e+38: networks compute with 32 bits"),
-        ("dataset.size=${training.epochs} training.epochs=2", "size is that of training.epochs, and training.epochs=2 must"),
+        ("dataset.size=${training.epochs}", "size is that of training.epochs, and training.epochs="),
         ("callbacks=plop", "callbacks.thresholds.kind is that of loss.pseudo_labels, which is not set in this"),
         ("callbacks=ewc loss=pi", "callbacks=ewc and callbacks=pi, which loss=pi adds, both have callbacks.importance"),
         ("training.sync_batchnorm=off", "training.sync_batchnorm=off must be true or false"),

@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError
+from omegaconf.errors import ConfigAttributeError, InterpolationResolutionError
 
 from continual.launch.command_line import prepared
 from continual.launch.user_errors import user_message
@@ -20,6 +20,13 @@ def test_what_a_user_can_mend_is_shown():
     assert user_message(ConfigError("training.x=1 cannot be")) == "training.x=1 cannot be"
     assert user_message(DataError("mask.png is damaged")) == "mask.png is damaged"
     assert user_message(FloatingPointError("loss became NaN")) == "loss became NaN"
+
+
+def test_the_kind_of_an_error_is_nothing_for_a_user():
+    config = OmegaConf.create({"output": "${oc.env:NO_SUCH_VARIABLE}"})
+    with pytest.raises(InterpolationResolutionError) as caught:
+        _ = config.output
+    assert user_message(caught.value) == "\"Environment variable 'NO_SUCH_VARIABLE' not found\""
 
 
 def test_defects_of_the_program_keep_their_traceback():

@@ -128,6 +128,11 @@ def test_every_value_of_a_description_may_be_anything(content, tmp_path):
     assert tried > 500
 
 
+def test_names_that_no_file_could_hold(content, tmp_path):
+    with pytest.raises(RunError, match=r"wrong `class_names` \(one is no UTF-8\)"):
+        load(replaced(content, ("class_names", 1), "\ud800"), tmp_path)
+
+
 def test_a_description_without_one_of_its_values(content, tmp_path):
     for at in list(places(content["about"])):
         if not isinstance(at[-1], str):

@@ -14,11 +14,12 @@ from callbacks.replay.storage import Storage, Writer
 from continual.dreams.record import read_images
 from continual.evaluation.means import checksum
 from continual.evaluation.results import Results
-from continual.models.checkpoint import FORMAT, load_checkpoint, save_atomically
+from continual.models.checkpoint import FORMAT, load_checkpoint, load_network, save_atomically
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.state import RunState
 from continual.run.task_files import check_unfinished, load_own
 from protocol.errors import RunError
+from protocol.files import json_checksum
 from protocol.run_folder import RunFolder
 from tests.garbage import FLIPS, GARBAGE, restored
 
@@ -123,6 +124,38 @@ def test_other_content_in_a_sound_archive_is_found(tmp_path, key, value):
         return
     with pytest.raises(
         RunError, match=r"model\.ckpt is damaged: its content is not what was written; delete the folder"
+    ):
+        read()
+
+
+WEIGHT = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "it holds no weights of a network"),
+        ({"network": [1]}, "it holds no weights of a network"),
+        ({"network": {"weight": 3}}, "some weights of its network are no tensors"),
+        ({"network": {"weight": WEIGHT}}, "the weights of its network: bias is missing"),
+        ({"network": {"weight": WEIGHT.T, "bias": WEIGHT[:, 0]}}, "weight has the shape (3, 2) instead of (2, 3)"),
+        ({"network": {"weight": WEIGHT, "bias": WEIGHT[:, 0] * 1j}}, "bias holds complex numbers"),
+        ({"network": {"weight": WEIGHT, "bias": WEIGHT[:, 0], "x": WEIGHT}}, "x is none of its tensors"),
+    ],
+)
+def test_weights_of_another_network_in_a_sound_file(tmp_path, content, said):
+    with pytest.raises(RunError, match=rf"model\.ckpt .*{re.escape(said)}"):
+        load_network(torch.nn.Linear(3, 2), content, tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("change", [{"next_task": "x"}, {"settings": 3}, {"class_order": 5}, {"fingerprint": None}])
+def test_values_of_other_kinds_in_a_sound_state(tmp_path, change):
+    path, read = state(tmp_path)
+    content = json.loads(path.read_text()) | change
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "checksum": json_checksum(content)}))
+    with pytest.raises(
+        RunError, match=rf"state\.json is damaged: it has a wrong `{next(iter(change))}`.*; delete the run"
     ):
         read()
 
