@@ -9,6 +9,13 @@ with a new class, and U all others, void among them (in the first task L is all 
     kd = -T^2 sum_{c<K} q_c log softmax(z / T)_c                q = softmax(z' / T); the other softmax over all channels
     w  = 1 + gradient_scaling H,  H = -sum_{c<K} q_c log2 q_c   entropy of the teacher in bits
 
+With `sigmoid`, each channel is a question of its own, as a class of another task may then be seen beside it:
+
+    ce = sum_c bce(z_c, [c = y])     kd = T^2 sum_{c<K} bce(z_c / T, q_c)     q = s(z' / T), s the sigmoid
+    H  = sum_{c<K} -q_c log2 q_c - (1 - q_c) log2 (1 - q_c)
+
+The paper has no formula of this variant: it is the one above with binary cross entropy, as LwF-MC's to LwF.
+
 As the student's softmax spans all channels, distillation also holds new classes down where nothing is labelled. A
 label of an old class, background's among them, is no new label: with training.hidden=background, where other methods
 see hidden classes as background, the teacher says here what these pixels are.
@@ -23,10 +30,11 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loss.base import ContinualLoss, Step
-from loss.functional import IGNORE_INDEX, cross_entropy
+from loss.functional import IGNORE_INDEX, binary_cross_entropy, cross_entropy
 from networks.classifier import Init
 from networks.maps import at_least_float32
 from protocol.checks import check_choice
@@ -49,6 +57,7 @@ def teacher_loss(
     temperature: float = 1.0,
     gradient_scaling: float = 1.0,
     norm: Norm = "pixels",
+    sigmoid: bool = False,
 ) -> Tensor:
     """Distillation on unlabelled pixels, weighted by the teacher's entropy; 0 where there is no such pixel.
 
@@ -59,11 +68,20 @@ def teacher_loss(
         temperature: T.
         gradient_scaling: factor of the entropy; 0: all pixels count alike.
         norm: what the sum over U is divided by: "pixels", their number, or "weights", the sum of their w.
+        sigmoid: whether each channel is a question of its own.
     """
-    teacher = torch.softmax(at_least_float32(teacher_logits) / temperature, dim=1)
-    student = torch.log_softmax(at_least_float32(logits) / temperature, dim=1)[:, : teacher.shape[1]]
-    weight = pixels * (1 + gradient_scaling * entropy_bits(teacher))
-    total = temperature**2 * (weight * -(teacher * student).sum(dim=1)).sum()
+    n_old = teacher_logits.shape[1]
+    scaled, old = at_least_float32(logits) / temperature, at_least_float32(teacher_logits) / temperature
+    if sigmoid:
+        teacher = torch.sigmoid(old)
+        kd = F.binary_cross_entropy_with_logits(scaled[:, :n_old], teacher, reduction="none").sum(dim=1)
+        entropy = entropy_bits(teacher) + entropy_bits(1 - teacher)
+    else:
+        teacher = torch.softmax(old, dim=1)
+        kd = -(teacher * torch.log_softmax(scaled, dim=1)[:, :n_old]).sum(dim=1)
+        entropy = entropy_bits(teacher)
+    weight = pixels * (1 + gradient_scaling * entropy)
+    total = temperature**2 * (weight * kd).sum()
     # weights are at least 1 where they count
     return total / (weight if norm == "weights" else pixels).sum().clamp(min=1)
 
@@ -73,7 +91,7 @@ class CIL(ContinualLoss):
 
     needs_teacher = True
     shares_first_task = True
-    can_use = ("class_weights",)
+    can_use: tuple[str, ...] = ("class_weights",)
     learns_old_labels = False
 
     def __init__(
@@ -82,11 +100,12 @@ class CIL(ContinualLoss):
         temperature: Positive = 1.0,
         gradient_scaling: Amount = 1.0,
         norm: Norm = "pixels",
+        sigmoid: bool = False,
         classifier_init: Init = "random",
     ) -> None:
         """Args:
         kd_weight: of the distillation.
-        temperature, gradient_scaling, norm: see `teacher_loss`.
+        temperature, gradient_scaling, norm, sigmoid: see `teacher_loss`; classes cannot be weighed with `sigmoid`.
         classifier_init: see `ContinualLoss`.
         """
         super().__init__(classifier_init)
@@ -96,7 +115,12 @@ class CIL(ContinualLoss):
         if kd_weight < 0 or gradient_scaling < 0:
             raise ValueError(f"kd_weight={kd_weight} and gradient_scaling={gradient_scaling} must be at least 0")
         self.kd_weight = kd_weight
-        self.distillation = partial(teacher_loss, temperature=temperature, gradient_scaling=gradient_scaling, norm=norm)
+        self.sigmoid = sigmoid
+        if sigmoid:
+            self.can_use = ()
+        self.distillation = partial(
+            teacher_loss, temperature=temperature, gradient_scaling=gradient_scaling, norm=norm, sigmoid=sigmoid
+        )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """{"ce"} and, with a teacher, {"kd"}."""
@@ -109,6 +133,8 @@ class CIL(ContinualLoss):
     def classification(self, logits: Tensor, step: Step) -> Tensor:
         """Cross entropy of new labels, mean over them."""
         labels = torch.where(unlabelled(step), IGNORE_INDEX, step.batch["label"])
+        if self.sigmoid:
+            return binary_cross_entropy(logits, labels)
         return cross_entropy(logits, labels, weight=step.memory.get("class_weights"))
 
 

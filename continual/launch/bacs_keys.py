@@ -53,12 +53,17 @@ SWITCHES: dict[str, str | None] = {
     "loss.ignore_rep_bg=true": "loss.background=false",
     "loss.ignore_rep_bg=false": "loss.background=true",
     "loss.dark_plus_plus=true": None,
-    "loss.dark_plus_plus=false": "loss.labels_weight=0",
-    "loss.same_task=false": None,  # true is refused there
-    "loss.use_cosine_dist=false": None,  # true crashes there
+    "loss.dark_plus_plus=false": "loss.labels_weight=0 callbacks.replay.labels=null",
+    "loss.same_task=false": None,
+    "loss.use_cosine_dist=false": None,
     "loss.pseudo_label=false": None,
     "dataset.dataset.domain_shift=true": "dataset=cityscapes_domains",
     "dataset.dataset.domain_shift=false": None,
+}
+NOT_HERE = {
+    "loss.same_task=true": "BACS refuses it too",
+    "loss.use_cosine_dist=true": "it crashes there",
+    "training.log_prototypes=true": "its t-SNE pictures of prototypes are not drawn",
 }
 CHOICES = {
     "dataset": {"cityscape": "cityscapes", "ade": "ade20k"},
@@ -131,6 +136,8 @@ def _translate(argument: str, names: dict[str, str]) -> list[str]:
     if key in WITHOUT_EFFECT and "=" in bare:
         _say(key, f" has no effect here{WITHOUT_EFFECT[key]}")
         return []
+    if reason := NOT_HERE.get(bare.lower()):
+        sys.exit(f"error: {bare} of BACS is not here: {reason}")
     if key in names:
         new: str | None = f"{names[key]}={_value(argument)}"
     elif bare.lower() in SWITCHES:
@@ -138,7 +145,7 @@ def _translate(argument: str, names: dict[str, str]) -> list[str]:
     else:
         return [argument]
     _say(bare, f": {new or 'nothing to do'}")
-    return [new] if new else []
+    return new.split() if new else []
 
 
 def _key(argument: str) -> str:

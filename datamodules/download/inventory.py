@@ -102,6 +102,10 @@ def check_voc(folder: Path) -> list[Finding]:
         _list("val", shown["val"], ids["val"], official, file),
         _files(folder / "JPEGImages", ".jpg", images, masks, official, file),
         _files(folder / voc.ORIGINAL, ".png", images, masks, official, file),
+    ]
+    if ids["train_aug"] and ids["train_aug"] | ids["val"] <= _stems(folder / voc.AUGMENTED, ".png"):
+        findings = [findings[1]]  # the reader needs nothing else of the official part
+    findings += [
         _list("train_aug", shown["train_aug"], ids["train_aug"], augmented),
         _files(folder / voc.AUGMENTED, ".png", aug, counts["train_aug"], augmented),
     ]

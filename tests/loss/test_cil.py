@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -115,3 +116,26 @@ def test_labels_of_a_new_domain_are_new():
     assert step.task.n_new == 0
     assert CIL()(step)["ce"].item() == pytest.approx(cross_entropy(logits, labels).item())
     assert CIL()(step)["kd"].item() == 0
+
+
+def test_each_class_by_itself():
+    """The terms with sigmoid, pixel by pixel; classes cannot be weighed then."""
+    rng = np.random.default_rng(0)
+    z, old = rng.normal(size=(1, 4, 2, 3)), rng.normal(size=(1, 2, 2, 3))
+    unlabelled = np.array([[[True, False, True], [False, True, True]]])
+
+    def bce(x, t):
+        return -t * np.log(1 / (1 + np.exp(-x))) - (1 - t) * np.log(1 / (1 + np.exp(x)))
+
+    q = 1 / (1 + np.exp(-old / 2))
+    bits = -(q * np.log2(q) + (1 - q) * np.log2(1 - q)).sum(1)
+    want = 4 * ((1 + 0.5 * bits) * bce(z[:, :2] / 2, q).sum(1))[unlabelled].mean()
+    given = (torch.from_numpy(array) for array in (z, old, unlabelled))
+    found = teacher_loss(*given, temperature=2.0, gradient_scaling=0.5, sigmoid=True)
+    assert found.item() == pytest.approx(want)
+    loss = CIL(sigmoid=True)
+    assert loss.can_use == ()
+    label = torch.tensor([[[2, 3, 255], [0, 1, 2]]])
+    step = make_step(torch.from_numpy(z), label, torch.from_numpy(old))
+    hot = np.eye(4)[[2, 3, 2]].T
+    assert loss(step)["ce"].item() == pytest.approx(bce(z[0][:, [0, 0, 1], [0, 1, 2]], hot).sum(0).mean())

@@ -26,7 +26,10 @@ from tests.conftest import TINY
         ),
         (["loss=bacs_plus", "loss.beta=1"], ["loss=bacs", "loss.labels_weight=1"]),
         (["dataset.dataset.root=x", "dataset.dataset.crop_size=64"], ["dataset.root=x", "dataset.crop_size=64"]),
-        (["loss=bacs", "loss.dark_plus_plus=false", "loss.same_task=false"], ["loss=bacs", "loss.labels_weight=0"]),
+        (
+            ["loss=bacs", "loss.dark_plus_plus=false", "loss.same_task=false"],
+            ["loss=bacs", "loss.labels_weight=0", "callbacks.replay.labels=null"],
+        ),
         (["network.progress=true", "loss.name=x", "dataset.dataset.username=me"], []),
         (["training.log_images=3", "+x.y=1", "loss=bacs"], ["training.log_images=3", "+x.y=1", "loss=bacs"]),
     ],
@@ -34,6 +37,11 @@ from tests.conftest import TINY
 def test_arguments(theirs, ours):
     assert translate(theirs) == ours
     assert translate(ours) == ours
+
+
+def test_what_bacs_has_and_this_project_has_not():
+    with pytest.raises(SystemExit, match=r"loss.same_task=true of BACS is not here: BACS refuses it too"):
+        translate(["loss=bacs", "loss.same_task=true"])
 
 
 FLAG, FILE = "network.pretrained_backbone", "network.backbone_weights_path=w.pth"
