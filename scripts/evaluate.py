@@ -172,7 +172,7 @@ def for_a_test(settings: dict[str, Any], source: Path, overrides: list[str], ful
             check(config)
         except ConfigError as error:
             raise RunError(f"{source} is damaged: {error}") from error
-        missing = [key for key in MEMBERS if not is_there(config, key)]
+        missing = [key for key in (*MEMBERS, "dataset.name") if not is_there(config, key)]
         if missing:
             raise RunError(f"{source} is damaged: its settings have no {missing[0]}")
     before = config.dataset.get("root")
