@@ -66,8 +66,8 @@ class ClassWeights(ContinualCallback):
         """The loss must use the weights, and every class must have one."""
         if "class_weights" not in learner.loss.can_use:
             raise ConfigError(
-                f"callbacks.{self.name}: {type(learner.loss).__name__} weighs no classes; choose loss=crossentropy or "
-                "cil"
+                f"callbacks.{self.name}: {type(learner.loss).__name__} weighs no classes; choose loss=crossentropy, "
+                "or cil without loss.sigmoid"
             )
         if isinstance(self.weights, str):
             published_weights(self.weights, data.source.labels.classes.values())
