@@ -14,9 +14,11 @@ import argparse
 import json
 import sys
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import clone  # noqa: F401
 
@@ -24,6 +26,13 @@ from continual.launch.script_options import ArgumentParser, add_device, add_trus
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from continual.models.predictions import PredictionWriter
+    from continual.models.saved_model import SavedModel
+    from protocol.arrays import Pixels
 
 MOST_WAITING = 16  # images whose files are being written while the network goes on
 
@@ -65,12 +74,10 @@ def predict(arguments: argparse.Namespace) -> None:
         DataError: an image or mask is missing or damaged, or results would be overwritten.
         RunError: the checkpoint cannot be used.
     """
-    import torch  # heavy: not needed for --help or a wrong option
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress  # heavy, as all below: not needed for --help or a wrong option
 
     from continual.models.memory import check_fits
-    from continual.models.predictions import SCORES, PredictionWriter, scores_table
+    from continual.models.predictions import PredictionWriter
     from continual.models.saved_model import SavedModel, find_device
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
@@ -80,9 +87,8 @@ def predict(arguments: argparse.Namespace) -> None:
     masks = find_masks(images, arguments.masks) if arguments.masks else {}
     model = SavedModel.load(arguments.checkpoint, arguments.trust)
     writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks)
-    device = find_device(arguments.device)
-    model.network.to(device)
-    size, area = model.input_size(arguments.size), 0
+    model.network.to(find_device(arguments.device))
+    size = model.input_size(arguments.size)
     fits = partial(check_fits, model.network, remedy="give a smaller --size or --batch-size")
     fits(min(arguments.batch_size, len(images)), size(1, 1))  # of images that are resized
     output_folder(arguments.output)
@@ -90,32 +96,62 @@ def predict(arguments: argparse.Namespace) -> None:
     batches = loose_batches(images, size, arguments.batch_size, arguments.workers)
     confusion, entropy, waiting = 0, [], deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
-        bar = progress.add_task("predicting", total=len(images))
-        for batch in batches:
-            pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
-            if pixels[:, 0].numel() > area:
-                area = pixels[:, 0].numel()
-                fits(len(pixels), tuple(pixels.shape[-2:]))
-            output = model.output(pixels)
-            predictions = model.classes(output, writer.group).to(torch.uint8).cpu()
-            certainty = model.certainty(output, writer.group).cpu() if arguments.maps else [None] * len(batch)
-            for (path, image, _), prediction, maps in zip(batch, predictions, certainty, strict=True):
-                entropy += [] if maps is None else [maps[1].mean().item()]
-                waiting.append(pool.submit(writer.write, path, image, prediction, maps))
-            while len(waiting) > MOST_WAITING:
+        results = segmented(model, batches, writer.group, arguments.maps, fits)
+        for path, image, prediction, certainty in progress.track(results, len(images), description="predicting"):
+            if certainty is not None:
+                entropy.append(certainty[1].mean().item())
+            waiting.append(pool.submit(writer.write, path, image, prediction, certainty))
+            if len(waiting) > MOST_WAITING:
                 confusion = confusion + waiting.popleft().result()
-            progress.advance(bar, len(batch))
-        while waiting:
-            confusion = confusion + waiting.popleft().result()
+        confusion = sum((each.result() for each in waiting), confusion)
     print(f"{len(images)} images: {arguments.output}")
-    scores = writer.scores(confusion) if masks else {}
+    tell_scores(writer, confusion, entropy)
+
+
+def segmented(
+    model: SavedModel,
+    batches: Iterable[Sequence[tuple[Path, Pixels, Tensor]]],
+    group: slice | None,
+    maps: bool,
+    fits: Callable[[int, tuple[int, int]], None],
+) -> Iterator[tuple[Path, Pixels, Tensor, Tensor | None]]:
+    """Of each image its path, itself, its prediction and, with `maps`, how certain that is.
+
+    Args: `group`: channels that may win; `fits`: refuses a batch of images of some size that needs too much memory.
+    """
+    import torch
+
+    device = next(model.network.parameters()).device
+    area = 0
+    for batch in batches:
+        pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
+        if pixels[:, 0].numel() > area:
+            area = pixels[:, 0].numel()
+            fits(len(pixels), tuple(pixels.shape[-2:]))
+        output = model.output(pixels)
+        predictions = model.classes(output, group).to(torch.uint8).cpu()
+        certainty = model.certainty(output, group).cpu() if maps else [None] * len(batch)
+        for (path, image, _), *found in zip(batch, predictions, certainty, strict=True):
+            yield path, image, *found
+
+
+def tell_scores(writer: PredictionWriter, confusion: Tensor | int, entropy: Sequence[float]) -> None:
+    """Print the scores and write them, where there are some.
+
+    Args: `confusion`: matrix of all images with masks; `entropy`: mean of each image, in bits.
+    """
+    from rich.console import Console
+
+    from continual.models.predictions import SCORES, scores_table
+
+    scores = writer.scores(confusion) if writer.masks else {}
+    if scores:
+        Console().print(scores_table(scores))
     if entropy:
         scores["mean_entropy"] = sum(entropy) / len(entropy)
         print(f"mean entropy {scores['mean_entropy']:.3f} of at most {writer.most_bits:.3f} bits")
     if scores:
-        write_atomically(arguments.output / SCORES, json.dumps(scores, indent=1))
-    if masks:
-        Console().print(scores_table(scores))
+        write_atomically(writer.folder / SCORES, json.dumps(scores, indent=1))
 
 
 if __name__ == "__main__":
