@@ -30,7 +30,7 @@ from rich.table import Table
 from callbacks.replay.slots import Slot
 from callbacks.replay_buffer import ReplayBuffer
 from continual.evaluation.metrics import SegmentationMetrics
-from continual.launch.script_options import ArgumentParser, output_file, path
+from continual.launch.script_options import ArgumentParser, named_path, output_file
 from continual.launch.user_errors import one_line_exit
 from continual.learning import schedules
 from continual.learning.learner import ContinualLearner
@@ -329,7 +329,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=[], choices=[[], *BENCHMARKS], help="all where none is named")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--markdown", type=path, help="write the table there too")
+    parser.add_argument("--markdown", type=named_path, help="write the table there too")
     arguments = parser.parse_args()
     with one_line_exit():
         benchmark(arguments.names or list(BENCHMARKS), arguments.repeats, arguments.markdown)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import ArgumentParser, path
+from continual.launch.script_options import ArgumentParser, named_path
 from datamodules.download import AcquisitionError, sbd
 from datamodules.download.archives import unpack
 from datamodules.download.inventory import CITYSCAPES, DATASETS, SBD, Archive, Finding, locate_voc
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=augment)
     command = commands.add_parser("check", help="say what a folder holds and lacks; exit code 1 if it lacks something")
     command.add_argument("dataset", choices=DATASETS)
-    command.add_argument("--root", type=path, required=True)
+    command.add_argument("--root", type=named_path, required=True)
     command.set_defaults(run=check)
     return main_parser
 
@@ -195,9 +195,16 @@ def _report(folder: Path, findings: Sequence[Finding]) -> bool:
 def _add_common(command: argparse.ArgumentParser, archives: list[str], *aliases: str) -> None:
     names = " and ".join(archives)
     unpacked = ", or the folder that it was unpacked to" if aliases else ""
-    command.add_argument("--root", type=path, required=True, help="folder of the data set, or the folder above it")
     command.add_argument(
-        "--archive", *aliases, type=path, nargs="+", metavar="FILE", help=f"{names} on disk{unpacked}: no download"
+        "--root", type=named_path, required=True, help="folder of the data set, or the folder above it"
+    )
+    command.add_argument(
+        "--archive",
+        *aliases,
+        type=named_path,
+        nargs="+",
+        metavar="FILE",
+        help=f"{names} on disk{unpacked}: no download",
     )
     command.add_argument(
         "--md5", type=_sum, nargs=len(archives), metavar="SUM", help=f"instead of the published sum of {names}"

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from continual.launch.checks import check
 from continual.launch.command_line import quiet_lightning
-from continual.launch.script_options import ArgumentParser, add_trust, output_file, path
+from continual.launch.script_options import ArgumentParser, add_trust, named_path, output_file
 from continual.launch.user_errors import one_line_exit, user_message
 from continual.run.state import RunState
 from protocol.errors import ConfigError, RunError
@@ -53,11 +53,13 @@ def main() -> None:
     """Print the table; write the entries where `--output` names a file."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "run", type=path, help="a run's folder, the one with state.json, or a model.ckpt of a finished task"
+        "run", type=named_path, help="a run's folder, the one with state.json, or a model.ckpt of a finished task"
     )
     parser.add_argument("--task", type=int, help="one finished task; all finished ones where it is not given")
     parser.add_argument("--split", choices=SPLITS, default="test", help="images of the data set; test where not given")
-    parser.add_argument("--output", type=path, help="JSON file for the entries, in the form of results.json's tasks")
+    parser.add_argument(
+        "--output", type=named_path, help="JSON file for the entries, in the form of results.json's tasks"
+    )
     parser.add_argument("--full-size", action="store_true", help="images as they are instead of the run's evaluation")
     add_trust(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any of {', '.join(KEYS)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import ArgumentParser, add_trust, check_replaceable, output_folder, path
+from continual.launch.script_options import ArgumentParser, add_trust, check_replaceable, named_path, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import is_taken
@@ -23,8 +23,10 @@ FORMATS = ("onnx", "safetensors")
 def main() -> None:
     """Read the arguments and export."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=path, help="model.ckpt of a finished task, or last.ckpt of one in training")
-    parser.add_argument("--output", type=path, default=Path("exported"), help="folder for the files")
+    parser.add_argument(
+        "checkpoint", type=named_path, help="model.ckpt of a finished task, or last.ckpt of one in training"
+    )
+    parser.add_argument("--output", type=named_path, default=Path("exported"), help="folder for the files")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--size", default="run", help="of the images: run = as in the run's evaluation | 512x1024")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import ArgumentParser, add_device, add_trust, output_folder, path
+from continual.launch.script_options import ArgumentParser, add_device, add_trust, named_path, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError, full_keys
 
@@ -35,8 +35,8 @@ MOST_IMAGES = 100_000  # of a class; each is a file
 def main() -> None:
     """Read the arguments and dream."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=path, help="model.ckpt of a finished task, or an exported safetensors")
-    parser.add_argument("--output", type=path, default=Path("dreams"), help="folder for the images")
+    parser.add_argument("checkpoint", type=named_path, help="model.ckpt of a finished task, or an exported safetensors")
+    parser.add_argument("--output", type=named_path, default=Path("dreams"), help="folder for the images")
     parser.add_argument("--per-class", type=int, default=8, help="images of each class")
     parser.add_argument("--task", help="only classes of one task, as scripts/evaluate.py names them: 1, 2, 1u2 ...")
     parser.add_argument("--size", type=int, help="height and width; those of the training crops where not given")
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--no-flip", action="store_true", help="never mirror")
     for name in WEIGHTS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="weight of that term")
-    parser.add_argument("--student", type=path, help="checkpoint of the network to compete with (--competition)")
-    parser.add_argument("--judge", type=path, help="checkpoint of another network: does it see the classes?")
+    parser.add_argument("--student", type=named_path, help="checkpoint of the network to compete with (--competition)")
+    parser.add_argument("--judge", type=named_path, help="checkpoint of another network: does it see the classes?")
     parser.add_argument("--seed", type=int, default=0)
     add_device(parser)
     add_trust(parser)

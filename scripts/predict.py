@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import clone  # noqa: F401
 
-from continual.launch.script_options import ArgumentParser, add_device, add_trust, output_folder, path
+from continual.launch.script_options import ArgumentParser, add_device, add_trust, named_path, output_folder
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
@@ -40,9 +40,11 @@ MOST_WAITING = 16  # images whose files are being written while the network goes
 def main() -> None:
     """Read the arguments, predict, say where the results are."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=path, help="model.ckpt of a finished task, or last.ckpt of one in training")
+    parser.add_argument(
+        "checkpoint", type=named_path, help="model.ckpt of a finished task, or last.ckpt of one in training"
+    )
     parser.add_argument("images", nargs="+", help="files, folders or globs")
-    parser.add_argument("--output", type=path, default=Path("predictions"), help="folder for the results")
+    parser.add_argument("--output", type=named_path, default=Path("predictions"), help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument(
         "--task",
@@ -50,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--masks",
-        type=path,
+        type=named_path,
         help="masks of the data set's class ids, a folder or one image's file: scores are computed",
     )
     parser.add_argument("--maps", action="store_true", help="write the probability and the entropy of each pixel too")

@@ -17,7 +17,7 @@ import clone  # noqa: F401
 from rich.console import Console
 from rich.text import Text
 
-from continual.launch.script_options import ArgumentParser, path
+from continual.launch.script_options import ArgumentParser, named_path
 from continual.launch.user_errors import one_line_exit
 from protocol.errors import ConfigError
 from protocol.files import write_atomically
@@ -34,8 +34,10 @@ PLAIN_WIDTH = 160  # of a table that goes into a file or pipe
 def main() -> None:
     """Write the report; print the tables, or with `--watch` one line each time."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folders", nargs="*", type=path, metavar="FOLDER", help="with runs in or below; else outputs")
-    parser.add_argument("--output", type=path, default=Path("outputs/report"), help="folder of the report")
+    parser.add_argument(
+        "folders", nargs="*", type=named_path, metavar="FOLDER", help="with runs in or below; else outputs"
+    )
+    parser.add_argument("--output", type=named_path, default=Path("outputs/report"), help="folder of the report")
     parser.add_argument("--images", type=int, default=4, help="most images per table and task; 0 = none")
     parser.add_argument("--published", action="store_true", help="the papers' tables without a run of ours, too")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="make it anew so often, until interrupted")

@@ -20,7 +20,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(on_one_line(message))
 
 
-def path(text: str) -> Path:
+def named_path(text: str) -> Path:
     """Type of an option that names a file or folder; an empty name would be the folder that one is in."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: name a file or folder")
