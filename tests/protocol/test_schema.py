@@ -50,7 +50,7 @@ def test_a_value_gets_the_type_in_which_it_is_read(annotation, value, converted)
         (bool, "yes_please", "k=yes_please must be true or false"),
         (bool, "fasle", "k=fasle must be true or false: did you mean false?"),
         (bool, "no", "k=no must be true or false"),
-        (bool | None, "1", "k=1 must be true, false or null"),
+        (bool | None, "1", "k='1' must be true, false or null"),
         (bool, 2, "k=2 must be true or false"),
         (int, True, "k=true must be a whole number"),
         (int, 2.5, "k=2.5 must be a whole number"),
