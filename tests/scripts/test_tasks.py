@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 
+@pytest.mark.slow
 def test_the_split_is_printed_and_written(cli, tmp_path):
     result = cli(
         "dataset=shapes", "dataset.counts.train=40", "dataset.counts.val=20", "dataset.counts.test=20",

@@ -169,6 +169,7 @@ def share_of(rank):
         yield tuple(torch.randint(0, 3, (size, 5, 4), generator=generator) for _ in range(2))
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_confusion_matrix(in_two_processes):
     folder = in_two_processes(count_in_process)
     expected = counted(3, [*share_of(0), *share_of(1)]).compute()

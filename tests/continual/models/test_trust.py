@@ -111,6 +111,7 @@ def test_a_part_is_whole_and_what_its_place_is_for(content, tmp_path, at, value)
         load(replaced(content, at, value), tmp_path)
 
 
+@pytest.mark.slow
 def test_every_value_of_a_description_may_be_anything(content, tmp_path):
     """Any other value is an error of one sentence, or changes nothing that is read."""
     others = [None, True, -1, 10**12, 1e300, float("nan"), "", "x", "../x", "${oc.env:HOME}", [], [[]], {}, {"a": {}}]
