@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 
 @pytest.mark.slow
 def test_the_split_is_printed_and_written(cli, tmp_path):
