@@ -57,6 +57,7 @@ class SegmentationNetwork(nn.Module, ABC):
     """
 
     auxiliary_weight: float = 1.0
+    divided_by = "the network"  # what makes `size_divisor`, in a message
     classifier: Classifier
     __call__: Callable[..., NetworkOutput]
 
@@ -181,14 +182,24 @@ class SegmentationNetwork(nn.Module, ABC):
                     module.eval().requires_grad_(False)
         return self
 
+    def check_crops(self, height: int, width: int) -> None:
+        """Refuse to learn from images of some size.
+
+        Raises:
+            ConfigError: the deepest layer would have no pixel of its own for them.
+        """
+        side = self.size_divisor
+        if max(height, width) < side:
+            raise ConfigError(
+                f"{self.divided_by}: {side} x {side} pixels become one, and crops have {height} x {width}; take fewer "
+                "layers, smaller patches or larger crops"
+            )
+
     def forward(self, image: Tensor) -> NetworkOutput:
         """Normalised image B x 3 x H x W of any size; maps of padded images are cropped to the part that shows it."""
         height, width = image.shape[-2:]
-        if self.training and max(height, width) < self.size_divisor:
-            raise ConfigError(
-                f"network halves images until one of its pixels stands for {self.size_divisor} x {self.size_divisor}, "
-                f"and crops have {height} x {width}: give it fewer layers, smaller patches or larger crops"
-            )
+        if self.training:
+            self.check_crops(height, width)
         if height % self.size_divisor or width % self.size_divisor:
             image = F.pad(image, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
         padded = image.shape[-2:]

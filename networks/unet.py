@@ -71,6 +71,7 @@ class UNet(SegmentationNetwork):
         widths[-1] //= narrowing
         outputs = [channels // narrowing for channels in widths[:-1]]
         super().__init__(embedding_channels=outputs[0], size_divisor=2 ** (num_layers - 1))
+        self.divided_by = f"num_layers={num_layers}"
         self.stem = double_conv(3, width)
         self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), double_conv(i, o)) for i, o in pairwise(widths))
         inputs = [*outputs[1:], widths[-1]]

@@ -159,6 +159,14 @@ def test_task_without_an_image(cli, tmp_path):
     assert message.startswith("error: task 0 (one, two) has no train image under training.mode=disjoint; use training.")
 
 
+def test_more_layers_than_the_images_have_halves(cli, tmp_path):
+    result = cli(*TINY, "network.num_layers=9", check=False)
+    assert result.stderr.startswith(
+        "error: network.num_layers=9: 256 x 256 pixels become one, and crops have 32 x 32; "
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

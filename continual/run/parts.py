@@ -62,6 +62,10 @@ def build_learner(
         from_initial_weights=training.from_initial_weights,
     )
     network = instantiate(config.network, _convert_="all")
+    side = dataset.crop_size or config.dataset.get("size")  # known before an image is read
+    if isinstance(side, int):
+        with full_keys("network", type(network)):
+            network.check_crops(side, side)
     loss = instantiate(config.loss, _convert_="all")
     pixels = Pixels(dataset.mean, dataset.std)
     with full_keys("loss", type(loss)):

@@ -33,7 +33,9 @@ def test_more_layers_than_the_crops_have_halves():
     network = UNet(width=2, num_layers=5)
     network.add_classes(2)
     small = torch.zeros(2, 3, 8, 12)
-    with pytest.raises(ConfigError, match="stands for 16 x 16, and crops have 8 x 12: give it fewer layers"):
+    with pytest.raises(
+        ConfigError, match="num_layers=5: 16 x 16 pixels become one, and crops have 8 x 12; take fewer layers"
+    ):
         network.train()(small)
     assert network.eval()(small).logits.shape == (2, 2, 8, 12)
 
