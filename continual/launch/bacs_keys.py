@@ -29,7 +29,7 @@ RENAMED_IN_LOSS = {
     "loss.seen_focal_alpha": "callbacks.background_detector.seen_alpha",
 }
 ITS_LOSSES = ("loss=bacs", "loss=der", "experiment=bacs/")
-# Switches there that are a value or a group's choice here; None: what the switch says holds anyway.
+# Switches there that are values or a group's choice here; None: what the switch says holds anyway.
 SWITCHES: dict[str, str | None] = {
     "training.val_on_train=true": "training.val_on_train=0.2",
     "training.val_on_train=false": "training.val_on_train=0",
@@ -139,13 +139,13 @@ def _translate(argument: str, names: dict[str, str]) -> list[str]:
     if reason := NOT_HERE.get(bare.lower()):
         sys.exit(f"error: {bare} of BACS is not here: {reason}")
     if key in names:
-        new: str | None = f"{names[key]}={_value(argument)}"
+        new = [f"{names[key]}={_value(argument)}"]
     elif bare.lower() in SWITCHES:
-        new = SWITCHES[bare.lower()]
+        new = (SWITCHES[bare.lower()] or "").split()
     else:
         return [argument]
-    _say(bare, f": {new or 'nothing to do'}")
-    return new.split() if new else []
+    _say(bare, f": {' '.join(new) or 'nothing to do'}")
+    return new
 
 
 def _key(argument: str) -> str:

@@ -227,19 +227,29 @@ def shares_machine(config: DictConfig) -> bool:
 def removed_if_refused(folder: RunFolder, output: Path) -> Iterator[None]:
     """Within it a mistake of the user's leaves no folder of a run that has not begun; a sweep keeps those of its jobs.
 
+    A folder in which another process works is that one's, and the current folder is the user's.
+
     Args: `output`: of all runs; empty folders on the way from there to the run's go too.
     """
     try:
         yield
     except UserError:
-        begun = {".hydra", f"{HydraConfig.get().job.name}.log", folder.lock.name, folder.error.name}
-        if is_first_process() and not in_sweep() and {path.name for path in folder.path.iterdir()} <= begun:
-            shutil.rmtree(folder.path)
-            made = [parent for parent in folder.path.resolve().parents if output.resolve() in parent.parents]
-            with suppress(OSError):  # other runs are there
-                for parent in [*made, output] if Path.cwd() in output.resolve().parents else made:
-                    parent.rmdir()
+        if is_first_process() and not in_sweep() and folder.path.resolve() != Path.cwd():
+            with suppress(Timeout, OSError), FileLock(folder.lock, timeout=0):
+                _remove_unused(folder, output.resolve())
         raise
+
+
+def _remove_unused(folder: RunFolder, output: Path) -> None:
+    """Delete a folder that holds nothing but what a run has before it begins."""
+    before = {".hydra", f"{HydraConfig.get().job.name}.log", folder.lock.name, folder.error.name}
+    if not {path.name for path in folder.path.iterdir()} <= before:
+        return
+    shutil.rmtree(folder.path)
+    made = [parent for parent in folder.path.resolve().parents if output in parent.parents]
+    with suppress(OSError):  # other runs are there
+        for parent in [*made, output] if Path.cwd() in output.parents else made:
+            parent.rmdir()
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _of_the_machine(error: BaseException) -> str | None:
             f"a process that loads images has ended too early ({_first_line(error).rstrip('. ')}), perhaps because "
             "memory was full; the same command continues, and fewer such processes (training.num_workers) need less"
         )
-    if isinstance(error, RuntimeError) and "srun" in str(error):
+    if isinstance(error, RuntimeError) and str(error).startswith('Could not detect "srun"'):
         return "hydra/launcher=slurm needs SLURM, and this machine has no srun: hydra/launcher=parallel runs jobs here"
     if isinstance(error, OSError) and error.errno in FULL:
         file = error.filename or "a file"

@@ -30,6 +30,7 @@ from tests.conftest import TINY
             ["loss=bacs", "loss.dark_plus_plus=false", "loss.same_task=false"],
             ["loss=bacs", "loss.labels_weight=0", "callbacks.replay.labels=null"],
         ),
+        (["dataset.dataset.root=my data"], ["dataset.root=my data"]),
         (["network.progress=true", "loss.name=x", "dataset.dataset.username=me"], []),
         (["training.log_images=3", "+x.y=1", "loss=bacs"], ["training.log_images=3", "+x.y=1", "loss=bacs"]),
     ],

@@ -19,6 +19,7 @@ from continual.launch.jobs import (
     has_several_processes,
     is_first_process,
     kept_traceback,
+    removed_if_refused,
     shares_machine,
 )
 from continual.launch.signals import ended_by_signals
@@ -79,6 +80,24 @@ def test_a_folder_is_claimed_by_one_process(tmp_path, waits):
         with claimed(RunFolder(tmp_path), waits=True):
             assert release.is_set()
     holder.join()
+
+
+def test_a_refused_run_takes_away_its_own_folder_alone(tmp_path, monkeypatch):
+    """Not that of a process at work, nor the current one, nor one with anything else in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs.HydraConfig, "get", lambda: SimpleNamespace(job=SimpleNamespace(name="main")))
+    names = ("shapes/refused", "working", "kept")
+    refused, working, kept = folders = [RunFolder(tmp_path / "outputs" / name) for name in names]
+    for folder in folders:
+        (folder.path / ".hydra").mkdir(parents=True)
+    (kept.path / "notes.txt").touch()
+    with FileLock(working.lock):
+        for folder in (*folders, RunFolder(tmp_path / "outputs/..")):
+            with pytest.raises(RunError), removed_if_refused(folder, tmp_path / "outputs"):
+                raise RunError("no")
+        assert working.path.is_dir()
+    assert kept.path.is_dir()
+    assert not refused.path.parent.exists()
 
 
 def test_the_traceback_of_the_last_attempt_is_kept(tmp_path):
