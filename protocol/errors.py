@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # What would break a line or a terminal, and what Python makes of bytes that are no UTF-8.
-NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LONGEST_WORD = 1000  # letters; paths have fewer
 
 
@@ -36,7 +36,7 @@ class TaskError(UserError):
 
 def on_one_line(message: str) -> str:
     """A message that names what a user typed, or a file, whatever is in it: on one line, and not endless."""
-    visible = NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), message.strip())
+    visible = UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), message.strip())
     return re.sub(rf"(\S{{{LONGEST_WORD // 2}}})\S{{{LONGEST_WORD // 2},}}", r"\1...", visible)
 
 

@@ -24,7 +24,7 @@ WORDS = {
 }  # fmt: skip
 LIMITS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
 LISTS = (list, tuple, Sequence, Iterable, set)
-NO_TEXT = re.compile(r"true|false|null|[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+OTHER_VALUE = re.compile(r"true|false|null|[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MOST_NAMES = 16  # that an error message lists
 RENAMED = {  # keys of earlier versions
     "training.restart": "training.from_initial_weights",
@@ -113,7 +113,7 @@ def nearest_key(key: str, keys: Sequence[str]) -> str | None:
 def shown(value: Any) -> str:
     """A value as a command line would have it: text that looks like another value in quotes."""
     if isinstance(value, str):
-        return f"'{value}'" if NO_TEXT.fullmatch(value) else value
+        return f"'{value}'" if OTHER_VALUE.fullmatch(value) else value
     return json.dumps(value, default=str, ensure_ascii=False)
 
 

@@ -169,7 +169,7 @@ def for_a_test(settings: dict[str, Any], source: Path, overrides: list[str], ful
     """
     with damage_named(source):
         try:
-            config = prepared(settings, full_size)
+            config = for_one_device(settings, full_size)
             check_parts_are_mappings(config)
             check(config)
         except ConfigError as error:
@@ -209,7 +209,7 @@ def is_there(config: DictConfig, key: str) -> bool:
     return name in (OmegaConf.select(config, group) if group else config)
 
 
-def prepared(settings: dict[str, Any], full_size: bool) -> DictConfig:
+def for_one_device(settings: dict[str, Any], full_size: bool) -> DictConfig:
     """A run's settings for one device, without anything that writes into its folder."""
     config = OmegaConf.create({**settings, "logger": {}})
     if "pretrained" in config.network:

@@ -80,12 +80,12 @@ def _with_own_folder(arguments: Sequence[str]) -> list[str]:
     """The arguments, in which the folder of a user's own configuration is as seen from here, not from main.py."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-path", "-cp", type=Path)
-    beside = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # for a look alone: it stays where it is
-    beside.add_argument("--config-dir", "-cd", type=Path)
-    folder = beside.parse_known_args(arguments)[0].config_dir
-    if folder is not None and not folder.is_dir():
-        sys.exit(f"error: --config-dir {folder}: there is no such folder")
+    parser.add_argument("--config-dir", "-cd", type=Path)
     options, rest = parser.parse_known_args(arguments)
+    if options.config_dir is not None:
+        if not options.config_dir.is_dir():
+            sys.exit(f"error: --config-dir {options.config_dir}: there is no such folder")
+        rest = [f"--config-dir={options.config_dir}", *rest]
     if options.config_path is None:
         return rest
     folder = options.config_path.expanduser()

@@ -166,9 +166,10 @@ class CheckedLoader(ConfigLoaderImpl):
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
         if isinstance(result.config, DictConfig) and not str(default.config_path).startswith("hydra/"):
-            self.referred |= set(references(plain(result.config)))
+            content = plain(result.config)
+            self.referred |= set(references(content))
             if str(default.config_path).startswith("callbacks/"):
-                self._check_one_class(default, plain(result.config).get("callbacks") or {})
+                self._check_one_class(default, content.get("callbacks") or {})
         return result
 
     def _check_one_class(self, default: ResultDefault, callbacks: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ class RunState:
                 f"{folder.state} is missing, and {first.path} holds checkpoints of a run: put the file back, or delete "
                 "the checkpoints to train anew"
             )
-        if state is None or (state.tasks is None and not state.next_task and not folder.task(0).path.exists()):
+        if state is None or (state.tasks is None and not state.next_task and not first.path.exists()):
             run_id = uuid.uuid4().hex[:8] if state is None else state.run_id  # of an attempt that could not begin
             return cls(fingerprint(config), settings_behind_the_numbers(config), run_id)
         if not config["training"]["resume"]:
