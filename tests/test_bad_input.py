@@ -90,6 +90,7 @@ def test_root_not_given(cli):
 def test_missing_root(cli, tmp_path):
     message = error_of(cli, tmp_path / "nowhere")
     assert message.startswith(f"error: dataset.root={tmp_path}/nowhere: there is no such folder; expected {{train,val")
+    assert not list(tmp_path.iterdir()), "a run that was refused leaves no folder"
 
 
 def test_empty_split(cli, tmp_path):

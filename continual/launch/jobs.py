@@ -32,7 +32,7 @@ from continual.loggers.build import build_loggers
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from datamodules.contents import contents_of
-from protocol.errors import RunError, UserError
+from protocol.errors import RunError
 from protocol.files import remove_leftovers, write_atomically
 from protocol.run_folder import RunFolder
 
@@ -233,8 +233,9 @@ def removed_if_refused(folder: RunFolder, output: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        if is_first_process() and not in_sweep() and folder.path.resolve() != Path.cwd():
+    except Exception as error:
+        is_mistake = user_message(error) is not None  # also within what Hydra raises where something is made
+        if is_mistake and is_first_process() and not in_sweep() and folder.path.resolve() != Path.cwd():
             with suppress(Timeout, OSError), FileLock(folder.lock, timeout=0):
                 _remove_unused(folder, output.resolve())
         raise
