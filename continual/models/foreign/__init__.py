@@ -1,0 +1,1 @@
+"""Networks in files of other projects, in the terms of this one: one file per source."""
