@@ -72,6 +72,8 @@ class DataSource(ABC):
     labels: LabelSpace
     mask_table: Pixels | None = None  # 256 entries, from values in the files to those of the splits; None: the same
     index_dir: str | None = None  # where its class index is kept (`dataset.index_dir`); None: the user's cache folder
+    # a data set whose test images are tested on too; its classes are matched by name
+    more_test: DataSource | None = None
 
     @abstractmethod
     def split(self, name: str) -> Split:

@@ -6,9 +6,10 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
+from datamodules.relabelled import RelabelledSplit
 from datamodules.text import check_name, shortened
-from protocol.arrays import Flags
+from protocol.arrays import Flags, Pixels
 from protocol.files import replacing
 from protocol.labels import LabelSpace
 
@@ -70,6 +72,25 @@ class ClassIndex:
         arrays = (self.images, self.values, self.pixels)
         facts = [(self.n_images, str(array.dtype), array.shape, array.tobytes()) for array in arrays]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def relabelled(self, table: Pixels) -> ClassIndex:
+        """The index of the same masks whose values went through a table; values may become one."""
+        cells, place = np.unique(self.images.astype(np.int64) * 256 + table[self.values], return_inverse=True)
+        pixels = np.bincount(place, weights=self.pixels, minlength=len(cells)).astype(np.int64)
+        return ClassIndex(
+            self.n_images, (cells // 256).astype(np.int32), (cells % 256).astype(np.uint8), pixels
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[ClassIndex]) -> ClassIndex:
+        """The index of several splits, one after the other."""
+        starts = np.cumsum([0, *(part.n_images for part in parts)])
+        return cls(
+            int(starts[-1]),
+            np.concatenate([part.images + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.pixels for part in parts]),
+        )
 
     @classmethod
     def build(
@@ -201,7 +222,11 @@ def _failure_message(failures: list[str]) -> str:
 
 def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex:
     """The class index of a split of a data set, kept where the data set's settings say."""
-    return ClassIndex.build(source.split(name), source.labels, cache_dir=source.index_dir, progress=progress)
+    split, build = source.split(name), partial(ClassIndex.build, cache_dir=source.index_dir, progress=progress)
+    if isinstance(split, RelabelledSplit):
+        found = [build(part.split, part.labels).relabelled(part.relabelling.table) for part in split.parts]
+        return ClassIndex.joined(found)
+    return build(split, source.labels)
 
 
 def _digest(split: Split, labels: LabelSpace) -> str:

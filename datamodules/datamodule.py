@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.cores import usable_cores
+from datamodules.relabelled import judge_of
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
@@ -83,17 +84,21 @@ class ContinualDataModule(pl.LightningDataModule):
         self.saliency = saliency
         self.test_split = "test"
 
-    def begin_task(self, task: Task, train: Positions, val: Positions, test: Positions) -> None:
+    def begin_task(
+        self, task: Task, train: Positions, val: Positions, test: Positions, trains: bool = True
+    ) -> None:
         """Make a task the current one.
 
         Args:
             task: the task.
             train, val, test: positions of its images in the data set's splits.
+            trains: false: nothing is learned in it, so that it needs no images.
 
         Raises:
             DataError: see `check_task`.
         """
-        self.check_task(task, train)
+        if trains:
+            self.check_task(task, train)
         self.task = task
         self.train_indices, held_out = self._divide(task, train)
         self.val_indices = held_out if self.val_on_train else np.asarray(val)
@@ -208,8 +213,10 @@ class ContinualDataModule(pl.LightningDataModule):
     def _dataset(
         self, split: str, lut: Pixels, transform: PairTransform, saliency: SaliencySource | None = None
     ) -> TaskDataset:
+        images = self.source.split(split)
+        judge = judge_of(images, self.task) if lut is not self.task.train_lut else None
         return TaskDataset(
-            self.source.split(split), lut, transform, seed=self.seed, task=self.task.index, saliency=saliency
+            images, lut, transform, seed=self.seed, task=self.task.index, saliency=saliency, judge=judge
         )
 
     def _eval_loader(self, split: str, indices: Positions, lut: Pixels, whole: bool = False) -> DataLoader[Sample]:

@@ -168,7 +168,7 @@ class Results:
 
 def summary_line(entry: Mapping[str, Any], task: Task) -> str:
     """One line for the end of a task."""
-    names = ", ".join(task.labels.classes[c] for c in task.new)
+    names = ", ".join(task.labels.classes[c] for c in task.new) or "no new class"
     groups = f" (old {percent(entry['miou_old'])}, new {percent(entry['miou_new'])})" if task.index else ""
     return (
         f"{task.counted} · {names} · mIoU {percent(entry['miou'])}{groups} · "
