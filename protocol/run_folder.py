@@ -109,6 +109,10 @@ class RunFolder:
         """The confusion matrix of a task's test."""
         return self.path / "confusion" / f"{_task(task)}.csv"
 
+    def changes(self, task: int) -> Path:
+        """How much predictions that were made before the run have changed after a task, by image."""
+        return self.path / "changes" / f"{_task(task)}.csv"
+
     def maps(self, task: int, image: str) -> MapsFolder:
         """What was predicted on an image after a task."""
         return MapsFolder(self.path / "predictions" / _task(task) / image)

@@ -24,6 +24,7 @@ from continual.models.checkpoint import NETWORK
 from continual.models.configuration import plain
 from continual.run import parts
 from continual.run.callbacks import Callbacks
+from continual.run.changes import Changes
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connected
@@ -77,8 +78,10 @@ class Experiment:
         self.callbacks.check(self.learner, self.data)
         self.learner.needs_teacher = self.callbacks.need_teacher
         parts.check_sharding(self.callbacks, self.training)
+        self.changes = Changes(folder)
         self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint)
-        self.trainers = Trainers(self.training, folder, self.callbacks, gpu=gpu)
+        beside = [self.changes] if self.sequence.known else []
+        self.trainers = Trainers(self.training, folder, [*self.callbacks, *beside], gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
         parts.check_tasks(self.sequence, self.data, self.learner.loss, self.training, trainer.world_size)
         self.environment = describe_environment(trainer, self.training.batch_size)
@@ -154,17 +157,24 @@ class Experiment:
         self.callbacks.begin_task(task, self.folder.task(task.index).path)
         if task.index < self.state.next_task:
             self._load_trained(task)
+            self._remember_start(is_known)
             return
         self._move_loggers(task, self.state.steps)
         trainer = self.trainers.build(task)
         is_trained = self.folder.task(task.index).model.exists()
         learn = self._take_start if is_known else self._train
         trained = self._load_trained(task) if is_trained else learn(trainer, task)
+        self._remember_start(is_known)
         self._move_loggers(task, self.state.steps + trained["steps"] - trainer.global_step)
         started = time.monotonic()
         entry = self._test(trainer, task)
         entry["seconds"] = round(trained["seconds"] + time.monotonic() - started, 1)
         self._record(task, entry, trained["steps"], trainer)
+
+    def _remember_start(self, is_known: bool) -> None:
+        """Keep the network that the run began with, to compare with it; `is_known`: whether it is that one now."""
+        if is_known:
+            self.changes.remember(self.learner.network)
 
     def _move_loggers(self, task: Task, steps: int) -> None:
         """Say how many steps came before those that the task's trainer counts."""
