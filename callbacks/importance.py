@@ -244,7 +244,9 @@ class PI(ImportancePenalty):
 
     def begin_at_start(self, has_old_images: bool) -> None:
         """Refuse it: the importance is that along the way of a training."""
-        raise ConfigError(f"{UNMEASURED} along the way of a training: start from a run with loss=pi, or choose loss=ewc")
+        raise ConfigError(
+            f"{UNMEASURED} along the way of a training: start from a run with loss=pi, or choose loss=ewc"
+        )
 
     def start(self, weights: Weights) -> dict[str, Weights]:
         """d = 0, and where each weight starts."""

@@ -77,9 +77,7 @@ class ClassIndex:
         """The index of the same masks whose values went through a table; values may become one."""
         cells, place = np.unique(self.images.astype(np.int64) * 256 + table[self.values], return_inverse=True)
         pixels = np.bincount(place, weights=self.pixels, minlength=len(cells)).astype(np.int64)
-        return ClassIndex(
-            self.n_images, (cells // 256).astype(np.int32), (cells % 256).astype(np.uint8), pixels
-        )
+        return ClassIndex(self.n_images, (cells // 256).astype(np.int32), (cells % 256).astype(np.uint8), pixels)
 
     @classmethod
     def joined(cls, parts: Sequence[ClassIndex]) -> ClassIndex:

@@ -84,9 +84,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self.saliency = saliency
         self.test_split = "test"
 
-    def begin_task(
-        self, task: Task, train: Positions, val: Positions, test: Positions, trains: bool = True
-    ) -> None:
+    def begin_task(self, task: Task, train: Positions, val: Positions, test: Positions, trains: bool = True) -> None:
         """Make a task the current one.
 
         Args:
@@ -188,8 +186,12 @@ class ContinualDataModule(pl.LightningDataModule):
         return self.source.split(self._val_split).ids[index]
 
     def training_samples(self, count: int) -> list[Sample]:
-        """Up to `count` augmented training images as batches of one, spread over the task's list."""
-        return self._some(self._dataset("train", self.task.train_lut, self.augmentation), self.train_indices, count)
+        """Up to `count` augmented training images as batches of one, spread over the task's list.
+
+        Of the data set's list where the task has none: those of the next tasks will be of the same size.
+        """
+        dataset = self._dataset("train", self.task.train_lut, self.augmentation)
+        return self._some(dataset, self.train_indices if len(self.train_indices) else np.arange(len(dataset)), count)
 
     @staticmethod
     def _some(dataset: TaskDataset, indices: Positions, count: int) -> list[Sample]:
@@ -215,9 +217,7 @@ class ContinualDataModule(pl.LightningDataModule):
     ) -> TaskDataset:
         images = self.source.split(split)
         judge = judge_of(images, self.task) if lut is not self.task.train_lut else None
-        return TaskDataset(
-            images, lut, transform, seed=self.seed, task=self.task.index, saliency=saliency, judge=judge
-        )
+        return TaskDataset(images, lut, transform, seed=self.seed, task=self.task.index, saliency=saliency, judge=judge)
 
     def _eval_loader(self, split: str, indices: Positions, lut: Pixels, whole: bool = False) -> DataLoader[Sample]:
         rank, world_size = (0, 1) if whole else self._rank_and_world_size()

@@ -65,16 +65,11 @@ class TaskSequence:
         Raises:
             UserError: the data or the task cannot be used, or a task has no image.
         """
-        source: DataSource = instantiate(dataset.source, _convert_="all")
-        known = Known(**training["known"]) if training["known"] else None
+        source = source_of(dataset, training)
         protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
         if isinstance(source, DomainSource):
-            source.index_dir = dataset.get("index_dir")
             return cls._of_domains(source, protocol, dataset, training)
-        if known or source.more_test:
-            source = RelabelledSource(source, known, _old_images(training["old_images"]))
-        source.index_dir = dataset.get("index_dir")
-        return cls._of_classes(source, protocol, known, training)
+        return cls._of_classes(source, protocol, _known(training), training)
 
     @classmethod
     def _of_classes(
@@ -160,6 +155,27 @@ class TaskSequence:
                 for task, chosen in zip(self.tasks, self.images, strict=True)
             ]
         }
+
+
+def source_of(dataset: DictConfig, training: Mapping[str, Any]) -> DataSource:
+    """The data set of a run, in the terms of the run's labels.
+
+    Args: see `TaskSequence.from_config`.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    source: DataSource = instantiate(dataset.source, _convert_="all")
+    known = _known(training)
+    if (known or source.more_test) and not isinstance(source, DomainSource):
+        source = RelabelledSource(source, known, _old_images(training["old_images"]))
+    source.index_dir = dataset.get("index_dir")
+    return source
+
+
+def _known(training: Mapping[str, Any]) -> Known | None:
+    """What the network knows before the run."""
+    return Known(**training["known"]) if training["known"] else None
 
 
 def grown_images(

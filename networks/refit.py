@@ -30,8 +30,13 @@ def fit_layout(network: SegmentationNetwork, layout: Layout, background: bool) -
     """
     old, adds_background = network.classifier, background and not network.has_background
     if not isinstance(old, IncrementalClassifier):
-        if layout != Layout() or adds_background:
+        if layout != Layout():
             raise _unfit(network, layout)
+        if adds_background:
+            raise ConfigError(
+                f"{type(network).__name__} in training.start_from has no background, and no class token for one can be "
+                "added: set training.hidden=ignore"
+            )
         return
     if old.layout == layout and type(old) is IncrementalClassifier and not adds_background:
         return

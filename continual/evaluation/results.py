@@ -159,7 +159,9 @@ class Results:
         return rows
 
     def _comparison_table(self) -> Table:
-        table = Table(*BEFORE_AND_AFTER, title="before and after, IoU in percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            *BEFORE_AND_AFTER, title="before and after, IoU in percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for name, *values in self.comparison():
             table.add_row(Text(name), *values)
         return table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from continual.evaluation.palette import voc_colours
@@ -110,10 +110,11 @@ def made_start(network: Mapping[str, Any], classes: str | Sequence[str] | None) 
     Raises:
         ConfigError: it has no class layer of its own.
     """
-    from continual.models.foreign.module import from_module
-    from networks.module import ModuleNetwork
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
+
+    from continual.models.foreign.module import from_module
+    from networks.module import ModuleNetwork
     from protocol.errors import ConfigError
 
     made = instantiate(OmegaConf.create(dict(network)), _convert_="all")
