@@ -49,13 +49,13 @@ def recognise(state: Mapping[str, Tensor]) -> Found | None:
         RunError: it has another encoder, layers of tasks with convolutions of their own, or several networks.
     """
     decoder, pyramid = _prefix(state, "class_tokens"), _prefix(state, "map_convs.0.weight")
-    if "cls.0.weight" in state or (decoder is None and pyramid is None):  # the former is MiB's
+    if decoder is None and pyramid is None:
         return None
     body = _prefix(state, "mod1.conv1.weight")
     has_modules = body is not None
     if body is None:
         body = _prefix(state, "conv1.weight", beside="layer1.0.conv1.weight")
-    if body is None:
+    if body is None or (body == "body." and "cls.0.weight" in state):  # the latter is MiB's
         return None
     wrapped = any(WRAPPED.search(name) for name in state)
     is_plain = wrapped or not has_modules

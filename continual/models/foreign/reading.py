@@ -10,13 +10,14 @@ makes there can be neither a tensor nor a container of tensors.
 from __future__ import annotations
 
 import pickletools
+import re
 import tarfile
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,11 @@ KEYS = ("state_dict", "model_state", "model_state_dict", "model", "net", "networ
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 MOST_NAMES = 100  # of classes in one file; each object costs time that grows with their number
 PICKLES = 4  # of the format before torch 1.6: three that say what it is, then the content
+# Names that torch knows, or refuses, by itself: what rebuilds tensors and containers.
+OF_TORCH = re.compile(
+    r"torch\.(\w+|(_utils|_tensor|storage)\.\w+|nn\.parameter\.Parameter|serialization\._get_layout)"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)"
+)
 ZIP_START = b"PK\x03\x04"
 ANEW = "save it anew as its state dict alone: torch.save(network.state_dict(), 'weights.pth')"
 
@@ -148,7 +154,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _named(path: Path, is_archive: bool) -> set[str]:
-    """Classes and functions that a file names, by torch's names; nothing of it is made or looked up."""
+    """Classes and functions that a file names beside torch's; nothing of it is made or looked up."""
     try:
         if is_archive:
             with zipfile.ZipFile(path) as archive:
@@ -161,11 +167,10 @@ def _named(path: Path, is_archive: bool) -> set[str]:
         return set()
 
 
-def _globals(file: Any) -> set[str]:
-    """Of one pickle, from where a file stands."""
-    stream: BinaryIO = file
-    named = (str(argument) for code, argument, _ in pickletools.genops(stream) if code.name == "GLOBAL")
-    return {_current(*name.split(" ", 1)) for name in named}
+def _globals(file: IO[bytes]) -> set[str]:
+    """Of one pickle, from where a file stands; without those that torch knows."""
+    named = [str(argument) for code, argument, _ in pickletools.genops(file) if code.name == "GLOBAL"]
+    return {name for name in (_current(*name.split(" ", 1)) for name in named) if not OF_TORCH.fullmatch(name)}
 
 
 def _current(module: str, name: str) -> str:

@@ -23,7 +23,6 @@ from tests.networks import test_bisenet, test_deeplabv3_original
 from tests.networks.test_pretrained import to_mib
 from tests.vectors import part
 
-
 USUAL = Layout()
 
 
@@ -70,7 +69,7 @@ def of_transformer(name):
     return of_bacs(name) if name.startswith("encoder.") else f"network.decoder.{name}"
 
 
-def of_transseg(state):
+def of_transeg(state):
     state = renamed(of_transformer)(state)
     return state | {"network.decoder.class_tokens": state["network.decoder.class_tokens"][None]}
 
@@ -144,7 +143,7 @@ FILES = {
     ),
     "bacs transformer": (
         lambda: DeepLabV3Transformer("resnet18", channels=32, feedforward=48, layers=2, crop_size=64), (6,), Layout(),
-        of_transseg, {}, "state_dict",
+        of_transeg, {}, "state_dict",
     ),
 }  # fmt: skip
 
