@@ -33,7 +33,6 @@ class Known:
         background: value of background in masks; None where none is labelled.
         has_background: whether channel 0 of the network is background.
         class_counts: channels that each call of `SegmentationNetwork.add_classes` added, see networks/base.py.
-        brings_network: whether its file says what the network is; otherwise the configuration does.
         start: checksum of its weights.
     """
 
@@ -43,7 +42,6 @@ class Known:
     background: MaskValue | None
     has_background: bool
     class_counts: list[Whole]
-    brings_network: bool
     start: Text
 
 
@@ -181,7 +179,7 @@ def growth_steps(
         labels.classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment
     )
     for end in range(1, len(steps)):
-        if set(c for step in steps[:end] for c in step) == set(known.ids):
+        if {c for step in steps[:end] for c in step} == set(known.ids):
             return tuple(known.ids), *steps[end:]
     named = f"training.task={task}" if task is not None else f"training.initial_increment={initial_increment}"
     sizes = "-".join(str(len(step)) for step in steps)

@@ -18,7 +18,7 @@ from protocol.words import shown
 if TYPE_CHECKING:
     from continual.models.start import Start
 
-ITSELF = "network"  # value of training.start_from: the network as the configuration makes it
+KEY = "training.start_from"
 NORMALISATION = ("mean", "std")
 SIZES = ("crop_size", "evaluation")
 
@@ -55,19 +55,20 @@ def begin_with_start(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _start(config: DictConfig, given: Collection[str]) -> Start:
-    from continual.models.start import find_start, made_start  # imports torch, for which other runs need not wait
+    """The start.
 
-    training = config.training
+    Raises:
+        ConfigError: the command line chooses another network.
+    """
+    from continual.models.start import find_start  # imports torch, for which other runs need not wait
+
+    training, network = plain(config.training), plain(config.network)
+    start = find_start(training["start_from"], training["start_classes"], network, training["trust"])
     chosen = [key for key in given if key == "network" or key.startswith("network.")]
-    network = plain(config)["network"] if chosen else None
-    classes = None if training.start_classes is None else plain(config)["training"]["start_classes"]
-    if training.start_from == ITSELF:
-        return made_start(plain(config)["network"], classes)
-    start = find_start(training.start_from, classes, network, training.trust)
-    if chosen and start.brings_network:
+    if chosen and (start.is_own or start.description[TARGET] != network[TARGET]):
         raise ConfigError(
-            f"{chosen[0]} contradicts training.start_from={shown(training.start_from)}, which brings its network: leave "
-            "it out"
+            f"{chosen[0]} contradicts {KEY}={shown(training['start_from'])}, which holds a "
+            f"{start.description[TARGET].rpartition('.')[2]}: leave it out"
         )
     return start
 

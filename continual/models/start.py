@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from safetensors import safe_open
-from torch import Tensor
 
+from continual.evaluation.metrics import BACKGROUND
 from continual.evaluation.palette import voc_colours
-from continual.models.checkpoint import ABOUT, NETWORK, check_shapes, checksum, load_checkpoint
+from continual.models.checkpoint import ABOUT, NETWORK, checksum, load_checkpoint
 from continual.models.foreign.found import Found
-from continual.models.foreign.recognition import find
+from continual.models.foreign.module import from_module
+from continual.models.foreign.recognition import find, made
 from continual.models.saved_model import SavedModel
-from continual.models.trust import TARGET, make
-from datamodules.label_spaces import label_space
+from datamodules.label_spaces import PUBLISHED, label_space
 from networks.base import SegmentationNetwork
 from networks.classifier import Layout
+from networks.module import ModuleNetwork
 from networks.refit import fit_layout
-from protocol.errors import RunError
+from protocol.errors import ConfigError, RunError
 from protocol.growth import Known
 from protocol.labels import IGNORE, LabelSpace
 from protocol.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 KEY = "training.start_from"
 ITSELF = "network"  # its value for the network as the configuration makes it
@@ -44,7 +50,7 @@ class Start:
         evaluation: transform of its run's evaluation; None: not known.
         crop_size: of its run's training; None: not known.
         callbacks: states of its run's callbacks at its end, by name.
-        brings_network: whether its file says what the network is.
+        is_own: whether its file is one of this project, which says all of this itself.
         is_as_saved: whether the classifier is arranged as in its file.
     """
 
@@ -57,7 +63,7 @@ class Start:
     evaluation: Mapping[str, Any] | None = None
     crop_size: int | None = None
     callbacks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    brings_network: bool = True
+    is_own: bool = True
     is_as_saved: bool = True
 
     def fit(self, layout: Layout, background: bool) -> None:
@@ -76,56 +82,42 @@ class Start:
             background=self.labels.background,
             has_background=self.network.has_background,
             class_counts=list(self.network.class_counts),
-            brings_network=self.brings_network,
             start=f"{checksum(self.network.state_dict()):08x}",
         )
 
 
-def find_start(
-    given: str, classes: str | Sequence[str] | None, network: Mapping[str, Any] | None, trust: bool
-) -> Start:
+def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping[str, Any], trust: bool) -> Start:
     """The network that `training.start_from` names.
 
     Args:
-        given: a file or a run's folder.
+        given: a file, a run's folder, or `ITSELF`.
         classes: names of its classes, or where they stand (`training.start_classes`), where its file does not say them.
-        network: description of the network, where the user chose it.
+        network: the configuration's description of a network. A file of this project does not need it.
         trust: whether the file may name classes that are no part of this project.
 
     Raises:
         RunError: there is no such file, it is damaged, it does not fit the network, or its classes are not known.
     """
+    if given == ITSELF:
+        return _made(network, classes)
     path = Path(given).expanduser()
     path = model_of_run(path) if path.is_dir() else path
-    if is_own(path):
-        return _own(path, classes, trust)
-    return _foreign(find(path, network), path, classes, trust, brings_network=network is None)
+    return _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
 
 
-def made_start(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> Start:
+def _made(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> Start:
     """The network of the configuration as it is made, with its own weights and class layer.
-
-    Args: `network`: its description; `classes`: see `find_start`.
 
     Raises:
         ConfigError: it has no class layer of its own.
     """
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from continual.models.foreign.module import from_module
-    from networks.module import ModuleNetwork
-    from protocol.errors import ConfigError
-
-    made = instantiate(OmegaConf.create(dict(network)), _convert_="all")
-    if not isinstance(made, ModuleNetwork):
+    network_itself = instantiate(OmegaConf.create(dict(network)), _convert_="all")
+    if not isinstance(network_itself, ModuleNetwork):
         raise ConfigError(
-            f"{KEY}=network takes a network with a class layer of its own, network=module, and this one is "
-            f"{type(made).__name__}: give a file"
+            f"{KEY}={ITSELF} takes a network with a class layer of its own, network=module, and this one is a "
+            f"{type(network_itself).__name__}: give a file"
         )
-    path = Path(str(network[TARGET]))
-    found = from_module(network, made.original_state())
-    return _foreign(found, path, classes, trust=True, brings_network=False)
+    return _foreign(from_module(network, network_itself.original_state()), Path(ITSELF), classes)
 
 
 def model_of_run(folder: Path) -> Path:
@@ -149,8 +141,7 @@ def is_own(path: Path) -> bool:
             with safe_open(path, framework="pt") as file:
                 return ABOUT in (file.metadata() or {})
         content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except Exception as error:  # of many kinds; whoever reads the file says what is wrong
-        del error
+    except Exception:  # of many kinds; whoever reads the file says what is wrong
         return False
     return isinstance(content, dict) and ABOUT in content
 
@@ -182,64 +173,64 @@ def _own(path: Path, classes: Any, trust: bool) -> Start:
     )
 
 
-def _foreign(found: Found, path: Path, classes: Any, trust: bool, brings_network: bool) -> Start:
-    network = built(found, path, trust)
-    count = sum(found.class_counts) - 1
-    labels = _labels(found, count, classes, path)
+def _foreign(found: Found, path: Path, classes: str | Sequence[str] | None) -> Start:
+    found, labels = with_classes(found, classes, path)
+    network = made(found, path)
+    network.load_state_dict(dict(found.state))
+    if found.left_out:
+        log.info(f"{path}: not used: {', '.join(found.left_out)}")
     return Start(
         what=f"{path} ({found.source})",
-        network=network,
+        network=network.eval().requires_grad_(False),
         description=found.network,
         labels=labels,
         mean=found.mean,
         std=found.std,
-        brings_network=brings_network,
+        is_own=False,
     )
 
 
-def built(found: Found, path: Path, trust: bool) -> SegmentationNetwork:
-    """The network of a file of another project.
+def with_classes(found: Found, classes: str | Sequence[str] | None, path: Path) -> tuple[Found, LabelSpace]:
+    """What a file of another project holds, with its classes.
+
+    As many names as channels: each channel is a class; one less: the first channel is background. A data set that has
+    background and more classes than that names the first ones.
+
+    Args: `classes`: what the user says of them; `path`: of the file.
 
     Raises:
-        RunError: its tensors are not those of the network.
+        RunError: nothing says them, or their number is another one.
     """
-    network: SegmentationNetwork = make(found.network, SegmentationNetwork, path, trust, REMEDY)
-    network.arrange_classifier(found.layout)
-    if not found.background:
-        network.leave_out_background()
-    for n in found.class_counts:
-        network.add_classes(n)
-    state: dict[str, Tensor] = dict(found.state)
-    try:
-        check_shapes(network.state_dict(), state)
-    except ValueError as error:
-        raise RunError(f"{path} does not hold the weights of its {found.network[TARGET]}: {error}") from error
-    network.load_state_dict(state)
-    return network.eval().requires_grad_(False)
-
-
-def _labels(found: Found, count: int, classes: str | Sequence[str] | None, path: Path) -> LabelSpace:
-    """The classes of a file of another project.
-
-    Raises:
-        RunError: nothing says them, or there are fewer than channels.
-    """
+    count = sum(found.class_counts)
     given = classes if classes is not None else found.classes
     if given is None:
         raise RunError(
-            f"{path} ({found.source}) does not say its {count} classes: give training.start_classes, the name of a data "
-            "set (voc, ade20k, cityscapes, camvid), a classes file, or a list of names without background"
+            f"{path} ({found.source}) does not say its classes, and has {count} channels: give training.start_classes, "
+            "the name of a data set (voc, ade20k, cityscapes, camvid), a classes file, or a list of names; one name "
+            "less than channels where the first is background"
         )
-    space = label_space(given) if isinstance(given, str) else LabelSpace(dict(enumerate(given, start=1)))
-    if len(space.classes) < count:
+    space = label_space(given) if isinstance(given, str) else _listed(given)
+    is_whole = len(space.classes) == count
+    if classes is not None:
+        found = replace(found, background=not is_whole and space.background is not None)
+    chosen = list(space.classes)[: count - int(found.background)]
+    may_be_more = isinstance(given, str) and given in PUBLISHED
+    if len(chosen) + int(found.background) != count or (len(space.classes) > len(chosen) and not may_be_more):
         raise RunError(
-            f"training.start_classes names {len(space.classes)} classes, and {path} ({found.source}) has {count}"
+            f"training.start_classes names {len(space.classes)} classes, and {path} ({found.source}) has {count} "
+            f"channels: give {count} names, or {count - 1} where the first channel is background"
         )
-    chosen = list(space.classes)[:count]
     numbered = voc_colours()
-    colours = {c: tuple(numbered[place].tolist()) for place, c in enumerate(chosen, start=1)}
-    return LabelSpace(
+    drawn = {c: tuple(numbered[place].tolist()) for place, c in enumerate(chosen, start=1)}
+    labels = LabelSpace(
         {c: space.classes[c] for c in chosen},
         background=space.background if found.background else None,
-        colours={c: space.colours.get(c, colours[c]) for c in chosen},
+        colours={c: space.colours.get(c, drawn[c]) for c in chosen},
     )
+    return found, labels
+
+
+def _listed(names: Sequence[str]) -> LabelSpace:
+    """Names of channels; a first one called background is left out."""
+    own = [name for place, name in enumerate(names) if place or name.casefold() != BACKGROUND]
+    return LabelSpace(dict(enumerate(own, start=1)), background=0)

@@ -14,7 +14,7 @@ import torch
 
 from continual.learning.learner import ContinualLearner
 from continual.learning.schedules import constant
-from continual.models.start import ITSELF, KEY, Start, find_start, made_start
+from continual.models.start import KEY, Start, find_start
 from continual.run.callbacks import Callbacks
 from networks.classifier import Layout
 from protocol.errors import ConfigError, RunError
@@ -32,11 +32,7 @@ def start_of(settings: Mapping[str, Any], known: Known, layout: Layout) -> Start
         RunError: its file has gone, or is another one than when the run began.
     """
     training = settings["training"]
-    given, classes = training["start_from"], training["start_classes"]
-    if given == ITSELF:
-        start = made_start(settings["network"], classes)
-    else:
-        start = find_start(given, classes, None if known.brings_network else settings["network"], training["trust"])
+    start = find_start(training["start_from"], training["start_classes"], settings["network"], training["trust"])
     start.fit(layout, known.has_background)
     if json.dumps(asdict(start.known)) != json.dumps(asdict(known)):
         raise RunError(

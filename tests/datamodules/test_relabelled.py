@@ -12,7 +12,7 @@ from protocol.tasks import build_tasks
 
 KNOWN = Known(
     names=["sky", "road"], ids=[1, 2], colours=[(1, 1, 1), (2, 2, 2)], background=0, has_background=True,
-    class_counts=[3], brings_network=True, start="0",
+    class_counts=[3], start="0",
 )  # fmt: skip
 
 

@@ -20,7 +20,6 @@ def known(names: tuple[str, ...] = ("sky", "road"), ids: tuple[int, ...] = (3, 7
         background=background,
         has_background=True,
         class_counts=[len(names) + 1],
-        brings_network=True,
         start="0",
     )
 
