@@ -48,6 +48,7 @@ class ContinualCallback(pl.Callback):
         first_task_idle: whether it does nothing before the first task ends. Runs with and without it then share a first
             task (continual/run/first_task_cache.py). A subclass with hooks of its own says it anew.
         later_settings: names of the constructor's arguments that the first task does not read.
+        ends_with_last_task: whether it keeps nothing of a last task, so that a finished run cannot go on with more.
         portable: whether its state at the end of another run can be where a run begins.
     """
 
@@ -60,6 +61,7 @@ class ContinualCallback(pl.Callback):
     needs_whole_weights: bool = False
     first_task_idle: bool = False
     later_settings: tuple[str, ...] = ()
+    ends_with_last_task: bool = False
     portable: bool = False
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:

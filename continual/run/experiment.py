@@ -79,7 +79,7 @@ class Experiment:
         self.learner.needs_teacher = self.callbacks.need_teacher
         parts.check_sharding(self.callbacks, self.training)
         self.changes = Changes(folder)
-        self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint)
+        self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint, state.earlier)
         beside = [self.changes] if self.sequence.known else []
         self.trainers = Trainers(self.training, folder, [*self.callbacks, *beside], gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
@@ -107,6 +107,8 @@ class Experiment:
         failure: BaseException | None = None
         try:
             self.state.check_data(contents_of(self.sequence.source), self.folder)
+            last = [name for name, callback in self.callbacks.continual.items() if callback.ends_with_last_task]
+            self.state.check_sequence(self.tasks, self.results.entries, last, self.folder)
             self._find_start()
             with connected(self.trainers.build(self.tasks[0]), self.learner, self.state) as self.state:
                 self._announce()
