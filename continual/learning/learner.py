@@ -75,6 +75,8 @@ class ContinualLearner(pl.LightningModule):
         self.seed = seed
         optimisation.check(network, loss)
         network.arrange_classifier(loss.layout)
+        if loss.reads_stages:
+            network.check_stages()
         self.auxiliaries = nn.ModuleDict()
         self.teacher = Teacher()
         self.memory: dict[str, Any] = {}
