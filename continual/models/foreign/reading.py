@@ -184,7 +184,7 @@ def _unreadable(path: Path, *names: str) -> RunError:
     """The error of a file that torch cannot read; `names`: of its classes and functions."""
     if names:
         first = ", ".join(names[:3])
-        return refusal(path, f"needs {first} to be read, and files of others run no code here: {ANEW}")
+        return refusal(path, f"is damaged, or needs {first}, and files of others run no code here: {ANEW}")
     try:
         with tarfile.open(path, "r:") as archive:
             archive.getmember("pickle")
