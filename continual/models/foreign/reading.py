@@ -15,7 +15,7 @@ import tarfile
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +28,10 @@ from protocol.errors import RunError
 State = dict[str, Tensor]
 # Where projects keep the state dict of their network, if the file holds more.
 KEYS = ("state_dict", "model_state", "model_state_dict", "model", "net", "network")
-# What wrappers put in front of all names: DataParallel, torch.compile, a LightningModule's attribute.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+# What stands in front of all names: of DataParallel, torch.compile; and in Lightning's files the attribute that has
+# the network. In others that may be a part of the network.
+WRAPPERS = ("module.", "_orig_mod.")
+OF_LIGHTNING, ATTRIBUTES = "state_dict", ("model.", "net.", "network.")
 MOST_NAMES = 100  # of classes in one file; each object costs time that grows with their number
 PICKLES = 4  # of the format before torch 1.6: three that say what it is, then the content
 # Names that torch knows, or refuses, by itself: what rebuilds tensors and containers.
@@ -79,8 +81,7 @@ def read(path: Path) -> tuple[State, Mapping[str, Any]]:
     if path.stat().st_size == 0:
         raise refusal(path, "is empty: copy it again")
     content = _of_safetensors(path) if path.suffix == ".safetensors" else _of_torch(path)
-    state, rest = _state_and_rest(content, path)
-    return _without_prefixes(state), rest
+    return _state_and_rest(content, path)
 
 
 def refusal(path: Path, reason: str) -> RunError:
@@ -183,7 +184,7 @@ def _unreadable(path: Path, *names: str) -> RunError:
     """The error of a file that torch cannot read; `names`: of its classes and functions."""
     if names:
         first = ", ".join(names[:3])
-        return refusal(path, f"needs {first} to be read, and files of others run no code here: {ANEW}")
+        return refusal(path, f"is damaged, or needs {first}, and files of others run no code here: {ANEW}")
     try:
         with tarfile.open(path, "r:") as archive:
             archive.getmember("pickle")
@@ -201,7 +202,7 @@ def _state_and_rest(content: Any, path: Path) -> tuple[State, Mapping[str, Any]]
     content = _plain(content)
     keys = [key for key in KEYS if isinstance(content.get(key), dict)]
     if not keys and any(isinstance(value, Tensor) for value in content.values()):
-        return _tensors(content, path), {}
+        return _without(WRAPPERS, _tensors(content, path)), {}
     keys = keys or [key for key in KEYS if isinstance(content.get(key), _Inert)]
     if not keys:
         found = ", ".join(str(key)[:100] for key in list(content)[:5]) or "nothing"
@@ -209,7 +210,9 @@ def _state_and_rest(content: Any, path: Path) -> tuple[State, Mapping[str, Any]]
     if len(keys) > 1:
         raise refusal(path, f"holds several networks, {' and '.join(keys)}: save one of them as a file of its own")
     (key,) = keys
-    return _state_and_rest(content[key], path)[0], {name: value for name, value in content.items() if name != key}
+    state, _ = _state_and_rest(content[key], path)
+    prefixes = (*WRAPPERS, *ATTRIBUTES) if key == OF_LIGHTNING else WRAPPERS
+    return _without(prefixes, state), {name: value for name, value in content.items() if name != key}
 
 
 def _plain(mapping: dict[Any, Any]) -> dict[Any, Any]:
@@ -247,10 +250,8 @@ def _problem(tensor: Tensor) -> str | None:
     return None
 
 
-def _without_prefixes(state: State) -> State:
-    """Without what wrappers put in front of all names."""
-    while True:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)
-        if prefix is None or not state:
-            return state
+def _without(prefixes: Sequence[str], state: State) -> State:
+    """Without those prefixes that all names have."""
+    while prefix := next((p for p in prefixes if state and all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,38 @@ from continual.models.foreign.found import Found
 from continual.models.foreign.reading import read, refusal
 from continual.models.trust import TARGET, make
 from networks.base import SegmentationNetwork
+from protocol.checks import listed
 from protocol.errors import RunError
 
-Recognise = Callable[[Mapping[str, Tensor]], Found | None]
-# Each source says what it would take, for the message where none fits.
-SOURCES: dict[str, Recognise] = {
-    "MiB, PLOP and SDR (body.*, head.*, cls.N.*)": mib.recognise,
-    "MiB on BiSeNet (head.saptial_path.*, cls.N.*)": bisenet.recognise,
-    "CIL and ERFNet (encoder.*, decoder.output_conv.*)": cil.recognise,
-    "MBS (encoder.*, decoder.cls_emb.N)": mbs.recognise,
-    "SSUL (backbone.*, classifier.aspp.*, classifier.head.N.*)": ssul.recognise,
-    "DKD (backbone.*, aspp.*, cls.N.*)": dkd.recognise,
-    "BACS (mod1.*, map_convs.*, or pos_embed, class_tokens)": bacs.recognise,
-}
-# What no tensor shows: the user's word counts, where the network is of the class that the file holds. What a source
-# takes instead is the default of conf/network, so that only another word changes anything.
-UNSEEN = ("output_stride", "norm", "freeze_norm", "pooling", "dropout", "heads", "drop_path")
-LEAKY_NORMS = ("abn", "iabn", "iabn_sync", "bn_leaky", "abr")  # have the same names and activation
+# Kinds of normalisation with the same names, activation and, but for negative gammas, function.
+LEAKY_NORMS = ("abn", "iabn", "iabn_sync", "bn_leaky", "abr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A project whose files are known.
+
+    Attributes:
+        takes: its name and the names of its tensors, for the message where nothing fits.
+        recognise: what a file of it holds; None: it is none. A RunError says why it is one that cannot be used.
+        unseen: settings that no tensor shows. Found has the default of conf/network for them, so that a user's
+            description of the network says something else only where the user does.
+    """
+
+    takes: str
+    recognise: Callable[[Mapping[str, Tensor]], Found | None]
+    unseen: tuple[str, ...] = ()
+
+
+SOURCES = (
+    Source("MiB, PLOP, SDR (body.*, head.*, cls.N.*)", mib.recognise, ("output_stride", "norm", "pooling")),
+    Source("MiB on BiSeNet (head.saptial_path.*, cls.N.*)", bisenet.recognise),
+    Source("CIL and ERFNet (encoder.*, decoder.output_conv.*)", cil.recognise, ("dropout",)),
+    Source("MBS (encoder.*, decoder.cls_emb.N)", mbs.recognise, ("heads", "drop_path")),
+    Source("SSUL (backbone.*, classifier.aspp.*, classifier.head.N.*)", ssul.recognise, ("output_stride",)),
+    Source("DKD (backbone.*, aspp.*, cls.N.*)", dkd.recognise, ("output_stride",)),
+    Source("BACS (mod1.*, map_convs.*, or pos_embed, class_tokens)", bacs.recognise, ("norm", "heads")),
+)
 
 
 def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
@@ -43,7 +58,7 @@ def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
         path: of the file.
         network: the user's description of a network of this project: `_target_` and plain arguments. Where the file has
             the names of that network it says all; where it is of the class that the file holds it says what no tensor
-            shows (output stride, kind of normalisation ...); otherwise it is not used.
+            shows, such as the output stride; otherwise it is not used.
 
     Raises:
         RunError: the file cannot be read, no source fits, or several do.
@@ -51,26 +66,24 @@ def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
     state, _ = read(path)
     try:
         found = own.recognise(state, network) if network else None
-        found = found or with_names(_only(state), path.stem)
-        if network and network.get(TARGET) == found.network[TARGET]:
-            said = {key: network[key] for key in UNSEEN if key in network and _is_open(key, network[key], found)}
-            found = replace(found, network={**found.network, **said})
+        if found is None:
+            source, found = _only(state)
+            found = with_names(_with_unseen(found, source.unseen, network or {}), path.stem)
         _check(found, path)
     except RunError as error:
         raise refusal(path, str(error)) from error
     return found
 
 
-def _is_open(key: str, value: Any, found: Found) -> bool:
-    """Whether a setting may have another value than the one that a source takes."""
-    taken = found.network.get(key)
-    if key == "norm":
-        return taken in LEAKY_NORMS and value in LEAKY_NORMS
-    if key == "pooling":  # BACS always takes the whole map
-        return taken is not None
-    if key == "output_stride":  # the transformer's positions are for one
-        return "crop_size" not in found.network
-    return True
+def _with_unseen(found: Found, unseen: Iterable[str], network: Mapping[str, Any]) -> Found:
+    """With what a user's description says that the file does not."""
+    if network.get(TARGET) != found.network[TARGET]:
+        return found
+    said = {key: network[key] for key in (*unseen, "freeze_norm") if key in network}
+    norm = said.get("norm")
+    if norm is not None and not {norm, found.network["norm"]} <= {*LEAKY_NORMS}:
+        del said["norm"]  # the file shows that it has ReLUs, or that it has none
+    return replace(found, network={**found.network, **said})
 
 
 def made(found: Found, path: Path) -> SegmentationNetwork:
@@ -90,20 +103,20 @@ def made(found: Found, path: Path) -> SegmentationNetwork:
     return network
 
 
-def _only(state: Mapping[str, Tensor]) -> Found:
-    """What the one source that fits makes of a file's tensors.
+def _only(state: Mapping[str, Tensor]) -> tuple[Source, Found]:
+    """The one source that fits, and what it makes of a file's tensors.
 
     Raises:
         RunError: none fits, or several do.
     """
-    fitting = {name: found for name, recognise in SOURCES.items() if (found := recognise(state)) is not None}
+    fitting = [(source, found) for source in SOURCES if (found := source.recognise(state)) is not None]
     if len(fitting) > 1:
         raise RunError(
-            f"could be of {' or of '.join(fitting)}: that is a mistake of ours, please report the names of its tensors"
+            f"could be of {listed(source.takes for source, _ in fitting)}: give the network's own state dict"
         )
     if not fitting:
         raise RunError(_unknown(state))
-    return next(iter(fitting.values()))
+    return fitting[0]
 
 
 def _unknown(state: Mapping[str, Tensor]) -> str:
@@ -116,8 +129,8 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
     if all(name.startswith(("mod", "conv1.", "bn1.", "layer", "fc.", "classifier.fc.")) for name in names):
         return f"holds an encoder alone ({looks}): network.pretrained starts from that"
     return (
-        f"holds none of the networks known here ({looks}). What fits: {'; '.join(SOURCES)}; the tensors of a network "
-        "of this project (classifier.heads.N.*), whose settings network=... names"
+        f"holds none of the networks known here ({looks}). What fits: {'; '.join(source.takes for source in SOURCES)}; "
+        "the tensors of a network of this project (classifier.heads.N.*), whose settings network=... names"
     )
 
 

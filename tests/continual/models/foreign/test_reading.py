@@ -34,7 +34,7 @@ def same(state, want=STATE):
     ("key", "prefix"),
     [
         (None, ""), (None, "module."), ("state_dict", "model."), ("state_dict", "net."), ("model_state", "module."),
-        ("model_state_dict", "_orig_mod.module."), ("model", ""), ("net", ""), ("network", "network."),
+        ("model_state_dict", "_orig_mod.module."), ("model", ""), ("net", ""), ("network", "module."),
     ],
 )  # fmt: skip
 def test_where_a_state_dict_can_be(tmp_path, key, prefix, zipped):
@@ -45,6 +45,13 @@ def test_where_a_state_dict_can_be(tmp_path, key, prefix, zipped):
     found, rest = read(tmp_path / "a.pth")
     assert same(found)
     assert list(rest) == (["epoch", "prototypes"] if key else [])
+
+
+def test_a_part_of_the_network_keeps_its_name(tmp_path):
+    """Outside Lightning's files `model.` may be one."""
+    state = {f"model.{name}": value for name, value in STATE.items()}
+    torch.save({"model_state": state}, tmp_path / "a.pth")
+    assert same(read(tmp_path / "a.pth")[0], state)
 
 
 def test_safetensors(tmp_path):

@@ -202,6 +202,8 @@ def test_negative_gammas_of_inplace_abn_count_by_their_size(tmp_path):
 def test_what_only_another_network_has_is_not_taken_from_the_user(tmp_path):
     written(tmp_path / "a.pth", "sdr")
     default = {"_target_": "networks.deeplabv3.DeepLabV3", "norm": "abn", "freeze_norm": True, "activated_head": True}
+    found = find(tmp_path / "a.pth", {"_target_": "networks.unet.UNet", "width": 4})
+    assert found.network == find(tmp_path / "a.pth").network
     found = find(tmp_path / "a.pth", default)
     assert (found.network["norm"], found.network["activated_head"], found.network["freeze_norm"]) == ("bn", False, True)
 
@@ -222,7 +224,7 @@ def test_names_of_published_networks(golden_keys, name, counters):
     shapes = {name: tuple(map(int, re.findall(r"\d+", shape))) for name, shape in lines}
     kept = {n: s for n, s in shapes.items() if counters or not n.endswith("num_batches_tracked")}
     state = {name: torch.zeros(()).expand(shape) for name, shape in kept.items()}
-    (found,) = [found for recognise in SOURCES.values() if (found := recognise(state))]
+    (found,) = [found for source in SOURCES if (found := source.recognise(state))]
     counts, settings = GOLDEN[name]
     assert found.class_counts == counts
     assert settings.items() <= found.network.items()
@@ -348,7 +350,7 @@ def changed(**tensors):
         ("mib", lambda state: {"a.b": torch.ones(2, 3), "c": torch.ones(1)}, r"known here \(a.b, c .*: 2 tensors"),
         ("bacs", changed(**{"extra.backbone.mod1.conv1.weight": torch.ones(3)}), "several networks, network.backbone."),
         ("bacs", changed(**{"network.fc.weight": torch.ones(2, 256, 1, 1), "network.fc.bias": torch.ones(2)}),
-         "does not show which layers are the classifier's: fc, cls.0"),
+         "does not show which layers are the classifier's: network.fc, network.cls.0"),
         ("bacs", changed(**{"network.pre.0.weight": torch.ones(256, 256, 3, 3)}), "convolutions of its own"),
         ("bisenet", changed(**{"head.context_path.features.bn1.bias": torch.ones(64)}), "two encoders"),
         ("mbs", changed(**{"encoder.pos_embed": torch.ones(1, 18, 64)}), "18 tokens of 64 channels"),
