@@ -193,7 +193,7 @@ REFUSED = (
     (("training.start_from={ground}/truncated.ckpt",), "truncated.ckpt"),
     (("training.start_from={ground}/code.ckpt",), "code.ckpt"),
     (("network=erfnet",), "network contradicts training.start_from"),
-    (("network.output_stride=8",), "network.output_stride contradicts training.start_from"),
+    (("network=unet_small", "network.width=8"), "network.width contradicts training.start_from"),
     (("dataset.mean=[0.1,0.2,0.3]",), "dataset.mean=[0.1, 0.2, 0.3] contradicts training.start_from"),
     (("training.start_classes=voc",), "training.start_classes has no effect"),
     (("training.single_head=true",), "training.single_head=true does not go with training.start_from"),
@@ -233,3 +233,15 @@ class Code:
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Path.write_text, (Path("ran"), "code"))
+
+
+def test_a_finished_run_goes_on_with_more_tasks_as_if_it_had_never_ended(cli: CLI, tmp_path: Path) -> None:
+    sequences = ("training.class_order=[1,2,3,4,5,6]", "training.class_order=[1,2,3,4,5,6,7,8]")
+    for folder, orders in (("longer", sequences), ("whole", sequences[1:])):
+        for order in orders:
+            cli(*TINY, "training.task=4-2", order, f"hydra.run.dir={folder}")
+    assert results(tmp_path / "longer") == results(tmp_path / "whole")
+    final = [weights(tmp_path / folder / "task_02/model.ckpt") for folder in ("longer", "whole")]
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[1])
+    other = cli(*TINY, "training.task=4-2", "training.class_order=[1,2,3,4,5,7,8,6]", "hydra.run.dir=longer", check=False)
+    assert "has finished tasks that the new sequence does not begin with" in other.stderr

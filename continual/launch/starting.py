@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from continual.launch.references import at
 from continual.launch.targets import TARGET
 from continual.models.configuration import plain
 from protocol.errors import ConfigError, full_keys
@@ -64,12 +65,14 @@ def _start(config: DictConfig, given: Collection[str]) -> Start:
 
     training, network = plain(config.training), plain(config.network)
     start = find_start(training["start_from"], training["start_classes"], network, training["trust"])
-    chosen = [key for key in given if key == "network" or key.startswith("network.")]
-    if chosen and (start.is_own or start.description[TARGET] != network[TARGET]):
-        raise ConfigError(
-            f"{chosen[0]} contradicts {KEY}={shown(training['start_from'])}, which holds a "
-            f"{start.description[TARGET].rpartition('.')[2]}: leave it out"
-        )
+    for key in filter(lambda key: key == "network" or key.startswith("network."), given):
+        name = key.partition(".")[2] or TARGET
+        if at(network, name) != at(start.description, name):
+            raise ConfigError(
+                f"{key} contradicts {KEY}={shown(training['start_from'])}, which holds a "
+                f"{start.description[TARGET].rpartition('.')[2]} with {name}={shown(at(start.description, name))}: leave "
+                "it out"
+            )
     return start
 
 
