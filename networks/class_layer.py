@@ -1,8 +1,8 @@
 """The layer of a module's classes: found by its name, taken out, and listened to in its place.
 
-The layer's place in the module is taken by a `ClassLayer` without weights, which gives what it gets to somebody else. So
-the weights of the classes stand once in the network that grows, and whatever the module does before and after its class
-layer stays its own.
+The layer's place in the module is taken by a `ClassLayer` without weights, which gives what it gets to somebody else.
+So the weights of the classes stand once in the network that grows, and whatever the module does before and after its
+class layer stays its own.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ CLASS_LAYER = "decode_head.classifier"
 SMALLEST = 32  # side of an image, pixels: the first stage pools 8 x 8 patches of 4 pixels
 
 
-def build(widths: Sequence[int], depths: Sequence[int], decoder_width: int) -> nn.Module:
+def build(widths: Sequence[int], depths: Sequence[int], decoder_width: int, classes: int = 2) -> nn.Module:
     """transformers' network with random weights.
 
     Raises:
@@ -44,8 +44,9 @@ def build(widths: Sequence[int], depths: Sequence[int], decoder_width: int) -> n
         raise ConfigError(f"{error.name} is missing, which network=segformer needs: {REMEDY}") from error
     config = SegformerConfig(
         hidden_sizes=list(widths), depths=list(depths), decoder_hidden_size=decoder_width,
-        num_attention_heads=list(HEADS), drop_path_rate=0.1,
+        num_attention_heads=list(HEADS),
     )  # fmt: skip
+    config.num_labels = classes
     module: nn.Module = SegformerForSemanticSegmentation(config)
     if not hasattr(module.segformer, "stages"):
         raise ConfigError(f"network=segformer needs the names of a newer version of transformers: {REMEDY}")

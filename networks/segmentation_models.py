@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from networks.module import ModuleNetwork
 from protocol.checks import did_you_mean
@@ -24,8 +25,25 @@ Architecture = Literal[
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 OF_TIMM = "tu-"  # how the package calls timm's networks
 SMALLEST = {"pan": 128}  # side of an image, pixels, of what pools its deepest map three times
+INITIAL = ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_")  # by which weights are made
 CLASS_LAYER = "segmentation_head.0"
 CLASSES = 2  # of the layer that the growing classifier takes the place of
+
+
+class ShapesAlone(TorchFunctionMode):
+    """Within it networks of the package can be made on the meta device, and fast.
+
+    `torch.linspace` gives numbers there too, since Mix Transformers read their rates of dropping from it. What draws
+    random values, where there are none, does nothing.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch, or do not."""
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in INITIAL and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        where = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**(kwargs or {}), **where})
 
 
 def library() -> ModuleType:
@@ -44,8 +62,8 @@ def library() -> ModuleType:
     return found
 
 
-def build(architecture: str, encoder: str) -> nn.Module:
-    """The package's network with random weights; on the meta device where that is torch's default one.
+def build(architecture: str, encoder: str, classes: int = CLASSES) -> nn.Module:
+    """The package's network with random weights.
 
     Raises:
         ConfigError: the package is missing, has no such encoder, or cannot join the two.
@@ -58,11 +76,11 @@ def build(architecture: str, encoder: str) -> nn.Module:
             f"{did_you_mean(encoder, names)}"
         )
     try:
-        with torch.device("cpu"):  # some encoders read numbers from tensors while they are made
-            model: nn.Module = package.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES)
+        with ShapesAlone():
+            model: nn.Module = package.create_model(architecture, encoder, encoder_weights=None, classes=classes)
     except Exception as error:  # the package and timm raise many kinds
         raise ConfigError(f"architecture={architecture} cannot have encoder={encoder}: {error}") from error
-    return model.to(torch.get_default_device())
+    return model
 
 
 def _is_timm(encoder: str) -> bool:
