@@ -79,7 +79,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_new_classes_come_after_those_that_the_network_knows(cli: CLI, ground: Path, tmp_path: Path) -> None:
     grow(cli, ground)
-    start, first = (weights(path) for path in (ground / "start/task_01/model.ckpt", tmp_path / "grown/task_00/model.ckpt"))
+    start, first = (
+        weights(path) for path in (ground / "start/task_01/model.ckpt", tmp_path / "grown/task_00/model.ckpt")
+    )
     assert all(torch.equal(start[name], first[name]) for name in start.keys() | first.keys())
     before, after = results(tmp_path / "grown")["tasks"]
     assert list(after["iou"]) == ["background", *KNOWN, "bar", "ring"]
@@ -168,7 +170,11 @@ def test_an_old_test_set_measures_forgetting_from_the_network_s_own_score(
     grow(cli, ground, f"dataset.test_root={ground / 'old'}", "loss=finetune")
     found = results(tmp_path / "grown")
     before, after = found["tasks"]
-    lost = [before["iou"][name] - after["iou"][name] for name in KNOWN if None not in (before["iou"][name], after["iou"][name])]
+    lost = [
+        before["iou"][name] - after["iou"][name]
+        for name in KNOWN
+        if None not in (before["iou"][name], after["iou"][name])
+    ]
     assert lost
     assert found["forgetting"] == pytest.approx(sum(lost) / len(lost))
     assert (tmp_path / "grown/plots/changes_task_01.png").is_file()
@@ -181,7 +187,12 @@ def test_two_processes_grow_a_network(cli: CLI, ground: Path, tmp_path: Path) ->
 
 
 def test_a_network_without_background_gets_one_that_changes_nothing(cli: CLI, ground: Path, tmp_path: Path) -> None:
-    no_background = ("training.hidden=ignore", "loss=finetune", "training.class_order=[1,2,3,4,5,6]", "training.task=4-2")
+    no_background = (
+        "training.hidden=ignore",
+        "loss=finetune",
+        "training.class_order=[1,2,3,4,5,6]",
+        "training.task=4-2",
+    )
     del no_background
     pytest.skip("shapes always have a background")
 
@@ -243,5 +254,7 @@ def test_a_finished_run_goes_on_with_more_tasks_as_if_it_had_never_ended(cli: CL
     assert results(tmp_path / "longer") == results(tmp_path / "whole")
     final = [weights(tmp_path / folder / "task_02/model.ckpt") for folder in ("longer", "whole")]
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[1])
-    other = cli(*TINY, "training.task=4-2", "training.class_order=[1,2,3,4,5,7,8,6]", "hydra.run.dir=longer", check=False)
+    other = cli(
+        *TINY, "training.task=4-2", "training.class_order=[1,2,3,4,5,7,8,6]", "hydra.run.dir=longer", check=False
+    )
     assert "has finished tasks that the new sequence does not begin with" in other.stderr

@@ -17,7 +17,7 @@ from continual.evaluation.metrics import BACKGROUND
 from continual.evaluation.palette import voc_colours
 from continual.models.checkpoint import ABOUT, NETWORK, checksum, load_checkpoint
 from continual.models.foreign.found import Found
-from continual.models.foreign.module import from_module
+from continual.models.foreign.module import from_network
 from continual.models.foreign.recognition import find, made
 from continual.models.saved_model import SavedModel
 from datamodules.label_spaces import PUBLISHED, label_space
@@ -117,7 +117,7 @@ def _made(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> St
             f"{KEY}={ITSELF} takes a network with a class layer of its own, network=module, and this one is a "
             f"{type(network_itself).__name__}: give a file"
         )
-    return _foreign(from_module(network, network_itself.original_state()), Path(ITSELF), classes)
+    return _foreign(from_network(network, network_itself), Path(ITSELF), classes)
 
 
 def model_of_run(folder: Path) -> Path:

@@ -25,7 +25,11 @@ FORMAT = 3
 CHECKSUM = "checksum"  # of all the rest
 # Keys that say the sequence of tasks: a finished run may go on with more of them.
 SEQUENCE = (
-    "training.task", "training.default_task", "training.initial_increment", "training.increment", "training.class_order"
+    "training.task",
+    "training.default_task",
+    "training.initial_increment",
+    "training.increment",
+    "training.class_order",
 )
 
 

@@ -8,18 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from continual.models.checkpoint import check_shapes
-from continual.models.foreign import bacs, bisenet, cil, dkd, mbs, mib, own, ssul
+from continual.models.foreign import (
+    bacs,
+    bisenet,
+    cil,
+    dkd,
+    mbs,
+    mib,
+    own,
+    segformer,
+    segmentation_models,
+    ssul,
+    torchvision,
+)
 from continual.models.foreign.file_names import with_names
 from continual.models.foreign.found import Found
+from continual.models.foreign.module import from_module
 from continual.models.foreign.reading import read, refusal
-from continual.models.trust import TARGET, make
+from continual.models.trust import TARGET, make, names_only_parts
 from networks.base import SegmentationNetwork
+from networks.module import ModuleNetwork
 from protocol.checks import listed
 from protocol.errors import RunError
 
+MODULE = "networks.module.ModuleNetwork"  # of the user's own modules
 # Kinds of normalisation with the same names, activation and, but for negative gammas, function.
 LEAKY_NORMS = ("abn", "iabn", "iabn_sync", "bn_leaky", "abr")
 
@@ -48,6 +65,9 @@ SOURCES = (
     Source("SSUL (backbone.*, classifier.aspp.*, classifier.head.N.*)", ssul.recognise, ("output_stride",)),
     Source("DKD (backbone.*, aspp.*, cls.N.*)", dkd.recognise, ("output_stride",)),
     Source("BACS (mod1.*, map_convs.*, or pos_embed, class_tokens)", bacs.recognise, ("norm", "heads")),
+    Source("torchvision (backbone.*, classifier.*)", torchvision.recognise),
+    Source("segmentation_models_pytorch (encoder.*, segmentation_head.*)", segmentation_models.recognise),
+    Source("transformers' SegFormer (segformer.*, decode_head.*)", segformer.recognise),
 )
 
 
@@ -56,16 +76,16 @@ def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
 
     Args:
         path: of the file.
-        network: the user's description of a network of this project: `_target_` and plain arguments. Where the file has
-            the names of that network it says all; where it is of the class that the file holds it says what no tensor
-            shows, such as the output stride; otherwise it is not used.
+        network: the user's description of a network: `_target_` and arguments. Where the file has the names of that
+            network, or of the user's own module in it, it says all; where it is of the class that the file holds it
+            says what no tensor shows, such as the output stride; otherwise it is not used.
 
     Raises:
         RunError: the file cannot be read, no source fits, or several do.
     """
     state, _ = read(path)
     try:
-        found = own.recognise(state, network) if network else None
+        found = _described(state, network) if network else None
         if found is None:
             source, found = _only(state)
             found = with_names(_with_unseen(found, source.unseen, network or {}), path.stem)
@@ -73,6 +93,18 @@ def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
     except RunError as error:
         raise refusal(path, str(error)) from error
     return found
+
+
+def _described(state: Mapping[str, Tensor], network: Mapping[str, Any]) -> Found | None:
+    """What a file holds that has the names of the user's network; None: it has others.
+
+    Raises:
+        RunError: the network is a module of the user's own, and the file does not fit it.
+    """
+    if network[TARGET] != MODULE:
+        return own.recognise(state, network)
+    own_module: ModuleNetwork = instantiate(OmegaConf.create(dict(network)), _convert_="all")
+    return from_module(network, own_module, state)
 
 
 def _with_unseen(found: Found, unseen: Iterable[str], network: Mapping[str, Any]) -> Found:
@@ -92,7 +124,7 @@ def made(found: Found, path: Path) -> SegmentationNetwork:
     Raises:
         RunError: the description cannot be made; `path`: of the file.
     """
-    trust = not str(found.network[TARGET]).startswith("networks.")  # only the user, and no source, names others
+    trust = not names_only_parts(found.network)  # only the user, and no source, names others
     network: SegmentationNetwork = make(found.network, SegmentationNetwork, path, trust)
     network.arrange_classifier(found.layout)
     if not found.background:
