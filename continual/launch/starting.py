@@ -67,11 +67,11 @@ def _start(config: DictConfig, given: Collection[str]) -> Start:
     start = find_start(training["start_from"], training["start_classes"], network, training["trust"])
     for key in filter(lambda key: key == "network" or key.startswith("network."), given):
         name = key.partition(".")[2] or TARGET
-        if at(network, name) != at(start.description, name):
+        there = at(start.description, name)
+        if at(network, name) != there:
             raise ConfigError(
-                f"{key} contradicts {KEY}={shown(training['start_from'])}, which holds a "
-                f"{start.description[TARGET].rpartition('.')[2]} with {name}={shown(at(start.description, name))}: leave "
-                "it out"
+                f"{key} contradicts {KEY}={shown(training['start_from'])}, which holds a network with "
+                f"{name}={shown(there)}: leave it out"
             )
     return start
 

@@ -12,12 +12,11 @@ from networks.segmenter import Segmenter
 from networks.unet import UNet
 from protocol.errors import ConfigError
 
+PLAIN = Layout()
 OWN = Layout(own_background=True, detached_background=True)
 
 
-def network(
-    counts: tuple[int, ...] = (4, 2), layout: Layout = Layout(), background: bool = True, single: int = 0
-) -> UNet:
+def network(counts: tuple[int, ...] = (4, 2), layout: Layout = PLAIN, background: bool = True, single: int = 0) -> UNet:
     torch.manual_seed(0)
     made = UNet(width=4, num_layers=2)
     made.arrange_classifier(layout)
