@@ -186,17 +186,6 @@ def test_two_processes_grow_a_network(cli: CLI, ground: Path, tmp_path: Path) ->
     assert len(results(tmp_path / "grown")["tasks"]) == 2
 
 
-def test_a_network_without_background_gets_one_that_changes_nothing(cli: CLI, ground: Path, tmp_path: Path) -> None:
-    no_background = (
-        "training.hidden=ignore",
-        "loss=finetune",
-        "training.class_order=[1,2,3,4,5,6]",
-        "training.task=4-2",
-    )
-    del no_background
-    pytest.skip("shapes always have a background")
-
-
 REFUSED = (
     (("training.start_from=nothing.ckpt",), "nothing.ckpt"),
     (("training.start_from={ground}/new",), "is no folder of a run with a finished task"),
