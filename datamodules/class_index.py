@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
 from datamodules.text import check_name, shortened
-from protocol.arrays import Flags
+from protocol.arrays import Flags, Positions
 from protocol.files import replacing
-from protocol.labels import LabelSpace
+from protocol.labels import IGNORE, LabelSpace
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,14 @@ class ClassIndex:
         arrays = (self.images, self.values, self.pixels)
         facts = [(self.n_images, str(array.dtype), array.shape, array.tobytes()) for array in arrays]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def part(self, positions: Positions) -> ClassIndex:
+        """The index of some of the masks, each at most once, in the order of `positions`."""
+        place = np.full(self.n_images, -1, np.int32)
+        place[positions] = np.arange(len(positions))
+        images = place[self.images]
+        order = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
+        return ClassIndex(len(positions), images[order], self.values[order], self.pixels[order])
 
     @classmethod
     def build(
@@ -200,8 +208,30 @@ def _failure_message(failures: list[str]) -> str:
 
 
 def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex:
-    """The class index of a split of a data set, kept where the data set's settings say."""
-    return ClassIndex.build(source.split(name), source.labels, cache_dir=source.index_dir, progress=progress)
+    """The class index of a split of a data set, kept where the data set's settings say.
+
+    Raises:
+        DataError: see `ClassIndex.build`; or no mask shows any class.
+    """
+    split = source.split(name)
+    whole, positions = split.whole or (split, None)
+    index = ClassIndex.build(whole, source.labels, cache_dir=source.index_dir, progress=progress)
+    index = index if positions is None else index.part(positions)
+    _check_shows_a_class(index, source, name)
+    return index
+
+
+def _check_shows_a_class(index: ClassIndex, source: DataSource, name: str) -> None:
+    labels = source.labels
+    if index.presence[:, list(labels.classes)].any():
+        return
+    kinds = {True: "background", False: "ignored"}
+    values = ", ".join(f"{value} ({kinds[bool(value == labels.background)]})" for value in np.unique(index.values))
+    remedy = "correct them"
+    if IGNORE in index.values:  # as of masks that were exported in black and white
+        named = f"name it in a classes.yaml (0: background, {IGNORE}: cat) and set 'dataset.ignored=[]'"
+        remedy = f"where {IGNORE} is a class, {named} (dataset=folder)"
+    raise DataError(f"no {name} mask of {source.name} shows a class, but only {values}: {remedy}")
 
 
 def _digest(split: Split, labels: LabelSpace) -> str:
