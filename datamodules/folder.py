@@ -72,7 +72,8 @@ class Folder(DataSource):
         table = self._class_table(classes)
         read = meaning_of_outlines if self._outlines else meaning_of_masks
         self._meaning = read(table, background, ignored)
-        self._coding = coding_of(table, self._meaning)
+        self._coding = None if self._outlines else coding_of(table, self._meaning)
+        self.mask_table = None if self._coding is None else self._coding.byte_table
         self.labels = self._meaning.labels
         if test_root is not None:
             path = existing_root(test_root, HOME, "test_root")

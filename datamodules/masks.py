@@ -16,6 +16,7 @@ from datamodules.classes_file import GREATEST_VALUE, RGB
 from datamodules.files import FileSplit, opened
 from datamodules.mask_values import as_bytes, check_lossless, check_mask_mode, value_counts
 from protocol.arrays import Pixels
+from protocol.labels import IGNORE
 
 Table = npt.NDArray[np.uint16]
 
@@ -93,6 +94,18 @@ class Coding:
             f"has {pixels[most]:,} pixels of the colour {colour.tolist()}{more}, which {self.names} does not name (the "
             f"nearest there is {list(nearest)}, {name}); name it, or save the mask without smoothing and compression"
         )
+
+    @property
+    def byte_table(self) -> Pixels | None:
+        """Class ids of the 256 values of a grey mask, 255 where there is none; None where they are the same."""
+        if not (self.values or self.by_colour):
+            return None
+        grey = [(red, id_) for (red, *others), id_, _ in self.colours if set(others) == {red}]
+        table = np.full(256, IGNORE, np.uint8)
+        for value, id_ in grey if self.by_colour else self.values:
+            if value < len(table):
+                table[value] = id_
+        return table
 
     @property
     def digest(self) -> str:
