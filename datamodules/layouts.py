@@ -52,7 +52,7 @@ def find_part(root: Path, name: str) -> Part:
         return part
     if (folder := _folder(root, name)) is not None:
         return _part_at(folder, deep=True)
-    if (images := _folder(root / "images", name)) is not None:
+    if (images := _folder_below_images(root, name)) is not None:
         masks = root / "masks" / images.name
         return Part(images, _existing(masks) if os.path.isdir(root / "masks") else None)
     names = root / f"{name}.txt"
@@ -64,13 +64,13 @@ def find_part(root: Path, name: str) -> Part:
 
 def has_part(root: Path, name: str) -> bool:
     """Whether there is anything that says which images a split has."""
-    folders = _folder(root, name) or _folder(root / "images", name)
-    return folders is not None or os.path.isfile(root / f"{name}.txt") or _instances(root, name) is not None
+    folder = _folder(root, name) or _folder_below_images(root, name)
+    return folder is not None or os.path.isfile(root / f"{name}.txt") or _instances(root, name) is not None
 
 
 def has_folders(root: Path) -> bool:
     """Whether splits are folders."""
-    return any((_folder(root, name) or _folder(root / "images", name)) is not None for name in FOLDERS)
+    return any((_folder(root, name) or _folder_below_images(root, name)) is not None for name in FOLDERS)
 
 
 def has_splits(root: Path) -> bool:
@@ -80,6 +80,13 @@ def has_splits(root: Path) -> bool:
 
 def _folder(root: Path, name: str) -> Path | None:
     return _only([root / folder for folder in FOLDERS[name] if os.path.isdir(root / folder)])
+
+
+def _folder_below_images(root: Path, name: str) -> Path | None:
+    """A split's folder in images/; one of test images alone is a folder like any other."""
+    images = root / "images"
+    are_splits = any(_folder(images, split) is not None for split in ("train", "val"))
+    return _folder(images, name) if are_splits else None
 
 
 def _instances(root: Path, name: str) -> Part | None:

@@ -184,6 +184,19 @@ def test_the_masks_of_a_divided_folder_are_read_once(tmp_path, monkeypatch):
     assert sorted(seen) == list("0123456789")
 
 
+def test_no_test_image_of_a_divided_folder_trains(tmp_path):
+    """A folder test/ beside images/ is a split, and one in it holds images like the others."""
+    unsplit(tmp_path)
+    unsplit(tmp_path, 3, "test/images/t{}.jpg", "test/masks/t{}.png")
+    data = source(tmp_path, None)
+    assert data.split("test").ids == ["t0", "t1", "t2"]
+    assert len(data.split("train")) + len(data.split("val")) == 10
+    unsplit(tmp_path / "other", 10, "images/test/{}.jpg", "masks/test/{}.png")
+    data = source(tmp_path / "other", None)
+    assert data.split("test").ids == data.split("val").ids
+    assert not set(data.split("test").ids) & set(data.split("train").ids)
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
 def test_folders_of_splits_may_be_below_images_and_masks(tmp_path, val):
     for name, count in (("train", 2), (val, 1)):
