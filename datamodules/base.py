@@ -30,6 +30,7 @@ class Split(ABC):
     """An ordered list of images with masks. Nothing is decoded before `load`."""
 
     ids: Sequence[str]  # unique names of the images, in list order
+    whole: tuple[Split, Positions] | None = None  # of a part, the split that it is taken from, and its positions there
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +72,9 @@ class DataSource(ABC):
     name: str
     labels: LabelSpace
     mask_table: Pixels | None = None  # 256 entries, from values in the files to those of the splits; None: the same
+    more_test: DataSource | None = (
+        None  # a data set whose test images are tested on too; its classes are matched by name
+    )
     index_dir: str | None = None  # where its class index is kept (`dataset.index_dir`); None: the user's cache folder
     # a data set whose test images are tested on too; its classes are matched by name
     more_test: DataSource | None = None

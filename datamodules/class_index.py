@@ -23,9 +23,9 @@ from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
 from datamodules.relabelled import RelabelledSplit
 from datamodules.text import check_name, shortened
-from protocol.arrays import Flags, Pixels
+from protocol.arrays import Flags, Pixels, Positions
 from protocol.files import replacing
-from protocol.labels import LabelSpace
+from protocol.labels import IGNORE, LabelSpace
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,14 @@ class ClassIndex:
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.pixels for part in parts]),
         )
+
+    def part(self, positions: Positions) -> ClassIndex:
+        """The index of some of the masks, each at most once, in the order of `positions`."""
+        place = np.full(self.n_images, -1, np.int32)
+        place[positions] = np.arange(len(positions))
+        images = place[self.images]
+        order = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
+        return ClassIndex(len(positions), images[order], self.values[order], self.pixels[order])
 
     @classmethod
     def build(
@@ -219,12 +227,36 @@ def _failure_message(failures: list[str]) -> str:
 
 
 def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex:
-    """The class index of a split of a data set, kept where the data set's settings say."""
-    split, build = source.split(name), partial(ClassIndex.build, cache_dir=source.index_dir, progress=progress)
-    if isinstance(split, RelabelledSplit):
-        found = [build(part.split, part.labels).relabelled(part.relabelling.table) for part in split.parts]
-        return ClassIndex.joined(found)
-    return build(split, source.labels)
+    """The class index of a split of a data set, kept where the data set's settings say.
+
+    Raises:
+        DataError: see `ClassIndex.build`; or no mask shows any class.
+    """
+    split, build = source.split(name), partial(_index_of, cache_dir=source.index_dir, progress=progress)
+    if not isinstance(split, RelabelledSplit):
+        return build(split, source.labels, f"{name} mask of {source.name}")
+    parts = [(part, build(part.split, part.labels, f"{name} mask of {part.name}")) for part in split.parts]
+    return ClassIndex.joined([index.relabelled(part.relabelling.table) for part, index in parts])
+
+
+def _index_of(split: Split, labels: LabelSpace, what: str, cache_dir: str | None, progress: bool) -> ClassIndex:
+    whole, positions = split.whole or (split, None)
+    index = ClassIndex.build(whole, labels, cache_dir=cache_dir, progress=progress)
+    index = index if positions is None else index.part(positions)
+    _check_shows_a_class(index, labels, what)
+    return index
+
+
+def _check_shows_a_class(index: ClassIndex, labels: LabelSpace, what: str) -> None:
+    if index.presence[:, list(labels.classes)].any():
+        return
+    kinds = {True: "background", False: "ignored"}
+    values = ", ".join(f"{value} ({kinds[bool(value == labels.background)]})" for value in np.unique(index.values))
+    remedy = "correct them"
+    if IGNORE in index.values:  # as of masks that were exported in black and white
+        named = f"name it in a classes.yaml (0: background, {IGNORE}: cat) and set 'dataset.ignored=[]'"
+        remedy = f"where {IGNORE} is a class, {named} (dataset=folder)"
+    raise DataError(f"no {what} shows a class, but only {values}: {remedy}")
 
 
 def _digest(split: Split, labels: LabelSpace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -17,7 +18,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.base import Contents, DataError, Split
+from datamodules.mask_values import as_bytes, check_mask_mode
 from datamodules.text import check_name, shortened
+from protocol.arrays import Positions
 
 # Pillow warns of an image at half the size at which it refuses one; cameras make images of that size.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -26,7 +29,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # What a file may be, whatever its suffix says. Pillow knows more formats, and runs another program to read one of them.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
-MASK_MODES = ("P", "L", "1")  # one value per pixel, one byte
 # Last bytes of a complete file, and how far from its end they may stand.
 END_OF_JPEG, END_OF_PNG, TAIL = b"\xff\xd9", b"IEND", 64
 
@@ -35,7 +37,7 @@ class FileSplit(Split):
     """Images and masks as files, in a fixed order.
 
     Attributes:
-        root: folder that holds the class index's cache.
+        root: the data set's folder.
     """
 
     def __init__(self, root: Path, ids: Sequence[str], images: Sequence[Path], masks: Sequence[Path]) -> None:
@@ -59,6 +61,14 @@ class FileSplit(Split):
         self.images = [str(path) for path in images]
         self.masks = [str(path) for path in masks]
 
+    def part(self, positions: Positions) -> FileSplit:
+        """A split of some of the images, whose class index comes from the whole's."""
+        part = copy.copy(self)
+        for name in ("ids", "images", "masks"):
+            setattr(part, name, [getattr(self, name)[i] for i in positions])
+        part.whole = (self, positions)
+        return part
+
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image H x W x 3 uint8 RGB and mask H x W uint8."""
         return read_image(self.images[index]), self.load_mask(index)
@@ -69,7 +79,7 @@ class FileSplit(Split):
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width, from the mask's header alone."""
-        return image_size(self.masks[index])
+        return image_size(self.masks[index], "mask")
 
     def mask_name(self, index: int) -> str:
         """Path of the mask."""
@@ -103,16 +113,16 @@ class FileSplit(Split):
         Raises:
             DataError: the sizes differ, or the image is damaged.
         """
-        image_path, mask_path = self.images[index], self.masks[index]
+        image_path = self.images[index]
         with opened(image_path) as image:
             size = upright_size(image)
             if not _ends_properly(image_path):
                 image.load()
-        mask_size = image_size(mask_path, "mask")
+        mask_size = self.image_size(index)
         if size != mask_size:
             shown = [f"{width}x{height}" for height, width in (size, mask_size)]
             raise DataError(
-                f"image {image_path} is {shown[0]} and its mask {mask_path} is {shown[1]} pixels; "
+                f"image {image_path} is {shown[0]} and its mask {self.mask_name(index)} is {shown[1]} pixels; "
                 "they must be of the same size"
             )
 
@@ -195,11 +205,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     """Mask H x W uint8; palette images give their indices.
 
     Raises:
-        DataError: the file is damaged or holds colours instead of class ids.
+        DataError: the file is damaged, or holds colours or values beyond 255 instead of class ids.
     """
     with opened(path, "mask") as mask:
         check_mask_mode(mask, path)
-        return np.array(mask, dtype=np.uint8)
+        return as_bytes(np.array(mask), path)
 
 
 def image_size(path: str | Path, what: str = "image") -> tuple[int, int]:
@@ -221,15 +231,6 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if exif.get(ORIENTATION, 1) >= 5 else (image.height, image.width)
 
 
-def check_mask_mode(mask: Image.Image, path: str | Path) -> None:
-    """Raise DataError, with the `path`, unless an opened mask has one byte per pixel."""
-    if mask.mode not in MASK_MODES:
-        raise DataError(
-            f"mask {path} is an image of mode {mask.mode}, not one byte per pixel; "
-            "masks must be grey or palette PNGs whose values are class ids"
-        )
-
-
 def _ends_properly(path: str) -> bool:
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
@@ -237,22 +238,23 @@ def _ends_properly(path: str) -> bool:
     return END_OF_PNG in tail if path.lower().endswith(".png") else tail.rstrip(b"\0\n\r").endswith(END_OF_JPEG)
 
 
-def existing_root(root: str, home: str) -> Path:
+def existing_root(root: str, home: str, key: str = "root") -> Path:
     """The data set's folder.
 
     Args:
         root: `dataset.root`; `~` is the user's home.
         home: where to get the data.
+        key: its name within `dataset`.
 
     Raises:
         DataError: there is no such folder.
     """
     if not root.strip():
-        raise DataError(f"dataset.root is empty; name the data set's folder; {home}")
+        raise DataError(f"dataset.{key} is empty; name the data set's folder; {home}")
     check_name(root)
     path = Path(os.path.expanduser(root))
     if not os.path.isdir(path):
-        raise DataError(f"dataset.root={shortened(root)}: there is no such folder; {home}")
+        raise DataError(f"dataset.{key}={shortened(root)}: there is no such folder; {home}")
     return path
 
 

@@ -2,157 +2,185 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import yaml
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 
 from datamodules.base import DataError, DataSource
-from datamodules.files import FileSplit, existing_folder, existing_root, image_files, image_stem, pair_by_stem
-from datamodules.text import UNREADABLE, read_lines, read_list, read_text, shortened
-from protocol.labels import LabelSpace
-from protocol.numbers import MaskValue, Text
+from datamodules.class_index import ClassIndex
+from datamodules.classes_file import GREATEST_VALUE, ClassTable, classes_path, read_classes
+from datamodules.coco import Annotations, CocoSplit, common_categories, read_annotations
+from datamodules.files import IMAGE_SUFFIXES, FileSplit, existing_root
+from datamodules.hold_out import held_out
+from datamodules.layouts import FOLDERS, HOME, WHOLE, Part, find_part, has_part, has_splits
+from datamodules.masks import CodedSplit
+from datamodules.meanings import coding_of, meaning_of_masks, meaning_of_outlines
+from datamodules.pairs import Found, listed_names, pairs_apart, pairs_beside
+from protocol.arrays import Flags
+from protocol.numbers import Seed, Text
 
-HOME = "expected {train,val[,test]}/{images,masks}, or images/, masks/ and the lists train.txt, val.txt[, test.txt]"
+log = logging.getLogger(__name__)
 
-MAPPINGS = (".json", ".yaml", ".yml")
-BACKGROUND = "background"  # name of channel 0
-LONGEST_NAME = 100  # characters of a class's name, which stands in tables and plots
+FileValue = Annotated[int, Ge(0), Le(GREATEST_VALUE)]
+Share = Annotated[float, Gt(0), Lt(1)]
+SHOWN = 3  # classes in a message
 
 
 class Folder(DataSource):
-    """`<root>/{train,val[,test]}/{images,masks}`, or `<root>/{images,masks}` with lists of stems; equal stems.
+    """Images with masks, or with outlines in COCO's format, in the layouts of `datamodules/layouts.py`.
 
-    Without a test split the validation split is the test split.
+    Without a test split the validation split is the test split. Without any, images are chosen for validation.
     """
 
     name = "folder"
 
-    def __init__(self, root: Text, classes: Text, background: MaskValue | None, ignored: Sequence[MaskValue]) -> None:
+    def __init__(
+        self,
+        root: Text,
+        classes: Text | None,
+        background: FileValue | None,
+        ignored: Sequence[FileValue],
+        val_fraction: Share = 0.2,
+        seed: Seed = 42,
+        test_root: Text | None = None,
+        index_dir: Text | None = None,
+    ) -> None:
         """Args:
         root: the folder.
-        classes: file below the root: .txt with one name per line, whose line number (from 0) is the mask's value, or
-            .json or .yaml with a mapping from value to name.
+        classes: file below the root, see `datamodules/classes_file.py`; None: found by its name, or COCO's categories.
         background: mask value of background; None where there is none.
         ignored: mask values without a class.
+        val_fraction: of the images that validate, where the folder has no splits.
+        seed: of their choice.
+        test_root: folder of images that are tested on too, with a classes file of its own; None: none.
+        index_dir: where the class index is kept, see `DataSource`.
 
         Raises:
             DataError: the folder or the classes file cannot be used.
         """
         self.root = existing_root(root, HOME)
-        path = self.root / os.path.expanduser(classes)
-        names = read_classes(path)
-        for key, values in (("background", [] if background is None else [background]), ("ignored", ignored)):
-            if any(not 0 <= value <= 255 for value in values):
-                raise DataError(f"dataset.{key}={values} must be mask values from 0 to 255")
-        if background in ignored:
-            raise DataError(f"dataset.background={background} is also in dataset.ignored; remove it from one of them")
-        foreground = {v: n for v, n in names.items() if v != background and v not in ignored}
-        if not foreground:
-            raise DataError(f"{path} (dataset.classes) names no class besides dataset.background and dataset.ignored")
-        if BACKGROUND in foreground.values():
-            raise DataError(
-                f"{path} (dataset.classes): no class can be called {BACKGROUND}, like the channel of other pixels; "
-                "set dataset.background to its value or rename it"
-            )
-        self.labels = LabelSpace(foreground, background=background, ignored=tuple(ignored))
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.index_dir = index_dir
+        self._outlines = self._read_outlines()
+        table = self._class_table(classes)
+        read = meaning_of_outlines if self._outlines else meaning_of_masks
+        self._meaning = read(table, background, ignored)
+        self._coding = None if self._outlines else coding_of(table, self._meaning)
+        self.mask_table = None if self._coding is None else self._coding.byte_table
+        self.labels = self._meaning.labels
+        if test_root is not None:
+            path = existing_root(test_root, HOME, "test_root")
+            self.more_test = FurtherTest(str(path), None, background, ignored, index_dir=index_dir)
+
+    def _read_outlines(self) -> dict[Path, Annotations]:
+        """The annotation files of all splits; none where there are masks.
+
+        Raises:
+            DataError: one split has outlines and another has none.
+        """
+        names = [name for name in FOLDERS if has_part(self.root, name)]
+        parts = [find_part(self.root, name) for name in (names if has_splits(self.root) else [*names, WHOLE])]
+        lacking = [part.images for part in parts if part.annotations is None]
+        found = list(dict.fromkeys(part.annotations for part in parts if part.annotations is not None))
+        if lacking and found:
+            raise DataError(f"{found[0]} outlines objects, and {lacking[0]} has no such file; add it")
+        return {path: read_annotations(path) for path in found}
+
+    def _class_table(self, classes: str | None) -> ClassTable:
+        if not self._outlines:
+            return read_classes(classes_path(self.root, classes))
+        if classes is not None:
+            raise DataError(f"dataset.classes={classes}: annotations in COCO's format name the classes; set it to null")
+        return ClassTable(next(iter(self._outlines)), common_categories(self._outlines.values()))
 
     def split(self, name: str) -> FileSplit:
-        """The split "train", "val" or "test"."""
-        if (self.root / "train").is_dir():
-            folder = self.root / name
-            if name == "test" and not folder.is_dir():
-                folder = self.root / "val"
-            images, masks = (existing_folder(folder / kind, "root", HOME) for kind in ("images", "masks"))
-            return pair_by_stem(self.root, images, masks)
-        return self._listed(name)
+        """The split "train", "val" or "test".
 
-    def _listed(self, name: str) -> FileSplit:
-        images, masks = (existing_folder(self.root / kind, "root", HOME) for kind in ("images", "masks"))
-        path = self.root / f"{name}.txt"
-        if name == "test" and not os.path.isfile(path):
-            path = self.root / "val.txt"
-        if not os.path.isfile(path):
-            raise DataError(f"{path} is missing; {HOME}")
-        lines = read_list(path)
-        stems = [image_stem(line) for line in lines]
-        of = {folder: image_files(folder) for folder in (images, masks)}
-        for folder, (line, stem) in product((images, masks), zip(lines, stems, strict=True)):
-            if stem not in of[folder]:
-                raise DataError(
-                    f"{path} names {shortened(line)}, which {folder} does not hold; add the file or remove the line"
-                )
-        return FileSplit(self.root, stems, [of[images][s] for s in stems], [of[masks][s] for s in stems])
+        Raises:
+            DataError: files are missing, or which belong together is not clear.
+        """
+        if name == "test" and not has_part(self.root, name):
+            name = "val"
+        if has_splits(self.root) or name == "test":
+            return self._files(find_part(self.root, name))
+        whole, validates = self._divided
+        return whole.part(np.flatnonzero(validates == (name == "val")))
+
+    @cached_property
+    def _divided(self) -> tuple[FileSplit, Flags]:
+        """All images of a folder without splits, and which of them validate."""
+        whole = self._files(find_part(self.root, WHOLE))
+        if len(whole) < 2:
+            raise DataError(f"{self.root} has one image, which cannot both train and validate; add more")
+        index = ClassIndex.build(whole, self.labels, cache_dir=self.index_dir)
+        presence = index.presence[:, list(self.labels.classes)]
+        validates = held_out(whole.ids, presence, self.val_fraction, self.seed)
+        self._say_divided(validates, presence)
+        return whole, validates
+
+    def _say_divided(self, validates: Flags, presence: Flags) -> None:
+        use = "validate" if has_part(self.root, "test") else "validate and test"
+        lonely: Flags = np.logical_xor(*(np.any(presence[side], axis=0) for side in (validates, ~validates)))
+        single = [name for name, lone in zip(self.labels.classes.values(), lonely.tolist(), strict=True) if lone]
+        more = f"; of too few images to be in both: {', '.join(single[:SHOWN])}{' ...' * (len(single) > SHOWN)}"
+        log.info(
+            f"dataset.val_fraction={self.val_fraction}: {np.count_nonzero(validates):,} of {len(validates):,} images "
+            f"{use}, chosen by training.seed={self.seed} and their names{more if single else ''}"
+        )
+
+    def _files(self, part: Part) -> FileSplit:
+        return self._masked(part) if part.annotations is None else self._outlined(part, part.annotations)
+
+    def _masked(self, part: Part) -> FileSplit:
+        found = pairs_beside(part.images, part.deep) if part.masks is None else pairs_apart(part.images, part.masks)
+        _check_some(found)
+        names = list(found.images) if part.names is None else listed_names(part.names, found)
+        masks = [found.mask_of(name) for name in names]
+        if part.names is None:
+            found.check_none_left()
+        files = (self.root, names, [found.images[name] for name in names], masks)
+        return FileSplit(*files) if self._coding is None else CodedSplit(*files, self._coding)
+
+    def _outlined(self, part: Part, annotations: Path) -> FileSplit:
+        background = self.labels.background
+        assert background is not None  # which outlines need, see `meaning_of_outlines`
+        whole = CocoSplit(self.root, part.images, self._outlines[annotations], self._meaning.ids, background)
+        if part.names is None:
+            return whole
+        found = Found(part.images, None, dict(zip(whole.ids, map(Path, whole.images), strict=True)))
+        places = {name: place for place, name in enumerate(whole.ids)}
+        return whole.part(np.array([places[name] for name in listed_names(part.names, found)]))
 
 
-def read_classes(path: Path) -> dict[int, str]:
-    """Mask value -> name.
+class FurtherTest(Folder):
+    """The test images of a folder, else its validation images, else all: each of its splits holds them."""
 
-    Raises:
-        DataError: the file is missing or not understood, or a name cannot be one.
-    """
-    where = f"{shortened(str(path))} (dataset.classes)"
-    if not os.path.isfile(path):
-        raise DataError(f"{where} is missing; write one class name per line, the first is value 0")
-    suffix = path.suffix.lower()
-    if suffix not in (".txt", *MAPPINGS):
-        raise DataError(f"{where} must end with .txt (one name per line), {' or '.join(MAPPINGS)} (value: name)")
-    pairs = list(enumerate(_named_lines(path, where))) if suffix == ".txt" else _pairs(path, where)
-    names: dict[int, str] = {}
-    for value, name in pairs:
-        _check_class(where, value, name, names)
-        names[int(value)] = str(name)
-    return names
+    def split(self, name: str) -> FileSplit:
+        """The images, whatever the split."""
+        split = next((name for name in ("test", "val") if has_part(self.root, name)), WHOLE)
+        if split == WHOLE and has_part(self.root, "train"):
+            raise DataError(
+                f"{self.root} (dataset.test_root) has training images alone; name a folder with test or validation "
+                "images, or one with images/ and masks/"
+            )
+        return self._files(find_part(self.root, split))
 
 
-def _named_lines(path: Path, where: str) -> list[str]:
-    lines = read_lines(path)
-    while lines and not lines[-1]:
-        lines.pop()
-    if "" in lines:
+def _check_some(found: Found) -> None:
+    """Raise DataError where a folder holds no image, or no mask at all."""
+    if not found.images:
+        raise DataError(f"{found.home} has no image ({', '.join(IMAGE_SUFFIXES)}); put images there; {HOME}")
+    if found.place is None and not any(found.masks.values()):
+        masks = (found.home.parent if found.home.name == "images" else found.home) / "masks"
+        image = next(iter(found.images.values()))
         raise DataError(
-            f"{where}: line {lines.index('') + 1} is blank, and a line's number is its class's value; name it"
+            f"{masks} is missing (dataset.root), and {image} has no mask beside it, such as "
+            f"{os.path.splitext(image.name)[0]}_mask.png; {HOME}"
         )
-    return lines
-
-
-def _pairs(path: Path, where: str) -> list[tuple[Any, Any]]:
-    """Keys and values of a mapping as they are written; a key may be there twice."""
-    text = read_text(path)
-    try:
-        if path.suffix.lower() == ".json":
-            return list(json.loads(text, object_pairs_hook=_Pairs).pairs)
-        root = yaml.compose(text, yaml.SafeLoader)
-        return [(key.value, value.value) for key, value in root.value]
-    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        reason = (
-            "" if isinstance(error, TypeError | AttributeError) else f" ({getattr(error, 'problem', None) or error})"
-        )
-        raise DataError(f"{where} is not understood{reason}; map values to names, such as 1: cat") from error
-
-
-@dataclass
-class _Pairs:
-    """What json makes of a mapping."""
-
-    pairs: list[tuple[str, Any]]
-
-
-def _check_class(where: str, value: Any, name: Any, others: Mapping[int, str]) -> None:
-    if not re.fullmatch(r"\d{1,3}", str(value)) or int(value) > 255:
-        raise DataError(f"{where}: {shortened(str(value))!r} is no mask value from 0 to 255")
-    if int(value) in others:
-        raise DataError(f"{where} names value {int(value)} twice; remove one of the lines")
-    if not isinstance(name, str | int | float) or isinstance(name, bool):
-        raise DataError(f"{where}: value {value} must have a name, which is text")
-    text = str(name)
-    if not 0 < len(text.strip()) <= LONGEST_NAME or UNREADABLE.search(text):
-        raise DataError(f"{where}: {shortened(text)!r} must be one line of 1 to {LONGEST_NAME} characters")
-    if text in others.values():
-        raise DataError(f"{where} gives the name {text} twice; each class needs a name of its own")

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from datamodules.base import DataError
 from datamodules.batches import Loader
-from datamodules.files import IMAGE_SUFFIXES, check_mask_mode, image_size, opened, read_image
+from datamodules.files import IMAGE_SUFFIXES, image_size, opened, read_image
+from datamodules.mask_values import check_mask_mode
 from datamodules.text import check_name, shortened
 from datamodules.transforms import resize_image
 

@@ -18,8 +18,9 @@ from protocol.tasks import Task
 
 @dataclass(frozen=True)
 class Part:
-    """A split of one data set and how its masks are read."""
+    """A split of one data set, what that is called, and how its masks are read."""
 
+    name: str
     split: Split
     labels: LabelSpace
     relabelling: Relabelling
@@ -131,7 +132,7 @@ class RelabelledSource(DataSource):
         return RelabelledSplit(parts)
 
     def _part(self, source: DataSource, name: str) -> Part:
-        return Part(source.split(name), source.labels, self._relabellings[id(source)])
+        return Part(source.name, source.split(name), source.labels, self._relabellings[id(source)])
 
 
 @dataclass(frozen=True)

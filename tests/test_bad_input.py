@@ -117,6 +117,25 @@ def test_unknown_mask_value(cli, tmp_path):
     assert error_of(cli, root).startswith(message)
 
 
+@pytest.mark.parametrize("script", ["main.py", "scripts/tasks.py"])
+def test_a_colour_that_the_classes_file_does_not_name(cli, tmp_path, script):
+    root = make_folder(tmp_path / "data")
+    (root / "classes.txt").unlink()
+    colours = np.arange(15, dtype=np.uint8).reshape(5, 3)
+    names = ("background", "one", "two", "three", "four")
+    (root / "classes.yaml").write_text("".join(f"{n}: {c.tolist()}\n" for n, c in zip(names, colours, strict=True)))
+    for path in root.glob("*/masks/*.png"):
+        Image.fromarray(colours[np.array(Image.open(path))]).save(path)
+    path = root / "train/masks/2.png"
+    image = Image.open(path)
+    image.putpixel((0, 0), (12, 13, 15))
+    image.save(path)
+    assert error_of(cli, root, script=script).startswith(
+        f"error: mask {path} has 1 pixels of the colour [12, 13, 15], which {root}/classes.yaml does not name "
+        "(the nearest there is [12, 13, 14], four); name it, or"
+    )
+
+
 def test_sizes_differ(cli, tmp_path):
     root = make_folder(tmp_path / "data")
     Image.fromarray(np.zeros((20, 32), np.uint8)).save(root / "train" / "masks" / "1.png")

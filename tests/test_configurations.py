@@ -44,6 +44,7 @@ MEMORY = [f"replay.{key}" for key in ("batch_size", "capacity", "labels", "selec
 # Choices whose values are not the defaults of their class on purpose, and where they differ.
 DIFFERENT = {
     "network=deeplabv3_atrous": ["norm", "norm_momentum"],  # torchvision's ResNet
+    "network=deeplabv3_small": ["backbone"],
     "network=unet_small": ["width", "num_layers"],  # for small images
     "loss=finetune": ["average"],  # MiB's fine-tuning; the penalties build on it
     "loss=ewc": ["average"],

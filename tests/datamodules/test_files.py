@@ -58,12 +58,32 @@ def test_masks_of_one_byte_per_pixel(tmp_path, mode):
     assert len(np.unique(mask)) == 2
 
 
-@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("RGBA", "png"), ("I;16", "png")])
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("RGBA", "png"), ("LA", "png")])
 def test_masks_of_colours_are_refused(tmp_path, mode, suffix):
     split = split_of(tmp_path)
     Image.new(mode, (32, 24)).save(split.masks[0])
-    with pytest.raises(DataError, match=rf"000\.{suffix} is an image of mode {mode}.*class ids"):
+    with pytest.raises(DataError, match=rf"000\.{suffix} is an image of mode {mode}.*class ids.*classes\.yaml"):
         split.load_mask(0)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif")])
+def test_wide_masks_whose_values_fit_a_byte(tmp_path, kind, suffix):
+    values = np.arange(24 * 32, dtype=kind).reshape(SIZE) % 256
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_mask(tmp_path / f"a.{suffix}"), values.astype(np.uint8))
+    values[:, :3] = 300
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    with pytest.raises(
+        DataError, match=r"holds values beyond 255: 300 \(72 pixels\); a classes file .* such as 300: cat"
+    ):
+        read_mask(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_jpeg_is_no_mask(tmp_path, name):
+    Image.new("L", (32, 24)).save(tmp_path / name, format="JPEG")
+    with pytest.raises(DataError, match=r"is a JPEG, whose compression changes values; save masks as PNG"):
+        read_mask(tmp_path / name)
 
 
 def test_a_damaged_mask_is_named(tmp_path):

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.base import DataError
-from datamodules.folder import Folder, read_classes
-from tests.datamodules.trees import NO_FILE, pairs_tree, put, write_pair
+from datamodules.class_index import index_of
+from datamodules.files import FileSplit
+from datamodules.folder import Folder
+from tests.datamodules.trees import NO_FILE, SIZE, pairs_tree, put, write_mask, write_pair
 
 
-def source(root, classes="classes.txt", background=0, ignored=(255,)):
-    return Folder(str(root), classes, background, list(ignored))
+def source(root, classes="classes.txt", background=0, ignored=(255,), **more):
+    return Folder(str(root), classes, background, list(ignored), **more)
 
 
 @pytest.fixture
@@ -81,81 +85,6 @@ def test_a_missing_folder_shows_the_layout(tree, missing):
         source(tree).split(missing.split("/")[0])
 
 
-def test_a_missing_classes_file_says_what_it_holds(tmp_path):
-    with pytest.raises(DataError, match=r"names.txt \(dataset.classes\) is missing"):
-        read_classes(tmp_path / "names.txt")
-
-
-NAMES = ["background", "cat", "dog"]
-MAPPED = {str(value): name for value, name in enumerate(NAMES)}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("c.txt", "a\na\n", "gives the name a twice"),
-        ("c.txt", "background\ncat\n\ndog\n", "line 3 is blank, and a line's number is its class's value"),
-        ("c.txt", "\n".join(map(str, range(300))), "'256' is no mask value from 0 to 255"),
-        ("c.txt", f"background\n{'x' * 101}\n", "must be one line of 1 to 100 characters"),
-        ("c.json", "{", r"is not understood \(Expecting"),
-        ("c.json", "[1]", "is not understood; map values to names, such as 1: cat"),
-        ("c.json", "3", "is not understood; map values"),
-        ("c.json", "null", "is not understood; map values"),
-        ("c.json", "", r"is not understood \(Expecting value"),
-        ("c.json", "[" * 100_000, r"is not understood \(maximum recursion"),
-        ("c.json", '{"x": "a"}', "'x' is no mask value from 0 to 255"),
-        ("c.json", '{"300": "a"}', "'300' is no mask value"),
-        ("c.json", '{"-1": "a"}', "'-1' is no mask value"),
-        ("c.json", f'{{"{"9" * 5000}": "a"}}', "9+... is no mask value|9+...' is no mask value"),
-        ("c.json", '{"1": {"a": "b"}}', "value 1 must have a name, which is text"),
-        ("c.json", '{"1": ["a"]}', "value 1 must have a name"),
-        ("c.json", '{"1": true}', "value 1 must have a name"),
-        ("c.json", '{"1": null}', "value 1 must have a name"),
-        ("c.json", '{"1": ""}', "must be one line of 1 to 100 characters"),
-        ("c.json", '{"1": "a\\nb"}', "must be one line"),
-        ("c.json", '{"1": "\\ud800"}', "must be one line"),
-        ("c.json", '{"1": "a", "1": "b"}', "names value 1 twice"),
-        ("c.json", '{"1": "a", "01": "b"}', "names value 1 twice"),
-        ("c.yaml", "0: [a\n", r"is not understood \(expected ',' or ']'"),
-        ("c.yaml", "", "is not understood; map"),
-        ("c.yaml", "- a\n- b\n", "is not understood; map"),
-        ("c.yaml", "0: a\n---\n1: b\n", r"is not understood \(but found another document"),
-        ("c.yaml", "[" * 5000, r"is not understood \(maximum recursion"),
-        ("c.yaml", "1: a\n1: b\n", "names value 1 twice"),
-        ("c.yaml", "1: {a: b}\n", "value 1 must have a name"),
-        ("c.yaml", "1:\n", "must be one line of 1 to 100"),
-        ("c.yaml", "null: a\n", "'null' is no mask value"),
-        ("c.csv", "0,a\n", "must end with .txt"),
-    ],
-)
-def test_a_classes_file_that_is_not_understood_is_one_sentence(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=rf"{name} \(dataset.classes\).*({message})") as refused:
-        read_classes(tmp_path / name)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("C.TXT", "\n".join(NAMES)),
-        ("c.json", json.dumps(MAPPED)),
-        ("c.JSON", json.dumps(MAPPED)),
-        ("c.yaml", "0: background\n1: 'cat'\n2: dog\n"),
-    ],
-)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_classes_files_in_every_encoding_that_says_what_it_is(tmp_path, name, content, encoding):
-    (tmp_path / name).write_text(content, encoding=encoding)
-    assert read_classes(tmp_path / name) == dict(enumerate(NAMES))
-
-
-def test_words_of_yaml_are_names(tmp_path):
-    """`no` would be false to YAML, and 2020-01-01 a date."""
-    (tmp_path / "c.yaml").write_text("0: no\n1: yes\n2: 2020-01-01\n3: 7\n4: ${x}\n")
-    assert list(read_classes(tmp_path / "c.yaml").values()) == ["no", "yes", "2020-01-01", "7", "${x}"]
-
-
 @pytest.mark.parametrize("kind", NO_FILE)
 def test_a_classes_file_that_is_no_file(tree, kind):
     put(kind, tree / "classes.txt")
@@ -202,13 +131,184 @@ def test_a_list_that_is_no_file(listed, kind):
         source(listed).split("train")
 
 
-def test_values_beyond_a_byte_name_their_key(tree):
-    with pytest.raises(DataError, match=r"dataset\.background=\[300\] must be mask values from 0 to 255"):
-        source(tree, background=300)
-    with pytest.raises(DataError, match=r"dataset\.ignored=.*-1.* must be mask values from 0 to 255"):
+def test_values_beyond_16_bits_name_their_key(tree):
+    with pytest.raises(DataError, match=r"dataset\.background=\[70000\] must be mask values from 0 to 65535"):
+        source(tree, background=70000)
+    with pytest.raises(DataError, match=r"dataset\.ignored=.*-1.* must be mask values from 0 to 65535"):
         source(tree, ignored=(-1,))
 
 
 def test_a_background_that_is_also_ignored_is_refused(tree):
     with pytest.raises(DataError, match=r"dataset.background=0 is also in dataset.ignored"):
         source(tree, background=0, ignored=(0, 255))
+
+
+def unsplit(root, count=10, image="images/{}.jpg", mask="masks/{}_mask.png"):
+    root.mkdir(exist_ok=True)
+    (root / "classes.txt").write_text("background\ncat\ndog\n")
+    for i in range(count):
+        write_pair(root / image.format(i), root / mask.format(i), (0, 1, 2))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/{}.jpg", "masks/{}_mask.png"),
+        ("images/day/{}.jpg", "masks/day/{}.png"),
+        ("images/{}.jpg", "images/{}.png"),
+        ("{}.png", "{}-labels.png"),
+    ],
+)
+def test_a_folder_without_splits_is_divided(tmp_path, caplog, image, mask):
+    caplog.set_level("INFO")
+    data = source(unsplit(tmp_path, image=image, mask=mask), None, val_fraction=0.3, seed=1)
+    parts = {name: data.split(name) for name in ("train", "val", "test")}
+    assert len(parts["train"]) + len(parts["val"]) == 10
+    assert not set(parts["train"].ids) & set(parts["val"].ids)
+    assert parts["test"].ids == parts["val"].ids
+    assert index_of(data, "val").counts[:, 1].tolist() == [1] * len(parts["val"])
+    (line,) = caplog.messages
+    chosen = len(parts["val"])
+    assert line == (
+        f"dataset.val_fraction=0.3: {chosen} of 10 images validate and test, chosen by training.seed=1 and their names"
+    )
+
+
+def test_the_masks_of_a_divided_folder_are_read_once(tmp_path, monkeypatch):
+    data = source(unsplit(tmp_path), None)
+    seen = []
+    monkeypatch.setattr(FileSplit, "check", lambda self, i: seen.append(self.ids[i]))
+    for name in ("train", "val", "test"):
+        index_of(data, name)
+    assert sorted(seen) == list("0123456789")
+
+
+def test_no_test_image_of_a_divided_folder_trains(tmp_path):
+    """A folder test/ beside images/ is a split, and one in it holds images like the others."""
+    unsplit(tmp_path)
+    unsplit(tmp_path, 3, "test/images/t{}.jpg", "test/masks/t{}.png")
+    data = source(tmp_path, None)
+    assert data.split("test").ids == ["t0", "t1", "t2"]
+    assert len(data.split("train")) + len(data.split("val")) == 10
+    unsplit(tmp_path / "other", 10, "images/test/{}.jpg", "masks/test/{}.png")
+    data = source(tmp_path / "other", None)
+    assert data.split("test").ids == data.split("val").ids
+    assert not set(data.split("test").ids) & set(data.split("train").ids)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_folders_of_splits_may_be_below_images_and_masks(tmp_path, val):
+    for name, count in (("train", 2), (val, 1)):
+        unsplit(tmp_path, count, f"images/{name}/{{}}.jpg", f"masks/{name}/{{}}.png")
+    data = source(tmp_path, None)
+    assert [len(data.split(name)) for name in ("train", "val", "test")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, r"has no image \(.jpg.*put images there; expected \{train,val"),
+        (lambda root: unsplit(root, 1), "has one image, which cannot both train and validate"),
+        (
+            lambda root: unsplit(root, mask="x/{}.png"),
+            "masks is missing .*images/0.jpg has no mask beside it, such as 0_",
+        ),
+        (lambda root: pairs_tree(root, {"train": 2}), r"/val is missing \(dataset.root\); expected"),
+        (lambda root: pairs_tree(root, {"val": 2}), r"/train is missing \(dataset.root\); expected"),
+        (lambda root: pairs_tree(root, {"train": 1, "val": 1, "valid": 1}), "val and .*/valid may both be meant"),
+    ],
+)
+def test_what_is_no_layout(tmp_path, make, message):
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    make(tmp_path)
+    with pytest.raises(DataError, match=message):
+        [source(tmp_path, None).split(name) for name in ("train", "val")]
+
+
+def test_colours_of_the_classes_file_are_those_of_masks_and_pictures(tmp_path):
+    unsplit(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "classes.yaml").write_text(
+        "0: {name: background, colour: [0, 0, 0]}\n5: {name: cat, colour: '#ff0080'}\n"
+    )
+    mask = np.zeros((*SIZE, 3), np.uint8)
+    mask[3:9] = (255, 0, 128)
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(mask).save(path)
+    data = source(tmp_path, None)
+    assert data.labels.classes == {5: "cat"}
+    assert data.labels.colours == {5: (255, 0, 128)}
+    assert np.unique(data.split("train").load_mask(0)).tolist() == [0, 5]
+    (tmp_path / "classes.yaml").write_text("background: [0, 0, 0]\ncat: [255, 0, 127]\n")
+    with pytest.raises(
+        DataError, match=r"192 pixels of the colour \[255, 0, 128\].*nearest there is \[255, 0, 127\], cat"
+    ):
+        index_of(source(tmp_path, None), "train")
+
+
+def test_values_of_16_bits_have_ids_of_8(tree, caplog):
+    caplog.set_level("INFO")
+    (tree / "classes.txt").unlink()
+    (tree / "classes.json").write_text('{"0": "background", "1": "cat", "300": "dog", "2": "emu", "9000": "fox"}')
+    labels = source(tree, None, ignored=(65535,)).labels
+    assert labels.classes == {1: "cat", 3: "dog", 2: "emu", 4: "fox"}
+    assert labels.ignored == (255,)
+    assert "dog (3 for 300), fox (4 for 9000)" in caplog.text
+    (tree / "classes.json").write_text(json.dumps({i: f"n{i}" for i in range(300)}))
+    with pytest.raises(DataError, match="names more classes than the 255 that there can be"):
+        source(tree, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "background", "said"),
+    [
+        (
+            "cat\ndog\n",
+            0,
+            "classes.txt: line 0 (cat) is taken as background; where it is a class, set dataset.background=",
+        ),
+        ("Background\ndog\n", 0, ""),
+        ("__background__\ndog\n", 0, ""),
+        ("cat\ndog\n", None, ""),
+    ],
+)
+def test_a_class_in_the_place_of_background_is_said(tree, caplog, text, background, said):
+    (tree / "classes.txt").write_text(text)
+    source(tree, background=background)
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
+def test_black_and_white_masks_say_what_to_do(tmp_path):
+    unsplit(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        write_mask(path, (0, 255))
+    with pytest.raises(
+        DataError, match=r"shows a class, but only 0 \(background\), 255 \(ignored\): where 255 is a class"
+    ):
+        index_of(source(tmp_path, None), "train")
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "classes.yaml").write_text("0: background\n255: cat\n")
+    with pytest.raises(DataError, match=r"'dataset.ignored=\[\]' makes a class of cat \(255\)"):
+        source(tmp_path, None)
+    data = source(tmp_path, None, ignored=())
+    assert data.labels.classes == {255: "cat"}
+    assert index_of(data, "train").presence[:, [0, 255]].all()
+
+
+def test_more_images_to_test_on(tree, tmp_path):
+    """Of their test split, else their validation split, else all; with a classes file of their own."""
+    assert source(tree).more_test is None
+    other = unsplit(tmp_path / "other", 3)
+    (other / "classes.txt").write_text("background\ndog\ncat\n")
+    more = source(tree, test_root=str(other)).more_test
+    assert more.labels.classes == {1: "dog", 2: "cat"}
+    assert len(more.split("test")) == len(more.split("train")) == 3
+    pairs_tree(other, {"train": 4})
+    with pytest.raises(DataError, match=r"\(dataset.test_root\) has training images alone"):
+        more.split("test")
+    pairs_tree(other, {"val": 2})
+    assert len(more.split("test")) == 2
+    with pytest.raises(DataError, match=r"dataset.test_root=.*nowhere: there is no such folder"):
+        source(tree, test_root=str(tmp_path / "nowhere"))
