@@ -199,7 +199,7 @@ def test_sizes_that_the_network_gets(model):
     with pytest.raises(ConfigError, match="--size run says no height and width here"):
         model.fixed_size("run")
     for name in ("big", "1x" + "9" * 5000, "\u0663x\u0663"):
-        with pytest.raises(ConfigError, match=f"--size {name} is neither run, nor native"):
+        with pytest.raises(ConfigError, match=f"size={name} is neither run, nor native"):
             model.input_size(name)
 
 
