@@ -26,6 +26,8 @@ from protocol.numbers import Count, Fraction
 class TransformerDecoder(nn.Module):
     """Joint attention of patches and class tokens."""
 
+    any_size = False  # see networks/any_size.py
+
     def __init__(
         self, in_channels: int, channels: int, feedforward: int, heads: int, layers: int, positions: tuple[int, int]
     ) -> None:
@@ -61,7 +63,7 @@ class TransformerDecoder(nn.Module):
         return patches.transpose(1, 2).reshape(batch, channels, height, width), classes
 
     def _positions(self, size: torch.Size) -> Tensor:
-        if self.positions.shape[-2:] == size:
+        if not self.any_size and self.positions.shape[-2:] == size:
             return self.positions
         return F.interpolate(self.positions, size=size, mode="bilinear", align_corners=False)
 

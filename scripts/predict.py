@@ -39,7 +39,9 @@ def main() -> None:
     """Read the arguments, predict, say where the results are."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "checkpoint", type=named_path, help="model.ckpt of a finished task, last.ckpt of one in training, or a run's folder"
+        "checkpoint",
+        type=named_path,
+        help="model.ckpt of a finished task, last.ckpt of one in training, or a run's folder",
     )
     parser.add_argument("images", nargs="+", help="files, folders or globs")
     parser.add_argument("--output", type=named_path, default=Path("predictions"), help="folder for the results")

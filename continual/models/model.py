@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,14 @@ class Model:
         wanted = self._size if size is None else self.saved.input_size(_written(size))
         asked = given(image)
         sizes = [wanted(*pixels.shape[:2]) for pixels in asked.images]
+        chunks = batches_of_one_size(sizes, batch_size)
+        largest = max(chunks, key=lambda chunk: len(chunk) * math.prod(sizes[chunk[0]]))
+        remedy = "give a smaller size or batch_size"
+        check_fits(self.saved.network, len(largest), sizes[largest[0]], remedy)
         batches = (
-            [(i, asked.images[i], network_pixels(asked.images[i], sizes[i])) for i in chunk]
-            for chunk in batches_of_one_size(sizes, batch_size)
+            [(i, asked.images[i], network_pixels(asked.images[i], sizes[i])) for i in chunk] for chunk in chunks
         )
-        fits = partial(check_fits, self.saved.network, remedy="give a smaller size or batch_size")
-        results = segmented(self.saved, batches, fits=fits)
+        results = segmented(self.saved, batches)
         labels = [nearest_pixels(found, pixels.shape[:2]).numpy() for _, pixels, found, _ in results]
         return asked.answer(labels)
 

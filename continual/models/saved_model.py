@@ -21,7 +21,7 @@ from continual.evaluation.closed_world import Groups, class_groups, closed_predi
 from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, CHECKSUM, check_shapes, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make
-from datamodules.transforms import Evaluation
+from datamodules.transforms import CenterCrop, Evaluation, ResizeImage
 from loss.base import ContinualLoss
 from networks.base import NetworkOutput, SegmentationNetwork
 from networks.pixels import Pixels
@@ -150,6 +150,29 @@ class SavedModel:
         evaluation = self._evaluation() if size == "run" else None
         return getattr(evaluation, "input_size", lambda height, width: (height, width))
 
+    def size_rule(self, size: str) -> dict[str, int]:
+        """What the network gets of an image, in words that other programs understand.
+
+        Args: `size`: see `input_size`.
+
+        Returns:
+            "height" and "width" of all images; "short_side", whose other side keeps the aspect and is rounded down; or
+            nothing: images have their own size.
+
+        Raises:
+            ConfigError: `size` cannot be, or the run's evaluation is a class of the user's own with a rule of its own.
+        """
+        fixed, evaluation = _sides(size), self._evaluation() if size == "run" else None
+        if isinstance(evaluation, CenterCrop):
+            return {"short_side": evaluation.size}
+        if isinstance(evaluation, ResizeImage):
+            fixed = evaluation.output_size
+        elif hasattr(evaluation, "input_size"):
+            raise ConfigError(
+                f"the size that {type(evaluation).__name__} gives images can be written in no file: set --size 512x1024"
+            )
+        return dict(zip(("height", "width"), fixed, strict=True)) if fixed else {}
+
     def fixed_size(self, size: str) -> tuple[int, int]:
         """Height and width of all images that the network gets.
 
@@ -165,7 +188,7 @@ class SavedModel:
             crop = (side, side) if side else None
             fixed = getattr(self._evaluation(), "output_size", crop)
         if fixed is None:
-            raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
+            raise ConfigError(f"size={size} says no height and width here: give them, --size 512x1024")
         return fixed
 
     def _evaluation(self) -> Any:

@@ -20,7 +20,7 @@ def segmented(
     group: slice | None = None,
     *,
     maps: bool = False,
-    fits: Callable[[int, tuple[int, int]], None],
+    fits: Callable[[int, tuple[int, int]], None] | None = None,
 ) -> Iterator[tuple[Name, Pixels, Tensor, Tensor | None]]:
     """Of each image its name, itself, its prediction h x w uint8 and, with `maps`, how certain that is.
 
@@ -29,13 +29,13 @@ def segmented(
         batches: of each image its name, itself (H x W x 3 uint8), and what the network gets of it (3 x h x w uint8).
         group: channels that may win; None: all.
         maps: whether `SavedModel.certainty` is computed too.
-        fits: refuses a batch of images of some size that needs too much memory.
+        fits: refuses a batch of images of some size that needs too much memory; None: that was found out before.
     """
     device = model.device
     area = 0
     for batch in batches:
         pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
-        if pixels[:, 0].numel() > area:
+        if fits is not None and pixels[:, 0].numel() > area:
             area = pixels[:, 0].numel()
             height, width = pixels.shape[-2:]
             fits(len(pixels), (height, width))
