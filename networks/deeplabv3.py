@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
 from networks.norm import Norm, NormName
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, OutputStride, ResNet
 from protocol.numbers import Count, Fraction
 
@@ -122,7 +122,7 @@ class DeepLabV3(SegmentationNetwork):
         norm: a name in networks/norm.py.
         norm_momentum: weight of a batch in the running statistics.
         freeze_norm: normalisation keeps statistics and weights.
-        pretrained: None, "imagenet" or a file, see networks/pretrained.py.
+        pretrained: None, "auto", "imagenet" or a file, see networks/pretrained.py.
         pooling: window of the global branch in evaluation, in pixels of the feature map; None is the whole map.
         activated_head: false: no activation in the head, as in SDR's code.
         """
@@ -130,8 +130,7 @@ class DeepLabV3(SegmentationNetwork):
         make_norm = Norm(norm, norm_momentum)
         self.encoder = ResNet(backbone, make_norm, output_stride)
         self.head = ASPP(self.encoder.out_channels, 256, 256, make_norm, output_stride, pooling, activated_head)
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Stages at strides 4, 8, 16, 32 or the output stride; the embedding has the last one's size."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.norm import Norm, NormName
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, OutputStride, ResNet
 from networks.token_classifier import TokenClassifier, TokenNetwork
 from protocol.errors import ConfigError
@@ -105,8 +105,7 @@ class DeepLabV3Transformer(TokenNetwork):
         self.encoder = ResNet(backbone, Norm(norm, norm_momentum), output_stride)
         side = -(-crop_size // output_stride)
         self.decoder = TransformerDecoder(self.encoder.out_channels, channels, feedforward, heads, layers, (side, side))
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Stages at strides 4, 8, 16, 32 or the output stride; the embedding has the last one's size."""
