@@ -20,6 +20,7 @@ from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
 from protocol.errors import TaskError
 from protocol.growth import Known, growth_steps
+from protocol.labels import IGNORE
 from protocol.ownership import owned_images
 from protocol.rules import Protocol
 from protocol.selection import select_test, select_train, select_train_partitioned, select_val
@@ -221,7 +222,7 @@ def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -
 
 def _old_images(root: str | None) -> DataSource | None:
     """The folder of `training.old_images`."""
-    return None if root is None else Folder(root=root)
+    return None if root is None else Folder(root, classes=None, background=0, ignored=[IGNORE])
 
 
 def _grown_steps(training: Mapping[str, Any]) -> dict[str, Any]:

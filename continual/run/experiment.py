@@ -144,6 +144,7 @@ class Experiment:
         write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
         log.info(f"run folder: {self.folder.path}")
         log.info(self.sequence.describe())
+        log.info(f"weights: {self.learner.network.weights}")
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
