@@ -6,9 +6,10 @@ from pathlib import Path
 
 from datamodules import ade20k, camvid, cityscapes, voc
 from datamodules.base import DataError
-from datamodules.folder import read_classes
+from datamodules.classes_file import read_classes
 from protocol.labels import LabelSpace
 
+BACKGROUND = 0  # value of background in a classes file
 PUBLISHED = {
     "voc": voc.VOC2012.labels,
     "ade20k": LabelSpace(dict(enumerate(ade20k.CLASSES, start=1)), background_is_evaluated=False),
@@ -28,5 +29,8 @@ def label_space(name: str) -> LabelSpace:
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(f"{name} is neither a data set ({', '.join(PUBLISHED)}) nor a classes file")
-    names = read_classes(path)
-    return LabelSpace({value: name for value, name in names.items() if value != 0}, background=0)
+    table = read_classes(path)
+    classes = {value: name for value, name in table.names.items() if value != BACKGROUND}
+    return LabelSpace(
+        classes, background=BACKGROUND, colours={c: table.colours[c] for c in classes if c in table.colours}
+    )

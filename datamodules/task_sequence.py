@@ -78,7 +78,7 @@ class TaskSequence:
     ) -> TaskSequence:
         """Tasks of new classes."""
         if known:
-            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(training))
+            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(source, training))
         else:
             steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
         tasks = build_tasks(source.labels, protocol, steps, training["joint"])
@@ -225,10 +225,13 @@ def _old_images(root: str | None) -> DataSource | None:
     return None if root is None else Folder(root, classes=None, background=0, ignored=[IGNORE])
 
 
-def _grown_steps(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What the settings say of the steps after those that a network knows."""
+def _grown_steps(source: DataSource, training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings say of the steps after those that a network knows; in the order are the data's own values."""
     keys = ("task", "initial_increment", "increment", "class_order", "shuffle_classes", "seed")
-    return {key: training[key] for key in keys}
+    steps = {key: training[key] for key in keys}
+    if steps["class_order"] is not None and isinstance(source, RelabelledSource):
+        steps["class_order"] = [source.id_of(value) for value in steps["class_order"]]
+    return steps
 
 
 def _say_what_is_shared(source: DataSource) -> None:

@@ -95,7 +95,8 @@ def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     width = torch.sym_min(window, side)
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
-    return ((places >= begin) & (places < begin + width)).to(like.dtype) / width
+    means: Tensor = ((places >= begin) & (places < begin + width)).to(like.dtype) / width
+    return means
 
 
 class DeepLabV3(SegmentationNetwork):

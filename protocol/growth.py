@@ -99,9 +99,9 @@ def _free(value: int, taken: set[int | None]) -> int:
     Raises:
         TaskError: there is none.
     """
-    for free in (value, *range(VALUES)):
-        if free not in taken:
-            return free
+    free: list[int] = [v for v in (value, *range(VALUES)) if v not in taken]
+    if free:
+        return free[0]
     raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
 
 
@@ -157,12 +157,13 @@ def growth_steps(
     A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
     knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
 
-    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes.
+    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes; known ones are left out.
 
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.
     """
     new = [c for c in labels.classes if c not in known.ids]
+    class_order = None if class_order is None else [c for c in class_order if c not in known.ids]
     if not new:
         return tuple(known.ids), ()
     if task is None and initial_increment is None:

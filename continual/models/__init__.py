@@ -1,9 +1,9 @@
 """Trained networks outside of training: checkpoints, saved models, predictions, export.
 
-    from continual.models import load
+from continual.models import load
 
-    model = load("model.ckpt")
-    labels = model.predict("photo.jpg")
+model = load("model.ckpt")
+labels = model.predict("photo.jpg")
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ def start_of(settings: Mapping[str, Any], known: Known, layout: Layout) -> Start
     start.fit(layout, known.has_background)
     if json.dumps(asdict(start.known)) != json.dumps(asdict(known)):
         raise RunError(f"{KEY}: {start.what} {OTHER_NOISE if training['start_from'] == ITSELF else OTHER_FILE}")
-    log.info(f"weights: {start.what}: {len(start.network.state_dict())} tensors, all match")
     return start
 
 
@@ -65,9 +64,8 @@ def standing_still(learner: ContinualLearner) -> Iterator[None]:
     """Within it nothing is learned: what trains passes over the images, and the network is as before after it."""
     before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
     optimisation = learner.optimisation
-    learner.optimisation = replace(
-        optimisation, make_optimizer=partial(torch.optim.SGD, lr=0.0), make_scheduler=constant
-    )
+    still: partial[torch.optim.Optimizer] = partial(torch.optim.SGD, lr=0.0)
+    learner.optimisation = replace(optimisation, make_optimizer=still, make_scheduler=constant)
     try:
         yield
     finally:
