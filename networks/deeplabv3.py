@@ -95,8 +95,8 @@ def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     width = torch.sym_min(window, side)
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
-    means: Tensor = ((places >= begin) & (places < begin + width)).to(like.dtype) / width
-    return means
+    within: Tensor = (places >= begin) & (places < begin + width)
+    return within.to(like.dtype) / torch.as_tensor(width, dtype=like.dtype, device=like.device)
 
 
 class DeepLabV3(SegmentationNetwork):

@@ -220,7 +220,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(cli: CLI, ground: Pat
     for arguments, sentence in REFUSED:
         given = [each.format(ground=ground) for each in arguments]
         start = () if any("start_from" in each for each in given) else (f"training.start_from={ground / 'start'}",)
-        root = () if any("root" in each for each in given) else (f"dataset.root={ground / 'new'}",)
+        root = () if any("dataset.root" in each for each in given) else (f"dataset.root={ground / 'new'}",)
         refused = cli(*GROW, *start, *root, *given, check=False)
         assert refused.returncode == 1, arguments
         assert refused.stderr.count("\n") == 1, (arguments, refused.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -64,8 +64,8 @@ def standing_still(learner: ContinualLearner) -> Iterator[None]:
     """Within it nothing is learned: what trains passes over the images, and the network is as before after it."""
     before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
     optimisation = learner.optimisation
-    still: partial[torch.optim.Optimizer] = partial(torch.optim.SGD, lr=0.0)
-    learner.optimisation = replace(optimisation, make_optimizer=still, make_scheduler=constant)
+    make_optimizer = cast("partial[torch.optim.Optimizer]", partial(torch.optim.SGD, lr=0.0))
+    learner.optimisation = replace(optimisation, make_optimizer=make_optimizer, make_scheduler=constant)
     try:
         yield
     finally:
