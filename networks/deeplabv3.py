@@ -96,7 +96,7 @@ def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
     within: Tensor = (places >= begin) & (places < begin + width)
-    return within.to(like.dtype) / torch.as_tensor(width, dtype=like.dtype, device=like.device)
+    return within.to(like.dtype) / width  # type: ignore[return-value]  # a symbol while a graph is traced
 
 
 class DeepLabV3(SegmentationNetwork):
