@@ -12,16 +12,21 @@ from continual.models.saved_model import SavedModel
 from networks.bisenet import BiSeNet
 from networks.deeplabv3 import DeepLabV3
 from networks.erfnet import ERFNet
+from networks.module import ModuleNetwork
+from networks.segformer import SegFormer
 from networks.segmenter import Segmenter
 from networks.unet import UNet
 from protocol.errors import UserError
 from tests.continual.models.test_saved_model import SETTINGS, tasks
+from tests.networks.own_modules import Tiny
 from tests.test_configurations import composed
 
 NETWORKS = {
     "erfnet": ERFNet, "unet": lambda: UNet(width=4, num_layers=3, bilinear=True),
     "bisenet": lambda: BiSeNet("resnet18"), "deeplabv3": lambda: DeepLabV3("resnet18"),
     "segmenter": lambda: Segmenter("vit_tiny_patch16_224", {"depth": 2}),
+    "segformer": lambda: SegFormer("b0", (8, 16, 40, 64), (1, 1, 1, 1), 16),
+    "module": lambda: ModuleNetwork(Tiny(), "decode_head.cls_seg", ["backbone.low"]),
 }  # fmt: skip
 
 
