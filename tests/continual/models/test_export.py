@@ -23,6 +23,9 @@ SMALL = {
     "deeplabv3_transformer": "backbone=resnet18 channels=16 feedforward=16 heads=2 layers=1 crop_size=64",
     "segmenter": "backbone=vit_tiny_patch16_224 +backbone_options.depth=1 crop_size=64", "bisenet": "backbone=resnet18",
     "unet": "width=4 num_layers=3 bilinear=true",
+    "segformer": "widths=[8,16,40,64] depths=[1,1,1,1] decoder_width=16", "torchvision": "name=lraspp_mobilenet_v3_large",
+    "segmentation_models": "encoder=mobilenet_v2",
+    "module": "module._target_=tests.networks.own_modules.Tiny classifier=decode_head.cls_seg",
 }  # fmt: skip
 SIZES = ((64, 64), (37, 122))  # one as positions have it, one of no multiples
 # Each takes ten seconds or more, so that of the choices of one class the first stands for all.
