@@ -25,6 +25,7 @@ from continual.models.configuration import plain
 from continual.run import parts
 from continual.run.callbacks import Callbacks
 from continual.run.changes import Changes
+from continual.run.estimate import Estimate, work_of
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connected
@@ -84,6 +85,9 @@ class Experiment:
         self.trainers = Trainers(self.training, folder, [*self.callbacks, *beside], gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
         parts.check_tasks(self.sequence, self.data, self.learner.loss, self.training, trainer.world_size)
+        if not self.training.debug:
+            teaches = self.learner.loss.needs_teacher or self.learner.needs_teacher
+            self.trainers.estimate = Estimate(work_of(self.sequence, self.training, trainer.world_size, teaches))
         self.environment = describe_environment(trainer, self.training.batch_size)
         self.loggers = build_loggers(config.logger, folder.path, state.run_id, name, self.settings)
         self.trainers.loggers = self.loggers

@@ -17,6 +17,7 @@ from continual.learning.sharding import ShardedStrategy
 from continual.learning.sync_norm import CPUSyncNorm
 from continual.loggers.axis import RunAxis
 from continual.models.checkpoint import save_atomically
+from continual.run.estimate import Estimate
 from continual.run.machine import check_machine
 from continual.run.pictures import PredictionImages
 from continual.run.progress import TaskProgressBar
@@ -50,6 +51,7 @@ class Trainers:
         callbacks: those that live as long as the run.
         loggers: likewise.
         gpu: the one to train on, instead of `training.devices`.
+        estimate: says how long the run takes; None: nobody does.
     """
 
     training: TrainingSettings
@@ -57,6 +59,7 @@ class Trainers:
     callbacks: Iterable[Callback]
     loggers: Sequence[RunAxis] = ()
     gpu: int | None = None
+    estimate: Estimate | None = None
 
     def build(self, task: Task, epochs: int | None = None) -> pl.Trainer:
         """A trainer for a task.
@@ -125,6 +128,8 @@ class Trainers:
         """Callbacks that live for one task: a reused checkpoint callback would keep an old task's file and score."""
         training = self.training
         callbacks: list[Callback] = [LearningRateMonitor(), KeptHandler()]
+        if self.estimate is not None:
+            callbacks.append(self.estimate)
         if training.progress_bar_refresh_rate > 0:
             callbacks.append(TaskProgressBar(refresh_rate=training.progress_bar_refresh_rate))
         if training.log_images:
