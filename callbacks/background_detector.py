@@ -28,6 +28,7 @@ from continual.learning.learner import ContinualLearner
 from datamodules.datamodule import ContinualDataModule
 from loss.bacs import detection
 from networks.base import SegmentationNetwork
+from protocol.errors import ConfigError
 from protocol.numbers import Count, Fraction, ProperFraction
 from protocol.random_streams import Stream, seed_of
 
@@ -117,6 +118,11 @@ class BackgroundDetector(ContinualCallback):
         """Add the detector's term where the loss has none."""
         if self.active and NAME not in learner.loss.reads:
             learner.beside[NAME] = lambda step: {"detector": detection(step)[0]}
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """Refuse it: it learns with the classes of the first task."""
+        if self.active:
+            raise ConfigError("its detector learns with the first task's classes: set training.bg_detector=false")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before the optimizer is made: a head for the task."""

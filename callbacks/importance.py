@@ -32,14 +32,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from continual.learning.callback import ContinualCallback, learner_of
+from continual.learning.callback import OLD_IMAGES, ContinualCallback, learner_of
 from continual.learning.learner import ContinualLearner
-from protocol.errors import RunError
+from protocol.errors import ConfigError, RunError
 from protocol.numbers import Amount, Count, Fraction, Positive
 from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
+UNMEASURED = "it protects weights that are important for the old classes, and has not measured which"
 Weights = dict[str, Tensor]  # by the parameter's name in the network
 
 
@@ -58,6 +59,7 @@ class ImportancePenalty(ContinualCallback, ABC):
     """
 
     needs_whole_weights = True
+    portable = True
     later_settings = ("weight", "normalize")  # that the first task does not read
 
     term: str  # name under which the penalty is logged
@@ -74,6 +76,11 @@ class ImportancePenalty(ContinualCallback, ABC):
         self.running: dict[str, Weights] = {}
         self.steps = 0
         self._strength: Weights = {}
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """The old images tell the importance of each weight, see `ContinualCallback`."""
+        if not has_old_images:
+            raise ConfigError(f"{UNMEASURED}: {OLD_IMAGES}, or start from a run with loss={self.term}")
 
     def begin_task(self, task: Task, folder: Path) -> None:
         """Start measuring anew.
@@ -234,6 +241,12 @@ class PI(ImportancePenalty):
         """
         super().__init__(weight, normalize)
         self.damping = damping
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """Refuse it: the importance is that along the way of a training."""
+        raise ConfigError(
+            f"{UNMEASURED} along the way of a training: start from a run with loss=pi, or choose loss=ewc"
+        )
 
     def start(self, weights: Weights) -> dict[str, Weights]:
         """d = 0, and where each weight starts."""

@@ -9,6 +9,7 @@ features of a step before it uses them: `SDR` (loss/sdr.py) reads `memory["proto
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from continual.learning.callback import ContinualCallback, learner_of
+from continual.learning.callback import OLD_IMAGES, ContinualCallback, learner_of
 from continual.learning.learner import ContinualLearner
 from networks.maps import class_sums
 from protocol.checks import check_choice
 from protocol.tasks import Task
+
+log = logging.getLogger(__name__)
 
 Groups = Literal["class", "task"]
 PUBLISHED: dict[Groups, str] = {"class": "prototypes", "task": "task_prototypes"}  # by groups
@@ -44,12 +47,21 @@ class Prototypes(ContinualCallback):
         """
         check_choice("groups", groups, PUBLISHED)
         self.groups = groups
+        self.portable = groups == "class"  # the tasks of another run are not those of this one
         self.publishes = (PUBLISHED[groups],)
         self.vectors: Tensor | None = None
         self.counts = torch.zeros(0, dtype=torch.float64)
         self.group_of = torch.zeros(0, dtype=torch.int64)
         self.learned: list[int] = []
         self.anchor: Tensor | None = None
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """The old images tell the prototypes of their classes; without them there are none, see `ContinualCallback`."""
+        if self.groups == "class" and not has_old_images:
+            log.warning(
+                f"{self.state_key}: there are no prototypes of the old classes, so that nothing keeps their features "
+                f"near these; {OLD_IMAGES}"
+            )
 
     def begin_task(self, task: Task, folder: Path) -> None:
         """Make room for the new groups."""

@@ -19,6 +19,7 @@ from callbacks.replay.delivery import DELIVERIES, Use
 from callbacks.replay.reading import READERS, Labels, StoredLogits
 from callbacks.replay.selection import SELECTIONS, Choice
 from callbacks.replay.storage import ARRAYS, Capacity, Place, Storage
+from continual.learning.callback import OLD_IMAGES
 from loss.base import ReplayTerm
 from loss.functional import ReplayTarget
 from protocol.checks import check_choice
@@ -86,6 +87,11 @@ class ReplayBuffer(Buffer):
             batch_size,
         )
         self._check_choices(selection, use, logits)
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """It is filled with the old images, see `ContinualCallback`."""
+        if not has_old_images:
+            raise ConfigError(f"it keeps images of the old classes, and there are none: {OLD_IMAGES}")
 
     def _check_choices(self, selection: str, use: str, logits: bool) -> None:
         """Refuse choices that do not go together."""

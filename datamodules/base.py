@@ -72,10 +72,9 @@ class DataSource(ABC):
     name: str
     labels: LabelSpace
     mask_table: Pixels | None = None  # 256 entries, from values in the files to those of the splits; None: the same
-    more_test: DataSource | None = (
-        None  # a data set whose test images are tested on too; its classes are matched by name
-    )
     index_dir: str | None = None  # where its class index is kept (`dataset.index_dir`); None: the user's cache folder
+    # a data set whose test images are tested on too; its classes are matched by name
+    more_test: DataSource | None = None
 
     @abstractmethod
     def split(self, name: str) -> Split:

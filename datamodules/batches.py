@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.base import DataError, Split
+from datamodules.relabelled import Judge
 from datamodules.saliency import SALIENT, SaliencySource
 from datamodules.sampler import Key
 from protocol.arrays import Pixels
@@ -38,6 +39,7 @@ class TaskDataset(Dataset[Sample]):
         seed: int,
         task: int,
         saliency: SaliencySource | None = None,
+        judge: Judge | None = None,
     ) -> None:
         """Args:
         split: the images.
@@ -45,6 +47,7 @@ class TaskDataset(Dataset[Sample]):
         transform: of image and label.
         seed, task: of the random numbers.
         saliency: marks salient background with the label `SALIENT`; None: nothing is marked.
+        judge: gives each sample "judged", 256 uint8, which predictions count as what; None: each as itself.
         """
         self.split = split
         self.lut = lut
@@ -52,6 +55,7 @@ class TaskDataset(Dataset[Sample]):
         self.seed = seed
         self.task = task
         self.saliency = saliency
+        self.judge = judge
 
     def __len__(self) -> int:
         """Images of the split; a sampler chooses those of the task."""
@@ -66,11 +70,8 @@ class TaskDataset(Dataset[Sample]):
         if self.saliency is not None:
             label[(label == 0) & self.saliency(self.split.ids[index], image)] = SALIENT
         image, label = self.transform(image, label, rng_seed)
-        return {
-            "image": _tensor(image),
-            "label": _tensor(label),
-            "index": index,
-        }
+        sample = {"image": _tensor(image), "label": _tensor(label), "index": index}
+        return sample if self.judge is None else {**sample, "judged": torch.from_numpy(self.judge(index))}
 
 
 class Loader(DataLoader[S]):

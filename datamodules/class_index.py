@@ -6,9 +6,10 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
+from datamodules.relabelled import RelabelledSplit
 from datamodules.text import check_name, shortened
-from protocol.arrays import Flags, Positions
+from protocol.arrays import Flags, Pixels, Positions
 from protocol.files import replacing
 from protocol.labels import IGNORE, LabelSpace
 
@@ -78,6 +80,23 @@ class ClassIndex:
         images = place[self.images]
         order = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
         return ClassIndex(len(positions), images[order], self.values[order], self.pixels[order])
+
+    def relabelled(self, table: Pixels) -> ClassIndex:
+        """The index of the same masks whose values went through a table; values may become one."""
+        cells, place = np.unique(self.images.astype(np.int64) * 256 + table[self.values], return_inverse=True)
+        pixels = np.bincount(place, weights=self.pixels, minlength=len(cells)).astype(np.int64)
+        return ClassIndex(self.n_images, (cells // 256).astype(np.int32), (cells % 256).astype(np.uint8), pixels)
+
+    @classmethod
+    def joined(cls, parts: Sequence[ClassIndex]) -> ClassIndex:
+        """The index of several splits, one after the other."""
+        starts = np.cumsum([0, *(part.n_images for part in parts)])
+        return cls(
+            int(starts[-1]),
+            np.concatenate([part.images + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.pixels for part in parts]),
+        )
 
     @classmethod
     def build(
@@ -213,12 +232,21 @@ def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex
     Raises:
         DataError: see `ClassIndex.build`; or no mask shows any class.
     """
-    split = source.split(name)
-    whole, positions = split.whole or (split, None)
-    index = ClassIndex.build(whole, source.labels, cache_dir=source.index_dir, progress=progress)
-    index = index if positions is None else index.part(positions)
+    split, build = source.split(name), partial(_built, cache_dir=source.index_dir, progress=progress)
+    if isinstance(split, RelabelledSplit):
+        found = [build(part.split, part.labels).relabelled(part.relabelling.table) for part in split.parts]
+        index = ClassIndex.joined(found)
+    else:
+        index = build(split, source.labels)
     _check_shows_a_class(index, source, name)
     return index
+
+
+def _built(split: Split, labels: LabelSpace, cache_dir: str | None, progress: bool) -> ClassIndex:
+    """The index of a split, or its part of the index of a whole."""
+    whole, positions = split.whole or (split, None)
+    index = ClassIndex.build(whole, labels, cache_dir=cache_dir, progress=progress)
+    return index if positions is None else index.part(positions)
 
 
 def _check_shows_a_class(index: ClassIndex, source: DataSource, name: str) -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.cores import usable_cores
+from datamodules.relabelled import judge_of
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
@@ -83,17 +84,19 @@ class ContinualDataModule(pl.LightningDataModule):
         self.saliency = saliency
         self.test_split = "test"
 
-    def begin_task(self, task: Task, train: Positions, val: Positions, test: Positions) -> None:
+    def begin_task(self, task: Task, train: Positions, val: Positions, test: Positions, trains: bool = True) -> None:
         """Make a task the current one.
 
         Args:
             task: the task.
             train, val, test: positions of its images in the data set's splits.
+            trains: false: nothing is learned in it, so that it needs no images.
 
         Raises:
             DataError: see `check_task`.
         """
-        self.check_task(task, train)
+        if trains:
+            self.check_task(task, train)
         self.task = task
         self.train_indices, held_out = self._divide(task, train)
         self.val_indices = held_out if self.val_on_train else np.asarray(val)
@@ -183,8 +186,12 @@ class ContinualDataModule(pl.LightningDataModule):
         return self.source.split(self._val_split).ids[index]
 
     def training_samples(self, count: int) -> list[Sample]:
-        """Up to `count` augmented training images as batches of one, spread over the task's list."""
-        return self._some(self._dataset("train", self.task.train_lut, self.augmentation), self.train_indices, count)
+        """Up to `count` augmented training images as batches of one, spread over the task's list.
+
+        Of the data set's list where the task has none: those of the next tasks will be of the same size.
+        """
+        dataset = self._dataset("train", self.task.train_lut, self.augmentation)
+        return self._some(dataset, self.train_indices if len(self.train_indices) else np.arange(len(dataset)), count)
 
     @staticmethod
     def _some(dataset: TaskDataset, indices: Positions, count: int) -> list[Sample]:
@@ -208,9 +215,9 @@ class ContinualDataModule(pl.LightningDataModule):
     def _dataset(
         self, split: str, lut: Pixels, transform: PairTransform, saliency: SaliencySource | None = None
     ) -> TaskDataset:
-        return TaskDataset(
-            self.source.split(split), lut, transform, seed=self.seed, task=self.task.index, saliency=saliency
-        )
+        images = self.source.split(split)
+        judge = judge_of(images, self.task) if lut is not self.task.train_lut else None
+        return TaskDataset(images, lut, transform, seed=self.seed, task=self.task.index, saliency=saliency, judge=judge)
 
     def _eval_loader(self, split: str, indices: Positions, lut: Pixels, whole: bool = False) -> DataLoader[Sample]:
         rank, world_size = (0, 1) if whole else self._rank_and_world_size()

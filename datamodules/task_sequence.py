@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from omegaconf import DictConfig
 
 from datamodules.base import DataSource, DomainSource, Split
 from datamodules.class_index import index_of
+from datamodules.folder import Folder
+from datamodules.relabelled import RelabelledSource
 from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
 from protocol.errors import TaskError
+from protocol.growth import Known, growth_steps
 from protocol.ownership import owned_images
 from protocol.rules import Protocol
 from protocol.selection import select_test, select_train, select_train_partitioned, select_val
@@ -26,6 +29,7 @@ from protocol.tasks import Task, build_tasks
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+NOTHING_NEW = "more images of known classes"  # instead of the names of a task's new classes
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,16 @@ class TaskImages:
 
 @dataclass(frozen=True)
 class TaskSequence:
-    """The tasks of a run and their images."""
+    """The tasks of a run and their images.
+
+    Attributes:
+        known: what the network knows before the run, the classes of task 0; None: nothing.
+    """
 
     source: DataSource
     tasks: tuple[Task, ...]
     images: tuple[TaskImages, ...]
+    known: Known | None = None
 
     @classmethod
     def from_config(cls, dataset: DictConfig, training: Mapping[str, Any]) -> TaskSequence:
@@ -56,12 +65,21 @@ class TaskSequence:
         Raises:
             UserError: the data or the task cannot be used, or a task has no image.
         """
-        source: DataSource = instantiate(dataset.source, _convert_="all")
-        source.index_dir = dataset.get("index_dir")
+        source = source_of(dataset, training)
         protocol = Protocol(**{f.name: training[f.name] for f in fields(Protocol)})
         if isinstance(source, DomainSource):
             return cls._of_domains(source, protocol, dataset, training)
-        steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
+        return cls._of_classes(source, protocol, _known(training), training)
+
+    @classmethod
+    def _of_classes(
+        cls, source: DataSource, protocol: Protocol, known: Known | None, training: Mapping[str, Any]
+    ) -> TaskSequence:
+        """Tasks of new classes."""
+        if known:
+            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(training))
+        else:
+            steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
         tasks = build_tasks(source.labels, protocol, steps, training["joint"])
         if source.name == "ade20k" and protocol.mode == "disjoint" and training["ade_partition"] is None:
             log.warning(
@@ -71,20 +89,27 @@ class TaskSequence:
         presence = {name: index_of(source, name).presence for name in SPLITS}
         _say_what_is_shared(source)
         images = _select(tasks, presence, training["ade_partition"])
+        if known and isinstance(source, RelabelledSource):
+            images = grown_images(source, tasks, images, presence)
         if training["task_images"] is not None:
             owned = owned_images(
                 source.split("train").ids, training["task_images"], len(tasks), len(tasks[0].steps), training["seed"]
             )
             images = tuple(replace(chosen, train=own) for chosen, own in zip(images, owned, strict=True))
-        for task, chosen in zip(tasks, images, strict=True):
+        for task, chosen in list(zip(tasks, images, strict=True))[int(known is not None) :]:
             _check_not_empty(task, chosen, owned=training["task_images"] is not None)
-        return cls(source, tasks, images)
+        return cls(source, tasks, images, known)
 
     @classmethod
     def _of_domains(
         cls, source: DomainSource, protocol: Protocol, dataset: DictConfig, training: Mapping[str, Any]
     ) -> TaskSequence:
         """Tasks of all classes in images of other domains."""
+        if training["known"]:
+            raise TaskError(
+                f"training.start_from: each task of {source.name} has all classes, and images of other domains: take "
+                "dataset=cityscapes with dataset.cities and training.mode=sequential"
+            )
         if training["task_images"] is not None:
             raise TaskError(f"training.task_images: the tasks of {source.name} own the images of their domains already")
         every = tuple(range(len(source.domains)))
@@ -111,7 +136,7 @@ class TaskSequence:
         """One line per task: classes and numbers of images."""
         lines = []
         for task, chosen in zip(self.tasks, self.images, strict=True):
-            names = ", ".join(task.domains or (task.labels.classes[c] for c in task.new))
+            names = ", ".join(task.domains or (task.labels.classes[c] for c in task.new)) or NOTHING_NEW
             counts = ", ".join(f"{len(getattr(chosen, name))} {name}" for name in SPLITS)
             lines.append(f"task {task.index}: {names} ({counts})")
         return "\n".join(lines)
@@ -132,6 +157,79 @@ class TaskSequence:
         }
 
 
+def source_of(dataset: DictConfig, training: Mapping[str, Any]) -> DataSource:
+    """The data set of a run, in the terms of the run's labels.
+
+    Args: see `TaskSequence.from_config`.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    source: DataSource = instantiate(dataset.source, _convert_="all")
+    known = _known(training)
+    if (known or source.more_test) and not isinstance(source, DomainSource):
+        source = RelabelledSource(source, known, _old_images(training["old_images"]))
+    source.index_dir = dataset.get("index_dir")
+    return source
+
+
+def _known(training: Mapping[str, Any]) -> Known | None:
+    """What the network knows before the run."""
+    return Known(**training["known"]) if training["known"] else None
+
+
+def grown_images(
+    source: RelabelledSource, tasks: Sequence[Task], images: Sequence[TaskImages], presence: Mapping[str, Flags]
+) -> tuple[TaskImages, ...]:
+    """The images of the tasks of a network that knows the first task's classes before the run.
+
+    The first task has the images of old classes that were given for it, which no later one has. A task without new
+    classes has all images that show a known one.
+
+    Raises:
+        TaskError: its labels would be hidden, or nothing is new.
+    """
+    own = len(source.source.split("train"))
+    begun = replace(images[0], train=np.arange(own, len(source.split("train"))))
+    later = [replace(chosen, train=chosen.train[chosen.train < own]) for chosen in images[1:]]
+    last = tasks[-1]
+    _say_what_is_hidden(source, tasks[-1], presence["train"][:own])
+    if len(tasks) > 1 and not last.new:
+        if last.protocol.mode != "sequential":
+            raise TaskError(
+                f"the network of training.start_from knows all classes of {source.name} ({', '.join(source.new_names)})"
+                f" already, and training.mode={last.protocol.mode} hides their labels: set training.mode=sequential to "
+                "learn them from more images, or name a new class in the data's classes file"
+            )
+        train, val = (select_test(last, presence[name]) for name in ("train", "val"))
+        later = [replace(later[0], train=train[train < own], val=val)]
+    return begun, *later
+
+
+def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -> None:
+    """Warn where training images have labels of known classes that the mode hides.
+
+    Args: `task`: the last one; `presence`: of the training images.
+    """
+    labelled = [task.labels.classes[c] for c in task.initial if presence[:, c].any()]
+    if labelled and task.new and task.protocol.mode != "sequential":
+        log.warning(
+            f"training.mode={task.protocol.mode} hides labels of known classes that the masks have "
+            f"({', '.join(labelled)}): training.mode=sequential learns from them"
+        )
+
+
+def _old_images(root: str | None) -> DataSource | None:
+    """The folder of `training.old_images`."""
+    return None if root is None else Folder(root=root)
+
+
+def _grown_steps(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings say of the steps after those that a network knows."""
+    keys = ("task", "initial_increment", "increment", "class_order", "shuffle_classes", "seed")
+    return {key: training[key] for key in keys}
+
+
 def _say_what_is_shared(source: DataSource) -> None:
     """Warn of images that are trained on and tested."""
     files = {name: _files(source.split(name)) for name in SPLITS}
@@ -144,9 +242,9 @@ def _say_what_is_shared(source: DataSource) -> None:
             )
 
 
-def _files(split: Split) -> set[Path]:
+def _files(split: Split) -> set[str | Path]:
     """The image files of a split; none where images are drawn or are arrays."""
-    return {image for image in getattr(split, "images", ()) if isinstance(image, Path)}
+    return {image for image in getattr(split, "images", ()) if isinstance(image, str | Path)}
 
 
 def named_steps(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +276,7 @@ def _check_not_empty(task: Task, images: TaskImages, owned: bool) -> None:
         if len(getattr(images, name)) == 0:
             if owned and name == "train":
                 raise TaskError(f"training.task_images gives task {task.index} no image")
-            classes = ", ".join(task.labels.classes[c] for c in task.new)
+            classes = ", ".join(task.labels.classes[c] for c in task.new) or NOTHING_NEW
             raise TaskError(
                 f"task {task.index} ({classes}) has no {name} image under training.mode={task.protocol.mode}; "
                 "use training.mode=overlap, other increments (training.task) or another training.class_order"

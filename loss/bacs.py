@@ -95,6 +95,7 @@ class BACS(DER):
         self.old_as_one = old_as_one
         self.detector = detector
         self.reads = type(self).reads if detector else ()
+        self.reads_stages = detector
 
     def check_task(self, task: Task) -> None:
         """A task without new classes (another domain) has nothing that its cross entropy would learn."""

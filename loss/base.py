@@ -91,6 +91,7 @@ class ContinualLoss(nn.Module, ABC):
         needs_background: whether the method needs a background class.
         label_loss: loss of labels, also used for replayed images.
         layout: what it asks of the classifier.
+        reads_stages: whether it reads the outputs of the encoder's stages, which some networks have none of.
         shares_first_task: True: in the first task the method acts only through `forward` and `classification`, and both
             depend on logits and labels alone. Runs of losses in which these are equal then share a first task
             (continual/run/first_task_cache.py). A subclass with terms of its own declares it again.
@@ -107,6 +108,7 @@ class ContinualLoss(nn.Module, ABC):
     learns_old_labels: bool = True
     label_loss: LabelLoss = staticmethod(cross_entropy)
     layout: Layout = Layout()
+    reads_stages: bool = False
     shares_first_task: bool = False
     later_settings: tuple[str, ...] = ()
     __call__: Callable[..., dict[str, Tensor]]

@@ -25,6 +25,7 @@ class ILT(LwF):
     """Distillation of old channels and of the encoder's output."""
 
     shares_first_task = True
+    reads_stages = True
 
     def __init__(
         self,

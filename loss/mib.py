@@ -69,6 +69,7 @@ class MiB(ContinualLoss):
         self.unbiased_ce = unbiased_ce
         self.distillation = unbiased_distillation if unbiased_kd else distillation
         self.feature_weight = feature_weight
+        self.reads_stages = feature_weight > 0
 
     def check_task(self, task: Task) -> None:
         """A task without new classes has no background that may be one."""

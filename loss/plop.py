@@ -58,6 +58,7 @@ class PLOP(ContinualLoss):
     reads: tuple[str, ...] = ("pseudo_label_thresholds",)
     remedy = "keep callbacks.thresholds, which callbacks=plop adds, or set pseudo_labels=null"
     shares_first_task = True
+    reads_stages = True
     needs_background = True
 
     def __init__(

@@ -52,6 +52,7 @@ class SDR(ContinualLoss):
         "classifier_init",
     )
     needs_background = True
+    reads_stages = True
 
     def __init__(
         self,

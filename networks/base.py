@@ -95,6 +95,17 @@ class SegmentationNetwork(nn.Module, ABC):
         """Scores B x C x h x w of what `encode` gave."""
         return self.classifier(embedding)
 
+    def unknown_scores(self, embedding: Tensor, extras: dict[str, Any]) -> Tensor | None:
+        """Scores B x 1 x h x w of unknown objects; None where the method has not asked for them."""
+        if not isinstance(self.classifier, IncrementalClassifier) or self.classifier.unknown is None:
+            return None
+        scores: Tensor = self.classifier.unknown(embedding)
+        return scores
+
+    def decode(self, scores: Tensor, extras: dict[str, Any]) -> Tensor:
+        """What is resized to the image, B x C x h x w: the scores, but in networks that resize these by themselves."""
+        return scores
+
     def arrange_classifier(self, layout: Layout) -> None:
         """Give the classifier the layout that a method needs, before the first task.
 
@@ -145,11 +156,26 @@ class SegmentationNetwork(nn.Module, ABC):
         """The last task's part of the classifier."""
         return self.classifier.newest()
 
+    def parts(self) -> list[str]:
+        """Names of the largest parts that can be frozen; not the classifier."""
+        return [name for name, _ in self.named_children() if name != "classifier"]
+
+    def has_part(self, part: str) -> bool:
+        """Whether there is a part of that name, which can be frozen."""
+        return part in self.parts()
+
+    def place_of(self, part: str) -> str:
+        """How the names of a part's tensors begin: with the part's own name, but in networks made of other modules."""
+        return part
+
+    def check_stages(self) -> None:
+        """Raise ConfigError where a method that reads `stages` would find none."""
+
     def check_parts(self, parts: Sequence[str]) -> None:
         """Raise ConfigError unless the network has parts of these names, which can be frozen; not the classifier."""
-        names = [*(name for name, _ in self.named_children() if name != "classifier"), NORM, DROPOUT, OLD_CLASSES]
+        names = [*self.parts(), NORM, DROPOUT, OLD_CLASSES]
         for part in parts:
-            if part not in names:
+            if part not in names and not self.has_part(part):
                 given = f"training.freeze=[{','.join(parts)}]: {part}"
                 raise ConfigError(f"{given} must be {listed(names)}{did_you_mean(part, names)}")
 
@@ -169,7 +195,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """Training or evaluation mode; frozen parts stay in evaluation mode (MiB's code puts them back)."""
         super().train(mode)
         for part in self.frozen_parts:
-            self.get_submodule(part).eval().requires_grad_(False)
+            self.get_submodule(self.place_of(part)).eval().requires_grad_(False)
         if self.freeze_dropout:
             for module in self.modules():
                 if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in DROPS:
@@ -209,12 +235,12 @@ class SegmentationNetwork(nn.Module, ABC):
         extras["class_vectors"] = self._with_background(self.classifier.class_vectors(), 0.0)
         if "auxiliary" in extras:
             extras["auxiliary"] = [finish(other) for other in extras["auxiliary"]]
-        if isinstance(self.classifier, IncrementalClassifier) and self.classifier.unknown is not None:
-            unknown = _upsample(self.classifier.unknown(embedding), padded, [1])
-            extras["unknown"] = unknown[..., :height, :width]
+        if (unknown := self.unknown_scores(embedding, extras)) is not None:
+            extras["unknown"] = _upsample(unknown, padded, [1])[..., :height, :width]
+        logits = finish(self.decode(scores, extras))
         crop = partial(_crop, size=(height, width), padded=padded)
         return NetworkOutput(
-            logits=finish(scores),
+            logits=logits,
             scores=crop(self._with_background(scores, NEVER)),
             embedding=crop(embedding),
             stages=[crop(stage) for stage in stages],

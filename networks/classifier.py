@@ -157,7 +157,7 @@ class IncrementalClassifier(Classifier):
         Raises:
             ConfigError: its layers are of another kind.
         """
-        if layout.linear and not isinstance(self.layer(self.in_channels, 1), nn.Conv2d):
+        if layout.linear and not _is_pointwise(self.layer(self.in_channels, 1)):
             raise ConfigError(
                 "the loss takes logits for sums over the embedding's channels, and this network's classifier is no 1x1 "
                 "convolution: choose network=deeplabv3_original with block_layers=false, or another loss"
@@ -298,6 +298,10 @@ class SingleHead(IncrementalClassifier):
             raise RuntimeError("the network has no classes yet: call add_classes before the first forward pass")
         every: Tensor = self.heads[0](embedding)
         return every[:, : self.num_classes]
+
+
+def _is_pointwise(layer: ConvLayer) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
 
 
 def _bias(layer: ConvLayer) -> Tensor:

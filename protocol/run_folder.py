@@ -92,6 +92,10 @@ class RunFolder:
         """Checkpoints of a task."""
         return TaskFolder(self._checkpoints / _task(index))
 
+    def models(self) -> list[Path]:
+        """Networks of its finished tasks, in order."""
+        return sorted(self._checkpoints.glob("task_*/model.ckpt"), key=lambda path: (len(path.parent.name), path))
+
     def hidden_files(self) -> Iterator[Path]:
         """Files of the run and its checkpoints whose names begin with a dot."""
         yield from self.path.rglob(".*")
@@ -104,6 +108,10 @@ class RunFolder:
     def confusion(self, task: int) -> Path:
         """The confusion matrix of a task's test."""
         return self.path / "confusion" / f"{_task(task)}.csv"
+
+    def changes(self, task: int) -> Path:
+        """How much predictions that were made before the run have changed after a task, by image."""
+        return self.path / "changes" / f"{_task(task)}.csv"
 
     def maps(self, task: int, image: str) -> MapsFolder:
         """What was predicted on an image after a task."""
@@ -121,8 +129,11 @@ def _task(index: int) -> str:
 
 
 def task_name(training: Mapping[str, Any]) -> str:
-    """The task in the name of a run's folder: `joint-15-1`, `15-1`, `15-1-shuffled`."""
-    if training["initial_increment"] is not None:
+    """The task in the name of a run's folder: `joint-15-1`, `15-1`, `15-1-shuffled`, `6+1` after six known classes."""
+    known = training.get("known")
+    if known and training["task"] is None and training["initial_increment"] is None:
+        name = f"{len(known['names'])}+{training['increment'] or 'all'}"
+    elif training["initial_increment"] is not None:
         name = f"{training['initial_increment']}-{training['increment']}"
     else:
         name = training["task"] or training["default_task"]

@@ -17,6 +17,7 @@ FREE_KEYS = (
     "training.output",
     "training.ckpt_dir",
     "training.save_every",
+    "training.start_from",
     "training.resume",
     "training.first_task_cache",
     "training.num_workers",
@@ -26,6 +27,8 @@ FREE_KEYS = (
     "training.trust",
     "callbacks.deep_inversion.trust",
 )
+# Keys that mean nothing where they are null: runs of versions that did not have them go on.
+UNLESS_NULL = ("training.known", "training.start_classes", "training.old_images")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def settings_behind_the_numbers(config: Mapping[str, Any], without: Sequence[str
 
     Args: `without`: further keys to leave out, with all below them.
     """
-    free = tuple(f"{key}." for key in (*FREE_KEYS, *without))
+    unused = [key for key, value in flatten(config) if key in UNLESS_NULL and value is None]
+    free = tuple(f"{key}." for key in (*FREE_KEYS, *unused, *without))
     numbers = {key: value for key, value in flatten(config) if not f"{key}.".startswith(free)}
     devices = numbers.get("training.devices")
     return {**numbers, "training.devices": len(devices)} if isinstance(devices, list) else numbers

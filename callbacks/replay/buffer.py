@@ -48,6 +48,7 @@ class Buffer(ContinualCallback):
 
     first_task_idle = True
     works_alone = True
+    ends_with_last_task = True
 
     def __init__(
         self, keep: Selection, read: Sequence[Reader], give: Delivery, storage: Storage, batch_size: int | None

@@ -18,9 +18,11 @@ WRONG = (208, 0, 0)
 def palette(task: Task) -> Pixels:
     """Colour of each channel, 256 x 3 uint8: the data set's own, else VOC's by the class's place in the data set.
 
-    So a class keeps its colour in every class order. Background is black, 255 (ignored) white.
+    So a class keeps its colour in every class order. Background is black, 255 (ignored) white. Where some classes have
+    colours of their own, the others get further ones.
     """
-    numbered = voc_colours()
+    own = set(map(tuple, task.labels.colours.values()))
+    numbered = [colour for colour in voc_colours() if tuple(colour.tolist()) not in own]
     colours = np.full((256, 3), 255, np.uint8)
     colours[0] = 0
     places = {c: place for place, c in enumerate(task.labels.classes, start=1)}

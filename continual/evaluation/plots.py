@@ -168,5 +168,6 @@ def draw_curves(tasks: Sequence[Mapping[str, Any]]) -> Figure:
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    if axes.get_legend_handles_labels()[0]:  # nothing is scored where no image shows what is known
+        figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure

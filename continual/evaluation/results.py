@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from continual.evaluation.means import MEANS, OVER_TASKS
 from continual.evaluation.metrics import average_miou, forgetting
@@ -27,6 +28,7 @@ from protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
+BEFORE_AND_AFTER = ["class", "before", "after", "difference"]
 HEADINGS = ["task", *(heading for _, heading, _ in MEANS), "images", "min"]
 
 
@@ -111,6 +113,8 @@ class Results:
     def show(self) -> None:
         """On the terminal."""
         Console().print(self.table())
+        if self._begins_with_start:
+            Console().print(self._comparison_table())
         log.info(f"results: {self.folder.results_page}")
 
     def summary(self) -> dict[str, float]:
@@ -139,6 +143,39 @@ class Results:
         table.caption = self._totals()
         return table
 
+    @property
+    def _begins_with_start(self) -> bool:
+        """Whether the first entry is that of a network which existed before the run, and there is another one."""
+        return bool(self.config["training"].get("known")) and len(self.entries) > 1
+
+    def comparison(self) -> list[list[str]]:
+        """Of each class the IoU of the network that the run began with, the last one and the difference, in percent."""
+        first, last = self.entries[0]["iou"], self.entries[-1]["iou"]
+        rows = []
+        for name, now in last.items():
+            then = first.get(name)
+            gained = None if then is None or now is None else now - then
+            rows.append([name, percent(then), percent(now), percent(gained)])
+        return rows
+
+    def _comparison_table(self) -> Table:
+        table = Table(
+            *BEFORE_AND_AFTER, title="before and after, IoU in percent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for name, *values in self.comparison():
+            table.add_row(Text(name), *values)
+        return table
+
+    def _comparison_section(self) -> list[str]:
+        """For the page."""
+        picture = self.folder.plot("changes", self.entries[-1]["task"])
+        shown = f"![Images whose predictions changed most]({picture.relative_to(self.folder.path).as_posix()})"
+        return [
+            "## Before and after, IoU in percent",
+            markdown_table(BEFORE_AND_AFTER, self.comparison()),
+            *([shown] if picture.is_file() else []),
+        ]
+
     def _totals(self) -> str:
         return f"average mIoU {percent(self.average_miou)} · forgetting {percent(forgetting(self.entries))}"
 
@@ -158,6 +195,7 @@ class Results:
             "# Results on the test set, percent",
             markdown_table(HEADINGS, self.rows()),
             self._totals(),
+            *(self._comparison_section() if self._begins_with_start else ()),
             "## IoU per class",
             markdown_table(headings, per_class),
             "## Definitions",
@@ -168,7 +206,7 @@ class Results:
 
 def summary_line(entry: Mapping[str, Any], task: Task) -> str:
     """One line for the end of a task."""
-    names = ", ".join(task.labels.classes[c] for c in task.new)
+    names = ", ".join(task.labels.classes[c] for c in task.new) or "no new class"
     groups = f" (old {percent(entry['miou_old'])}, new {percent(entry['miou_new'])})" if task.index else ""
     return (
         f"{task.counted} · {names} · mIoU {percent(entry['miou'])}{groups} · "

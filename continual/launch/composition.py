@@ -26,6 +26,7 @@ from continual.launch.bacs_keys import names_here
 from continual.launch.checks import check
 from continual.launch.references import keys_of, references
 from continual.launch.repository import Repository, with_homes
+from continual.launch.starting import begin_with_start
 from continual.launch.targets import INSTANTIATE_KEYS, TARGET, schema_at
 from continual.models.configuration import plain
 from protocol.checks import did_you_mean, listed
@@ -98,6 +99,7 @@ class CheckedLoader(ConfigLoaderImpl):
                 self.load_configuration(config_name, job, RunMode.RUN, *args, **kwargs)
         else:  # what a sweep varies has no values until its jobs are composed
             self._check_needed(config, config_name)
+            begin_with_start(config, overrides)
             try:
                 check(config, self.root, self.referred)
             except UnknownKey as error:

@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -29,9 +28,11 @@ from continual.launch.method_parts import left_out
 from continual.launch.naming import in_sweep
 from continual.launch.user_errors import user_message
 from continual.loggers.build import build_loggers
+from continual.models.configuration import plain
 from continual.run.experiment import Experiment
 from continual.run.state import RunState
 from datamodules.contents import contents_of
+from datamodules.task_sequence import source_of
 from protocol.errors import RunError
 from protocol.files import remove_leftovers, write_atomically
 from protocol.run_folder import RunFolder
@@ -61,7 +62,8 @@ def _run(config: DictConfig) -> float | None:
     folder = RunFolder.of(directory, settings["training"])
     state = open_state(settings, folder)
     if state.is_finished:
-        _say_changed_data(config, state, folder)
+        if _say_changed_data(config, state, folder):
+            return Results(folder, settings).average_miou
     elif hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]) and not shares_machine(config):
         _run_apart(folder)
         return Results(folder, settings).average_miou
@@ -76,12 +78,12 @@ def _run(config: DictConfig) -> float | None:
     return results.average_miou
 
 
-def _say_changed_data(config: DictConfig, state: RunState, folder: RunFolder) -> None:
-    """Warn where the data of a finished run are no longer those that its results are of."""
+def _say_changed_data(config: DictConfig, state: RunState, folder: RunFolder) -> bool:
+    """Warn where the data of a finished run are no longer those that its results are of; gives whether they are not."""
     if not is_first_process():
-        return
+        return False
     try:
-        changed = state.changed_data(contents_of(instantiate(config.dataset.source, _convert_="all")))
+        changed = state.changed_data(contents_of(source_of(config.dataset, plain(config.training, resolve=True))))
     except Exception as error:
         changed = user_message(error) or ""
         if not changed:
@@ -89,8 +91,10 @@ def _say_changed_data(config: DictConfig, state: RunState, folder: RunFolder) ->
     if changed:
         log.warning(
             f"the data have changed since the run in {folder.path} ended ({changed}): its results are those of the "
-            "earlier data; training.name=... makes a new run"
+            f"earlier data ({folder.results_page}); training.name=... makes a new run, and with "
+            f"training.start_from={folder.path} it goes on from this one's network"
         )
+    return bool(changed)
 
 
 def open_state(settings: Mapping[str, Any], folder: RunFolder) -> RunState:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from datamodules.datamodule import ContinualDataModule
 
 
+OLD_IMAGES = "set training.old_images to a folder of images on which the old classes are labelled"
+
+
 class ContinualCallback(pl.Callback):
     """Keeps something over the steps and tasks of a run, and publishes what the loss reads.
 
@@ -45,6 +48,8 @@ class ContinualCallback(pl.Callback):
         first_task_idle: whether it does nothing before the first task ends. Runs with and without it then share a first
             task (continual/run/first_task_cache.py). A subclass with hooks of its own says it anew.
         later_settings: names of the constructor's arguments that the first task does not read.
+        ends_with_last_task: whether it keeps nothing of a last task, so that a finished run cannot go on with more.
+        portable: whether its state at the end of another run can be where a run begins.
     """
 
     name: str = ""
@@ -56,6 +61,8 @@ class ContinualCallback(pl.Callback):
     needs_whole_weights: bool = False
     first_task_idle: bool = False
     later_settings: tuple[str, ...] = ()
+    ends_with_last_task: bool = False
+    portable: bool = False
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:
         """Raise ConfigError unless the callback can work in this run; called once, before anything is trained.
@@ -66,6 +73,16 @@ class ContinualCallback(pl.Callback):
             learner: before its first task; `learner.loss` is the method.
             data: before its first task.
             published: what all callbacks of the run publish.
+        """
+
+    def begin_at_start(self, has_old_images: bool) -> None:
+        """Begin in a run whose network exists already (`training.start_from`), so that no first task is trained.
+
+        Args: `has_old_images`: whether there is a pass over images of old classes instead (`training.old_images`), with
+            all hooks of a training, in which no weight changes.
+
+        Raises:
+            ConfigError: the callback needs more of the first task; the caller adds which one it is.
         """
 
     def begin_task(self, task: Task, folder: Path) -> None:

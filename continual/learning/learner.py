@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -75,6 +75,8 @@ class ContinualLearner(pl.LightningModule):
         self.seed = seed
         optimisation.check(network, loss)
         network.arrange_classifier(loss.layout)
+        if loss.reads_stages:
+            network.check_stages()
         self.auxiliaries = nn.ModuleDict()
         self.teacher = Teacher()
         self.memory: dict[str, Any] = {}
@@ -83,15 +85,25 @@ class ContinualLearner(pl.LightningModule):
         self.needs_teacher = False
         self._finite = FiniteTerms()
 
+    def know(self, class_counts: Sequence[int]) -> None:
+        """Give the network the classifier of the classes that it knows before the first task, see `Known`.
+
+        With `optimisation.from_initial_weights` later tasks begin with the network as it was before.
+        """
+        self._beginning = Beginning(self.network)
+        for n in class_counts:
+            self.network.add_classes(n)
+
     def begin_task(self, task: Task) -> None:
         """Keep the network of the previous task as teacher and grow the classifier; before the optimizer is made."""
         if task.index and (self.loss.needs_teacher or self.needs_teacher):
             self.teacher.learn_from(self.network)
         else:
             self.teacher.leave()
-        if self.optimisation.from_initial_weights:
+        is_known = task.index == 0 and bool(self.network.class_counts)
+        if self.optimisation.from_initial_weights and not is_known:
             self._start_anew(task)
-        elif task.n_new:
+        elif task.n_new and not is_known:
             self.network.add_classes(task.n_new, self.loss.classifier_init if task.index else "random")
         if task.index:
             self.network.freeze(self.optimisation.freeze)
@@ -173,7 +185,8 @@ class ContinualLearner(pl.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
-        self.metrics.update(at_size_of(self.loss.predict(output), batch["label"]), batch["label"])
+        prediction = at_size_of(self.loss.predict(output), batch["label"])
+        self.metrics.update(judged(prediction, batch), batch["label"])
         return output
 
     def on_validation_epoch_start(self) -> None:
@@ -202,3 +215,10 @@ class ContinualLearner(pl.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:  # type: ignore[override]
         """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
         return self._evaluate(batch)
+
+
+def judged(prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Channels B x H x W as which predictions count, see `datamodules.relabelled.Judge`."""
+    if "judged" not in batch:
+        return prediction
+    return batch["judged"].long().gather(1, prediction.flatten(1)).view_as(prediction)

@@ -70,7 +70,7 @@ class Optimisation:
         """
         network.check_parts(self.freeze)
         for key, factors in zip(("training.lr_factors", "training.lr_factors_next"), self._factors, strict=True):
-            check_factors(network, factors, key)
+            check_factors(network, _placed(network, factors), key)
         if self.from_initial_weights and loss.classifier_init in EARLIER:
             raise ConfigError(
                 "training.from_initial_weights=true begins with random classifiers: set classifier_init=random instead "
@@ -111,7 +111,7 @@ class Optimisation:
         if not factors and not only_new:
             return [*(p for p in network.parameters() if p.requires_grad), *beside]
         lr = self.make_optimizer.keywords["lr"] if lr is None else lr
-        groups = parameter_groups(network, lr, factors, network.newest_layer() if only_new else None)
+        groups = parameter_groups(network, lr, _placed(network, factors), network.newest_layer() if only_new else None)
         return [*groups, *([{"params": beside, "name": "auxiliaries"}] if beside else [])]
 
     def _scheduler_steps(self, trainer: pl.Trainer) -> int:
@@ -121,6 +121,11 @@ class Optimisation:
             per_epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
             steps = -(-steps // per_epoch)
         return max(1, steps // self.scheduler_frequency)
+
+
+def _placed(network: SegmentationNetwork, factors: Mapping[str, float]) -> dict[str, float]:
+    """Factors by the beginning of the names of a part's parameters."""
+    return {network.place_of(part): factor for part, factor in factors.items()}
 
 
 def try_out(make_optimizer: partial[torch.optim.Optimizer], make_scheduler: partial[LRScheduler]) -> None:

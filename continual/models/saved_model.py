@@ -20,7 +20,7 @@ from torch import Tensor
 from continual.evaluation.closed_world import Groups, class_groups, closed_prediction
 from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, CHECKSUM, check_shapes, checksum, load_checkpoint, network_state
-from continual.models.trust import TARGET, make
+from continual.models.trust import TARGET, make, names_only_parts
 from datamodules.transforms import Evaluation
 from loss.base import ContinualLoss
 from networks.base import NetworkOutput, SegmentationNetwork
@@ -67,9 +67,11 @@ class SavedModel:
             return grown(network, loss, about, facts.training.single_head)
 
         try:
-            with torch.device("meta"):  # without memory at first: a damaged description may ask for any size
-                check_shapes(build().state_dict(), state)
+            if names_only_parts(facts.network):  # others, which the user trusts, may need memory to be made
+                with torch.device("meta"):  # without memory at first: a damaged description may ask for any size
+                    check_shapes(build().state_dict(), state)
             network = build()
+            check_shapes(network.state_dict(), state)
             network.load_state_dict(state)
         except RunError:
             raise

@@ -36,6 +36,12 @@ def known_parts() -> frozenset[str]:
     return frozenset([*named, *(f"torch.optim.{name}" for name in optimizers)])
 
 
+def names_only_parts(description: Any) -> bool:
+    """Whether a description names parts of this project alone."""
+    named = (node[TARGET] for _, node in _nodes(description) if isinstance(node, Mapping) and TARGET in node)
+    return all(isinstance(name, str) and name in known_parts() for name in named)
+
+
 def check_parts(description: Any, path: Path, trust: bool, remedy: str = "--trust") -> None:
     """Refuse a description that names something else than parts of this project.
 

@@ -24,19 +24,21 @@ from continual.models.checkpoint import NETWORK
 from continual.models.configuration import plain
 from continual.run import parts
 from continual.run.callbacks import Callbacks
+from continual.run.changes import Changes
 from continual.run.first_task_cache import FirstTaskCache
 from continual.run.first_task_key import first_task_facts, takes_part
 from continual.run.processes import connected
 from continual.run.provenance import describe_environment
 from continual.run.settings import DatasetSettings, TrainingSettings
 from continual.run.signals import is_interruption
+from continual.run.starting import give_states, standing_still, start_of
 from continual.run.state import RunState
 from continual.run.task_files import TaskFiles, check_unfinished
 from continual.run.trainers import Trainers
 from datamodules.contents import contents_of
 from datamodules.task_sequence import TaskSequence
 from protocol.errors import full_keys
-from protocol.files import write_atomically
+from protocol.files import is_taken, write_atomically
 from protocol.random_streams import Stream, seed_of
 from protocol.run_folder import RunFolder
 from protocol.tasks import Task
@@ -71,13 +73,15 @@ class Experiment:
         self.sequence = TaskSequence.from_config(config.dataset, self.settings["training"])
         self._prepare_torch()
         self.data = parts.build_data(config, self.sequence, self.training)
-        self.learner = parts.build_learner(config, self.tasks, self.training, dataset)
+        self.learner = parts.build_learner(config, self.tasks, self.training, dataset, self.sequence.known)
         self.callbacks = Callbacks(config.callbacks)
         self.callbacks.check(self.learner, self.data)
         self.learner.needs_teacher = self.callbacks.need_teacher
         parts.check_sharding(self.callbacks, self.training)
-        self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint)
-        self.trainers = Trainers(self.training, folder, self.callbacks, gpu=gpu)
+        self.changes = Changes(folder)
+        self.files = TaskFiles(folder, self.learner, self.callbacks, state.fingerprint, state.earlier)
+        beside = [self.changes] if self.sequence.known else []
+        self.trainers = Trainers(self.training, folder, [*self.callbacks, *beside], gpu=gpu)
         trainer = self.trainers.build(self.tasks[0])  # a device that is not there is an error before training
         parts.check_tasks(self.sequence, self.data, self.learner.loss, self.training, trainer.world_size)
         self.environment = describe_environment(trainer, self.training.batch_size)
@@ -103,6 +107,9 @@ class Experiment:
         failure: BaseException | None = None
         try:
             self.state.check_data(contents_of(self.sequence.source), self.folder)
+            last = [name for name, callback in self.callbacks.continual.items() if callback.ends_with_last_task]
+            self.state.check_sequence(self.tasks, self.results.entries, last, self.folder)
+            self._find_start()
             with connected(self.trainers.build(self.tasks[0]), self.learner, self.state) as self.state:
                 self._announce()
                 for task in self.tasks:
@@ -115,6 +122,13 @@ class Experiment:
         finally:
             for logger in self.loggers:
                 logger.finish(failure)
+
+    def _find_start(self) -> None:
+        """Read the network that the run begins with, and see that it is enough; nothing where the run has none."""
+        known = self.sequence.known
+        if known is not None and not is_taken(self.folder.task(0).model):
+            self.start = start_of(self.settings, known, self.learner.loss.layout)
+            give_states(self.callbacks, self.start, has_old_images=self.training.old_images is not None)
 
     def _announce(self) -> None:
         self._write_beginning()
@@ -140,20 +154,29 @@ class Experiment:
         total, mask_table = self.tasks[-1].n_seen, self.sequence.source.mask_table
         self.learner.about = asdict(describe(task, self.learner.network, total, without_loggers, mask_table))
         images = self.sequence.images[task.index]
-        self.data.begin_task(task, images.train, images.val, images.test)
+        is_known = task.index == 0 and self.sequence.known is not None
+        self.data.begin_task(task, images.train, images.val, images.test, trains=not is_known)
         self.callbacks.begin_task(task, self.folder.task(task.index).path)
         if task.index < self.state.next_task:
             self._load_trained(task)
+            self._remember_start(is_known)
             return
         self._move_loggers(task, self.state.steps)
         trainer = self.trainers.build(task)
         is_trained = self.folder.task(task.index).model.exists()
-        trained = self._load_trained(task) if is_trained else self._train(trainer, task)
+        learn = self._take_start if is_known else self._train
+        trained = self._load_trained(task) if is_trained else learn(trainer, task)
+        self._remember_start(is_known)
         self._move_loggers(task, self.state.steps + trained["steps"] - trainer.global_step)
         started = time.monotonic()
         entry = self._test(trainer, task)
         entry["seconds"] = round(trained["seconds"] + time.monotonic() - started, 1)
         self._record(task, entry, trained["steps"], trainer)
+
+    def _remember_start(self, is_known: bool) -> None:
+        """Keep the network that the run began with, to compare with it; `is_known`: whether it is that one now."""
+        if is_known:
+            self.changes.remember(self.learner.network)
 
     def _move_loggers(self, task: Task, steps: int) -> None:
         """Say how many steps came before those that the task's trainer counts."""
@@ -183,10 +206,24 @@ class Experiment:
                 return self._take_over(task, kept)
             return self._fit(trainer, task, cache)
 
+    def _take_start(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
+        """Make a network that existed before the run that of its first task; gives the content of the task's file.
+
+        The callbacks see old images in between, where there are some.
+        """
+        started = time.monotonic()
+        self.learner.network.load_state_dict(self.start.network.state_dict())
+        trainer = self.trainers.build(task, epochs=int(self.training.old_images is not None))
+        with standing_still(self.learner), full_keys("network", type(self.learner.network)):
+            trainer.fit(self.learner, datamodule=self.data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return self._finish(trainer, task, 0, started)
+
     def _take_over(self, task: Task, kept: dict[str, Any]) -> dict[str, Any]:
         """Make the first task of another run this run's, as if it had been trained here."""
         started = time.monotonic() - kept["seconds"]
-        trainer = self.trainers.build(task, trains=False)
+        trainer = self.trainers.build(task, epochs=0)
         trainer.fit(self.learner, datamodule=self.data)  # sets everything up, and trains nothing
         self.learner.network.load_state_dict(kept[NETWORK])
         self.callbacks.restore(kept["callbacks"], [n for n, c in self.callbacks.named.items() if takes_part(c)])
@@ -220,7 +257,8 @@ class Experiment:
         return content
 
     def _test(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
-        trainer.test(self.learner, datamodule=self.data, verbose=False)
+        if len(self.data.test_indices):  # none may show what a network knew before the run
+            trainer.test(self.learner, datamodule=self.data, verbose=False)
         scores = self.learner.metrics.scores(task)
         return {"task": task.index, **scores, "images": int(self.learner.metrics.compute()[1])}
 
@@ -238,10 +276,12 @@ class Experiment:
         Raises:
             RunError: the checkpoint is missing, damaged or of another run.
         """
-        for task in self.tasks[len(self.learner.network.class_counts) : index + 1]:
+        begun = self.learner.task.index + 1 if hasattr(self.learner, "task") else 0
+        for task in self.tasks[begun : index + 1]:
             self.learner.begin_task(task)
         task, images = self.tasks[index], self.sequence.images[index]
-        self.data.begin_task(task, images.train, images.val, self.sequence.tested(index, split))
+        tested = self.sequence.tested(index, split)
+        self.data.begin_task(task, images.train, images.val, tested, trains=False)
         self.data.test_split = split
         self.files.load(task, checkpoint)
         started = time.monotonic()

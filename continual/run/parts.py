@@ -17,6 +17,7 @@ from datamodules.task_sequence import TaskSequence
 from loss.base import ContinualLoss
 from networks.pixels import Pixels
 from protocol.errors import ConfigError, full_keys
+from protocol.growth import Known
 from protocol.tasks import Task
 
 
@@ -37,7 +38,11 @@ def build_data(config: DictConfig, sequence: TaskSequence, training: TrainingSet
 
 
 def build_learner(
-    config: DictConfig, tasks: Sequence[Task], training: TrainingSettings, dataset: DatasetSettings
+    config: DictConfig,
+    tasks: Sequence[Task],
+    training: TrainingSettings,
+    dataset: DatasetSettings,
+    known: Known | None = None,
 ) -> ContinualLearner:
     """Network, method and optimisation.
 
@@ -45,6 +50,7 @@ def build_learner(
         config: composed.
         tasks: the run's.
         training, dataset: the settings of these groups.
+        known: what the network knows before the run.
 
     Raises:
         ConfigError: parts do not go together.
@@ -70,9 +76,11 @@ def build_learner(
     pixels = Pixels(dataset.mean, dataset.std)
     with full_keys("loss", type(loss)):
         learner = ContinualLearner(network, loss, optimisation, pixels, seed=training.seed)
-    if not tasks[0].has_background:
+    if not (known.has_background if known else tasks[0].has_background):
         check_without_background(learner.loss, training)
         learner.network.leave_out_background()
+    if known:
+        learner.know(known.class_counts)
     if training.single_head:
         if "old_classes" in training.freeze:
             raise ConfigError("training.freeze=[old_classes] needs a layer per task: set training.single_head=false")
@@ -126,7 +134,7 @@ def check_tasks(
     Raises:
         UserError: a task has too few images, or the method or the settings cannot learn it.
     """
-    for task, images in zip(sequence.tasks, sequence.images, strict=True):
+    for task, images in list(zip(sequence.tasks, sequence.images, strict=True))[int(sequence.known is not None) :]:
         data.check_task(task, images.train, world_size)
         data.check_saliency(images.train)
         with full_keys("loss", type(loss)):

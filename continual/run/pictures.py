@@ -5,7 +5,7 @@ The picture is one of the run's plots; label and prediction are maps of channels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,6 +21,7 @@ from continual.learning.learner import ContinualLearner
 from continual.loggers.axis import RunAxis
 from continual.models.predictions import write_jpeg
 from networks.maps import at_size_of
+from protocol.arrays import Pixels
 from protocol.labels import IGNORE
 from protocol.run_folder import MapsFolder, RunFolder
 
@@ -66,6 +67,8 @@ class PredictionImages(pl.Callback):
     def _draw(self, trainer: pl.Trainer, learner: ContinualLearner) -> list[tuple[dict[str, torch.Tensor], Row]]:
         """Write a picture and hand it to the loggers; gives what it shows of each sample."""
         task, samples = learner.task, data_of(trainer).fixed_samples(self.count)
+        if not samples:  # no image shows what a network knew before the run
+            return []
         rows = [self._row(batch, learner) for batch in samples]
         picture = render(draw(rows, task.class_names, palette(task)))
         save_picture(picture, self.folder.plot("predictions", task.index))
@@ -96,22 +99,46 @@ def save_maps(folder: MapsFolder, row: Row, colours: np.ndarray) -> None:
 
 def draw(rows: list[Row], names: tuple[str, ...], colours: np.ndarray) -> Figure:
     """One row per sample: image, label, prediction, wrong pixels in red."""
-    height, width = rows[0][0].shape[:2]
-    figure = Figure(figsize=(8, 8 / 4 * height / width * len(rows) + 1.2), dpi=DPI, layout="constrained")
-    axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
-    shown = {0}
-    for line, (image, label, prediction) in zip(axes, rows, strict=True):
-        errors = wrong_pixels(image, label, prediction)
-        overlays = (overlay(image, colours[classes]) for classes in (label, prediction))
-        for axis, picture in zip(line, (image, *overlays, errors), strict=True):
+    pictures = [
+        [image, *(overlay(image, colours[classes]) for classes in (label, prediction)),
+         wrong_pixels(image, label, prediction)]
+        for image, label, prediction in rows
+    ]  # fmt: skip
+    shown = {0, *(int(c) for _, *maps in rows for each in maps for c in np.unique(each))}
+    return sheet(pictures, COLUMNS, shown - {IGNORE}, names, colours)
+
+
+def sheet(
+    pictures: Sequence[Sequence[Pixels]],
+    titles: Sequence[str],
+    shown: Collection[int],
+    names: Sequence[str],
+    colours: Pixels,
+    captions: Sequence[str] = (),
+) -> Figure:
+    """Pictures in rows, with a legend of classes.
+
+    Args:
+        pictures: H x W x 3 uint8 by row and column.
+        titles: of the columns.
+        shown: channels in the legend.
+        names, colours: of all channels.
+        captions: of the rows, above their first picture.
+    """
+    height, width = pictures[0][0].shape[:2]
+    figure = Figure(figsize=(8, 8 / 4 * height / width * len(pictures) + 1.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(pictures), len(titles), squeeze=False)
+    for line, row in zip(axes, pictures, strict=True):
+        for axis, picture in zip(line, row, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-        shown |= set(np.unique(label)) | set(np.unique(prediction))
-    for axis, title in zip(axes[0], COLUMNS, strict=True):
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
+    for axis, caption in zip(axes[:, 0], captions, strict=False):
+        axis.text(0, -0.02, caption, transform=axis.transAxes, fontsize=7, va="top", parse_math=False)
     handles = [
         Patch(facecolor=colours[c] / 255, edgecolor="#808080", label=shorten(names[c]))
-        for c in sorted(shown - {IGNORE})[:MOST_LEGEND_ENTRIES]
+        for c in sorted(shown)[:MOST_LEGEND_ENTRIES]
     ]
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     for text in legend.get_texts():

@@ -15,6 +15,7 @@ from annotated_types import Predicate
 
 from continual.learning.choices import Decaying, ScheduleUnit
 from protocol.errors import ConfigError
+from protocol.growth import Known
 from protocol.numbers import (
     Colour,
     Count,
@@ -29,6 +30,7 @@ from protocol.numbers import (
 )
 from protocol.rules import Protocol
 from protocol.schema import build
+from protocol.settings import SettingsOf
 from protocol.steps import check_sizes
 
 PRECISION: dict[str | bool | None, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -56,6 +58,16 @@ class Place:
     seed: Seed
     trust: bool
     debug: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run begins with instead of a first task of its own."""
+
+    start_from: Text | None
+    start_classes: Text | list[Text] | None
+    known: Annotated[dict[str, Any], SettingsOf(Known)] | None
+    old_images: Text | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +145,40 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Place, Tasks, Batches, Learning, Machine, Shown):
+class TrainingSettings(Place, Beginning, Tasks, Batches, Learning, Machine, Shown):
     """The group `training`; code that reads a part of it asks for that part's class."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together with a ConfigError."""
         super().__post_init__()
         check_sizes(self.task, self.initial_increment, self.increment)
+        self._check_start()
         shortest = min(self.epochs, self.next_epochs or self.epochs)
         if self.keep == "best" and self.val_every > shortest and not self.steps_per_class:
             raise ConfigError(
                 f"training.keep=best needs a validation in every task: training.val_every={self.val_every} is more "
                 f"than its {shortest} epochs"
             )
+
+    def _check_start(self) -> None:
+        """Refuse what has no effect, or makes no sense, for a network that exists before the run."""
+        if self.start_from is None:
+            for key in ("start_classes", "known", "old_images"):
+                if getattr(self, key) is not None:
+                    raise ConfigError(f"training.{key} has no effect without training.start_from")
+            return
+        against = {
+            "joint=true": self.joint,
+            "single_head=true": self.single_head,
+            f"task_images={self.task_images}": self.task_images is not None,
+            f"ade_partition={self.ade_partition}": self.ade_partition is not None,
+        }
+        for setting, is_set in against.items():
+            if is_set:
+                raise ConfigError(
+                    f"training.{setting} does not go with training.start_from, whose network knows the first task's "
+                    "classes already: leave one of them out"
+                )
 
     @classmethod
     def from_config(cls, training: Mapping[str, Any]) -> TrainingSettings:

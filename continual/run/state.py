@@ -17,11 +17,20 @@ from protocol.errors import RunError
 from protocol.files import is_taken, json_checksum, read_json, write_atomically
 from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint, settings_behind_the_numbers
+from protocol.tasks import Task
 
 # 1: before the packages were rearranged, with configurations that name classes where they no longer are; 2: without
 # checksum.
 FORMAT = 3
 CHECKSUM = "checksum"  # of all the rest
+# Keys that say the sequence of tasks: a finished run may go on with more of them.
+SEQUENCE = (
+    "training.task",
+    "training.default_task",
+    "training.initial_increment",
+    "training.increment",
+    "training.class_order",
+)
 
 
 @dataclass
@@ -38,6 +47,7 @@ class RunState:
         run_id: id of the run at wandb.
         data: what the data set holds, see datamodules/contents.py; None before the run begins.
         scores: checksum of the finished tasks' entries in results.json; None before there are any.
+        earlier: fingerprints under which tasks were finished, of a run that goes on with more tasks than it had.
     """
 
     fingerprint: str
@@ -49,6 +59,7 @@ class RunState:
     steps: int = 0
     data: dict[str, Any] | None = None
     scores: str | None = None
+    earlier: list[str] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -131,7 +142,9 @@ class RunState:
             )
 
     def check_same(self, config: Mapping[str, Any], folder: RunFolder) -> None:
-        """Refuse to continue a run under other settings.
+        """Refuse to continue a run under other settings; a finished one may get another sequence of tasks.
+
+        That one begins with its tasks, or `check_sequence` refuses it.
 
         Raises:
             RunError: names the keys that differ.
@@ -141,11 +154,40 @@ class RunState:
         both = (settings_behind_the_numbers(config), self.settings)
         now, then = (json.loads(json.dumps(settings, default=str)) for settings in both)
         changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
+        if self.is_finished and set(changed) <= set(SEQUENCE):
+            self.earlier = [*self.earlier, self.fingerprint]
+            self.fingerprint, self.settings, self.tasks = fingerprint(config), both[0], None
+            return
         shown = "; ".join(f"{k}: {then.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in changed[:8])
         raise RunError(
             f"the run in {folder.path} was made with other settings ({shown}{' ...' if len(changed) > 8 else ''}); "
             "use the same settings to continue it, or another training.name (or hydra.run.dir) for a new run"
         )
+
+    def check_sequence(
+        self, tasks: Sequence[Task], entries: Sequence[Mapping[str, Any]], unfilled: Sequence[str], folder: RunFolder
+    ) -> None:
+        """Refuse a sequence of tasks that does not begin with those that are finished.
+
+        Args:
+            tasks: the run's.
+            entries: of the finished tasks in results.json.
+            unfilled: names of callbacks that do less at the end of a last task than of another one.
+
+        Raises:
+            RunError: it does not; or the last task was finished as one that no other follows.
+        """
+        finished = [tuple(entry["iou"]) for entry in entries[: self.next_task]]
+        if self.earlier and finished != [task.class_names for task in tasks[: self.next_task]]:
+            raise RunError(
+                f"the run in {folder.path} has finished tasks that the new sequence does not begin with; set another "
+                "training.name"
+            )
+        if self.earlier and unfilled and self.next_task < len(tasks):
+            raise RunError(
+                f"the run in {folder.path} ended, and callbacks.{unfilled[0]} keeps nothing of a last task, so that no "
+                "other can follow: set another training.name to train the whole sequence"
+            )
 
     def changed_data(self, data: Mapping[str, Any]) -> str:
         """What is other in the data than when the run began, in words; empty where nothing is.

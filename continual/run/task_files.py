@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ class TaskFiles:
         learner: whose network they hold.
         callbacks: whose states they hold.
         fingerprint: of the run's settings, which is written into each.
+        earlier: fingerprints that finished tasks may have too.
     """
 
     folder: RunFolder
     learner: ContinualLearner
     callbacks: Callbacks
     fingerprint: str
+    earlier: Collection[str] = ()
 
     def content(self, steps: int, seconds: float) -> dict[str, Any]:
         """What the file of a task that has just been trained will hold.
@@ -85,7 +87,8 @@ class TaskFiles:
         """
         path = path or self.folder.task(task.index).model
         content = load_own(path)
-        if content.get("fingerprint") != self.fingerprint or About.read(content.get(ABOUT), path).task != task.index:
+        is_of_run = content.get("fingerprint") in (self.fingerprint, *self.earlier)
+        if not is_of_run or About.read(content.get(ABOUT), path).task != task.index:
             raise RunError(
                 f"checkpoint {path} is not task {task.index} of this run (other settings made it); "
                 "give training.ckpt_dir or training.name another value"

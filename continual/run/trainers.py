@@ -58,15 +58,22 @@ class Trainers:
     loggers: Sequence[RunAxis] = ()
     gpu: int | None = None
 
-    def build(self, task: Task, trains: bool = True) -> pl.Trainer:
-        """A trainer for a task; one that sets everything up and takes no step unless it `trains`.
+    def build(self, task: Task, epochs: int | None = None) -> pl.Trainer:
+        """A trainer for a task.
+
+        Args: `epochs`: of a pass over the images without validation; 0: everything is set up, and no image is read.
+            None: it trains as the settings say.
 
         Raises:
             ConfigError: the machine lacks the devices, or Lightning refuses its settings.
         """
         if self.gpu is None:
             check_machine(self.training)
-        limits = self._limits(task) if trains else {**self._debug_limits(), "max_epochs": 0, "max_steps": -1}
+        limits = self._limits(task)
+        if epochs is not None:
+            limits = {**self._debug_limits(), "max_epochs": epochs, "max_steps": -1, "limit_val_batches": 0}
+        if epochs == 0:
+            limits["limit_train_batches"] = 0
         try:
             return self._make(task, limits)
         except (MisconfigurationException, TypeError) as error:

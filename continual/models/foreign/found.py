@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +33,7 @@ class Found:
     network: Mapping[str, Any]
     state: Mapping[str, Tensor]
     class_counts: tuple[int, ...]
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     background: bool = True
     classes: tuple[str, ...] | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN

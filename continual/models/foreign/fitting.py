@@ -1,0 +1,93 @@
+"""Whether the tensors of a file are those of a library's network, and in which words it is said that they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protocol.errors import RunError
+
+State = dict[str, Tensor]
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before all names
+COUNTER = "num_batches_tracked"  # of normalisation layers; files of early versions of torch have none
+HEAD = "classifier.heads.0."  # the first task's layer of the growing classifier
+MOST_NAMED = 3  # tensors in a message
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> State:
+    """Without what wrappers put before the names, where they did so before all of them."""
+    found = dict(state)
+    while prefix := next((p for p in WRAPPERS if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+def apart(state: Mapping[str, Tensor], *beginnings: str) -> tuple[State, tuple[str, ...]]:
+    """A state without the tensors whose names begin so, and the names of those."""
+    out = tuple(name for name in state if name.startswith(beginnings))
+    return {name: value for name, value in state.items() if name not in out}, out
+
+
+def with_counters(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> State:
+    """With the counters of normalisation layers that are wanted and missing."""
+    missing = [name for name in wanted if name.endswith(COUNTER) and name not in state]
+    return {**state, **{name: torch.zeros((), dtype=torch.long) for name in missing}}
+
+
+def fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether all names and shapes are those that are wanted."""
+    return state.keys() == wanted.keys() and all(value.shape == wanted[name].shape for name, value in state.items())
+
+
+def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args: `what`: the network, for the message.
+
+    Raises:
+        RunError: naming the first ones of each kind.
+    """
+    if not fits(state, wanted):
+        raise RunError(f"looks like {what}, and is not quite: {misfit(state, wanted)}")
+
+
+def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Which tensors of a file do not fit a network, in words."""
+    shapes = [
+        f"{name} is {_size(value)} instead of {_size(wanted[name])}"
+        for name, value in state.items()
+        if name in wanted and value.shape != wanted[name].shape
+    ]
+    missing = [name for name in wanted if name not in state]
+    unknown = [name for name in state if name not in wanted]
+    parts = [_first(shapes, "differ in size: "), _first(missing, "are missing: "), _first(unknown, "have no place: ")]
+    return "; ".join(part for part in parts if part)
+
+
+def _first(items: list[str], verb: str) -> str:
+    if not items:
+        return ""
+    more = len(items) - MOST_NAMED
+    return f"{len(items)} tensors {verb}{', '.join(items[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a number"
+
+
+def renamed(state: Mapping[str, Tensor], class_layer: str) -> State:
+    """The tensors of a library's network by the names of a `ModuleNetwork` with one task; `class_layer`: its name."""
+    layer = f"{class_layer}."
+    return {
+        f"{HEAD}{name.removeprefix(layer)}" if name.startswith(layer) else f"module.{name}": value
+        for name, value in state.items()
+    }
+
+
+def channels_of(state: Mapping[str, Tensor], class_layer: str, dim: int = 0) -> int:
+    """Channels of a convolution by its weight, which has them along `dim`; 1 where it is not there."""
+    weight = state.get(f"{class_layer}.weight")
+    return 1 if weight is None or weight.ndim <= dim else weight.shape[dim]

@@ -1,0 +1,190 @@
+"""Growth of a network that exists before the run: its classes, those that come, and how masks of new images are read.
+
+Task 0 of such a run is what the network knows; the tasks after it learn the classes of the run's data set that it does
+not know. Classes are matched by their names. The network's classes keep their ids, order and colours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocol.arrays import Pixels
+from protocol.errors import TaskError
+from protocol.labels import IGNORE, LabelSpace
+from protocol.literature import Steps
+from protocol.numbers import MaskValue, Text, Whole
+from protocol.steps import class_steps
+
+VALUES = 256  # that a mask can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a network knows before the run.
+
+    Attributes:
+        names: of its classes in the order of their channels 1, 2, ...
+        ids: values of these classes in masks.
+        colours: of these classes, R, G, B in [0, 255].
+        background: value of background in masks; None where none is labelled.
+        has_background: whether channel 0 of the network is background.
+        class_counts: channels that each call of `SegmentationNetwork.add_classes` added, see networks/base.py.
+        start: checksum of its weights.
+    """
+
+    names: list[Text]
+    ids: list[MaskValue]
+    colours: list[tuple[MaskValue, MaskValue, MaskValue]]
+    background: MaskValue | None
+    has_background: bool
+    class_counts: list[Whole]
+    start: Text
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """The values of one data set's masks in the terms of a run's labels.
+
+    Attributes:
+        table: 256 class ids of the run by the data set's own values.
+        named: class ids that the data set labels.
+    """
+
+    table: Pixels
+    named: frozenset[int]
+
+
+def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[LabelSpace, list[Relabelling]]:
+    """One label space of a network's classes and those of data sets, and how the masks of each of these are read.
+
+    A class that is not known keeps its data set's value where that is free, and gets a free one elsewhere.
+
+    Args:
+        known: what the network knows; None: nothing.
+        data: label spaces of the data sets; the first one's classes come first.
+
+    Raises:
+        TaskError: names nearly agree, or there are too many classes.
+    """
+    ids = dict(zip(known.names, known.ids, strict=True)) if known else {}
+    background = known.background if known else None
+    for labels in data:
+        taken = {*ids.values(), background}
+        for value, name in labels.classes.items():
+            if name not in ids:
+                _check_spelling(name, ids)
+                ids[name] = _free(value, taken)
+                taken.add(ids[name])
+    if background is None and any(labels.background is not None for labels in data):
+        own = next(labels.background for labels in data if labels.background is not None)
+        background = _free(own, set(ids.values()))
+    void = _free(IGNORE, {*ids.values(), background})
+    joined = LabelSpace(
+        classes={value: name for name, value in ids.items()},
+        background=background,
+        ignored=(void,),
+        background_is_evaluated=all(labels.background_is_evaluated for labels in data),
+        colours=dict(_colours(known, data, ids)),
+    )
+    return joined, [_relabelling(labels, joined, void) for labels in data]
+
+
+def _free(value: int, taken: set[int | None]) -> int:
+    """A value that is not taken: the given one, else the smallest.
+
+    Raises:
+        TaskError: there is none.
+    """
+    free = next((v for v in (value, *range(VALUES)) if v not in taken), None)
+    if free is None:
+        raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
+    return free
+
+
+def _check_spelling(name: str, others: dict[str, int]) -> None:
+    """Raise TaskError where a new class is called nearly as another one."""
+    for other in others:
+        if _plain(name) == _plain(other):
+            raise TaskError(
+                f"the data have a class {name} and the network knows {other}: write the name as {other} in the data's "
+                "classes file if they are one class, and differently if they are two"
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _colours(
+    known: Known | None, data: Sequence[LabelSpace], ids: dict[str, int]
+) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Colour of each class that has one; the network's come last, and count."""
+    for labels in reversed(data):
+        yield from ((ids[labels.classes[value]], colour) for value, colour in labels.colours.items())
+    if known:
+        yield from zip(known.ids, map(tuple, known.colours), strict=True)
+
+
+def _relabelling(labels: LabelSpace, joined: LabelSpace, void: int) -> Relabelling:
+    ids = {name: value for value, name in joined.classes.items()}
+    table = np.full(VALUES, void, np.uint8)
+    for value, name in labels.classes.items():
+        table[value] = ids[name]
+    if labels.background is not None and joined.background is not None:
+        table[labels.background] = joined.background
+    table.flags.writeable = False
+    return Relabelling(table, frozenset(ids[name] for name in labels.classes.values()))
+
+
+def growth_steps(
+    known: Known,
+    labels: LabelSpace,
+    *,
+    dataset: str,
+    task: str | int | None,
+    initial_increment: int | None,
+    increment: int | None,
+    shuffle_classes: bool,
+    seed: int,
+    class_order: Sequence[int] | None,
+) -> Steps:
+    """Class ids of every step; the first one's are those that the network knows.
+
+    A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
+    knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
+
+    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes.
+
+    Raises:
+        TaskError: the sequence does not begin with what the network knows, or there is none.
+    """
+    new = [c for c in labels.classes if c not in known.ids]
+    if not new:
+        return tuple(known.ids), ()
+    order = {"shuffle_classes": shuffle_classes, "seed": seed, "class_order": class_order}
+    if task is None and initial_increment is None:
+        first = increment or len(new if class_order is None else class_order)
+        steps = class_steps(new, dataset=dataset, initial_increment=first, increment=first, **order)
+        return tuple(known.ids), *steps
+    if task is not None and (class_order is not None or shuffle_classes):
+        raise TaskError(
+            "training.class_order and training.shuffle_classes order the new classes: with training.start_from leave "
+            "out training.task, and give training.increment where they come in several tasks"
+        )
+    steps = class_steps(
+        labels.classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment
+    )
+    for end in range(1, len(steps)):
+        if {c for step in steps[:end] for c in step} == set(known.ids):
+            return tuple(known.ids), *steps[end:]
+    named = f"training.task={task}" if task is not None else f"training.initial_increment={initial_increment}"
+    sizes = "-".join(str(len(step)) for step in steps)
+    raise TaskError(
+        f"{named} makes steps of {sizes} classes, and the network of training.start_from knows {len(known.ids)}, which "
+        "are not those of the first steps: leave it out to learn all new classes at once, or give training.increment "
+        "for some at a time"
+    )
