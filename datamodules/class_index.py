@@ -73,14 +73,6 @@ class ClassIndex:
         facts = [(self.n_images, str(array.dtype), array.shape, array.tobytes()) for array in arrays]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
-    def part(self, positions: Positions) -> ClassIndex:
-        """The index of some of the masks, each at most once, in the order of `positions`."""
-        place = np.full(self.n_images, -1, np.int32)
-        place[positions] = np.arange(len(positions))
-        images = place[self.images]
-        order = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
-        return ClassIndex(len(positions), images[order], self.values[order], self.pixels[order])
-
     def relabelled(self, table: Pixels) -> ClassIndex:
         """The index of the same masks whose values went through a table; values may become one."""
         cells, place = np.unique(self.images.astype(np.int64) * 256 + table[self.values], return_inverse=True)
@@ -97,6 +89,14 @@ class ClassIndex:
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.pixels for part in parts]),
         )
+
+    def part(self, positions: Positions) -> ClassIndex:
+        """The index of some of the masks, each at most once, in the order of `positions`."""
+        place = np.full(self.n_images, -1, np.int32)
+        place[positions] = np.arange(len(positions))
+        images = place[self.images]
+        order = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
+        return ClassIndex(len(positions), images[order], self.values[order], self.pixels[order])
 
     @classmethod
     def build(
@@ -232,25 +232,22 @@ def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex
     Raises:
         DataError: see `ClassIndex.build`; or no mask shows any class.
     """
-    split, build = source.split(name), partial(_built, cache_dir=source.index_dir, progress=progress)
-    if isinstance(split, RelabelledSplit):
-        found = [build(part.split, part.labels).relabelled(part.relabelling.table) for part in split.parts]
-        index = ClassIndex.joined(found)
-    else:
-        index = build(split, source.labels)
-    _check_shows_a_class(index, source, name)
+    split, build = source.split(name), partial(_index_of, cache_dir=source.index_dir, progress=progress)
+    if not isinstance(split, RelabelledSplit):
+        return build(split, source.labels, f"{name} mask of {source.name}")
+    parts = [(part, build(part.split, part.labels, f"{name} mask of {part.name}")) for part in split.parts]
+    return ClassIndex.joined([index.relabelled(part.relabelling.table) for part, index in parts])
+
+
+def _index_of(split: Split, labels: LabelSpace, what: str, cache_dir: str | None, progress: bool) -> ClassIndex:
+    whole, positions = split.whole or (split, None)
+    index = ClassIndex.build(whole, labels, cache_dir=cache_dir, progress=progress)
+    index = index if positions is None else index.part(positions)
+    _check_shows_a_class(index, labels, what)
     return index
 
 
-def _built(split: Split, labels: LabelSpace, cache_dir: str | None, progress: bool) -> ClassIndex:
-    """The index of a split, or its part of the index of a whole."""
-    whole, positions = split.whole or (split, None)
-    index = ClassIndex.build(whole, labels, cache_dir=cache_dir, progress=progress)
-    return index if positions is None else index.part(positions)
-
-
-def _check_shows_a_class(index: ClassIndex, source: DataSource, name: str) -> None:
-    labels = source.labels
+def _check_shows_a_class(index: ClassIndex, labels: LabelSpace, what: str) -> None:
     if index.presence[:, list(labels.classes)].any():
         return
     kinds = {True: "background", False: "ignored"}
@@ -259,7 +256,7 @@ def _check_shows_a_class(index: ClassIndex, source: DataSource, name: str) -> No
     if IGNORE in index.values:  # as of masks that were exported in black and white
         named = f"name it in a classes.yaml (0: background, {IGNORE}: cat) and set 'dataset.ignored=[]'"
         remedy = f"where {IGNORE} is a class, {named} (dataset=folder)"
-    raise DataError(f"no {name} mask of {source.name} shows a class, but only {values}: {remedy}")
+    raise DataError(f"no {what} shows a class, but only {values}: {remedy}")
 
 
 def _digest(split: Split, labels: LabelSpace) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from datamodules import ade20k, camvid, cityscapes, voc
 from datamodules.base import DataError
 from datamodules.classes_file import read_classes
-from datamodules.meanings import meaning_of_masks
-from protocol.labels import IGNORE, LabelSpace
+from protocol.labels import LabelSpace
 
+BACKGROUND = 0  # value of background in a classes file
 PUBLISHED = {
     "voc": voc.VOC2012.labels,
     "ade20k": LabelSpace(dict(enumerate(ade20k.CLASSES, start=1)), background_is_evaluated=False),
@@ -29,4 +29,8 @@ def label_space(name: str) -> LabelSpace:
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(f"{name} is neither a data set ({', '.join(PUBLISHED)}) nor a classes file")
-    return meaning_of_masks(read_classes(path), background=0, ignored=(IGNORE,)).labels
+    table = read_classes(path)
+    classes = {value: name for value, name in table.names.items() if value != BACKGROUND}
+    return LabelSpace(
+        classes, background=BACKGROUND, colours={c: table.colours[c] for c in classes if c in table.colours}
+    )

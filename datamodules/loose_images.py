@@ -104,6 +104,22 @@ def _plain(stem: str) -> str:
     return stem
 
 
+def network_pixels(image: np.ndarray, size: Size) -> Tensor:
+    """An image H x W x 3 uint8 as the network gets it, 3 x h x w uint8; `size`: h, w."""
+    resized = resize_image(image, *size, "pil")
+    return torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)
+
+
+def batches_of_one_size(sizes: Sequence[Size], batch_size: int) -> list[list[int]]:
+    """Positions of images, in order, at most `batch_size` in a batch; where the size changes, a new batch begins."""
+    return [
+        run[start : start + batch_size]
+        for _, members in groupby(range(len(sizes)), key=sizes.__getitem__)
+        for run in [list(members)]
+        for start in range(0, len(run), batch_size)
+    ]
+
+
 class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
     """Path, the image as it is, H x W x 3 uint8, and the image for the network, 3 x h x w uint8."""
 
@@ -121,8 +137,7 @@ class LooseImages(Dataset[tuple[Path, np.ndarray, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Path, np.ndarray, Tensor]:
         """Read one."""
         image = read_image(self.paths[index])
-        resized = resize_image(image, *self.sizes[index], "pil")
-        return self.paths[index], image, torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)
+        return self.paths[index], image, network_pixels(image, self.sizes[index])
 
 
 def loose_batches(
@@ -137,11 +152,6 @@ def loose_batches(
         workers: processes that read, at most one per core.
     """
     sizes = [wanted(*image_size(path)) for path in paths]
-    chunks = [
-        list(run)[start : start + batch_size]
-        for _, members in groupby(range(len(paths)), key=sizes.__getitem__)
-        for run in [list(members)]
-        for start in range(0, len(run), batch_size)
-    ]
+    chunks = batches_of_one_size(sizes, batch_size)
     workers = min(workers, len(chunks), os.cpu_count() or 1)
     return iter(Loader(LooseImages(paths, sizes), batch_sampler=chunks, num_workers=workers, collate_fn=list))

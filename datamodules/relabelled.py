@@ -11,6 +11,7 @@ import numpy as np
 
 from datamodules.base import Contents, DataSource, Split
 from protocol.arrays import Pixels
+from protocol.errors import TaskError
 from protocol.growth import Known, Relabelling, grown_labels
 from protocol.labels import LabelSpace
 from protocol.tasks import Task
@@ -18,8 +19,9 @@ from protocol.tasks import Task
 
 @dataclass(frozen=True)
 class Part:
-    """A split of one data set and how its masks are read."""
+    """A split of one data set, what that is called, and how its masks are read."""
 
+    name: str
     split: Split
     labels: LabelSpace
     relabelling: Relabelling
@@ -111,6 +113,19 @@ class RelabelledSource(DataSource):
         own = tables[0].table
         self.mask_table = own if source.mask_table is None else own[source.mask_table]
 
+    def id_of(self, value: int) -> int:
+        """Class id in the run of a class of the data set.
+
+        Raises:
+            TaskError: the data set has no such class.
+        """
+        if value not in self.source.labels.classes:
+            raise TaskError(f"training.class_order names {value}, and the classes of the data are {self._listed()}")
+        return int(self._relabellings[id(self.source)].table[value])
+
+    def _listed(self) -> str:
+        return ", ".join(f"{value} ({name})" for value, name in self.source.labels.classes.items())
+
     @property
     def new_names(self) -> list[str]:
         """Names of the data set's own classes."""
@@ -131,7 +146,7 @@ class RelabelledSource(DataSource):
         return RelabelledSplit(parts)
 
     def _part(self, source: DataSource, name: str) -> Part:
-        return Part(source.split(name), source.labels, self._relabellings[id(source)])
+        return Part(source.name, source.split(name), source.labels, self._relabellings[id(source)])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
 from protocol.errors import TaskError
 from protocol.growth import Known, growth_steps
+from protocol.labels import IGNORE
 from protocol.ownership import owned_images
 from protocol.rules import Protocol
 from protocol.selection import select_test, select_train, select_train_partitioned, select_val
@@ -77,7 +78,7 @@ class TaskSequence:
     ) -> TaskSequence:
         """Tasks of new classes."""
         if known:
-            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(training))
+            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(source, training))
         else:
             steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
         tasks = build_tasks(source.labels, protocol, steps, training["joint"])
@@ -221,13 +222,16 @@ def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -
 
 def _old_images(root: str | None) -> DataSource | None:
     """The folder of `training.old_images`."""
-    return None if root is None else Folder(root=root)
+    return None if root is None else Folder(root, classes=None, background=0, ignored=[IGNORE])
 
 
-def _grown_steps(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What the settings say of the steps after those that a network knows."""
+def _grown_steps(source: DataSource, training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings say of the steps after those that a network knows; in the order are the data's own values."""
     keys = ("task", "initial_increment", "increment", "class_order", "shuffle_classes", "seed")
-    return {key: training[key] for key in keys}
+    steps = {key: training[key] for key in keys}
+    if steps["class_order"] is not None and isinstance(source, RelabelledSource):
+        steps["class_order"] = [source.id_of(value) for value in steps["class_order"]]
+    return steps
 
 
 def _say_what_is_shared(source: DataSource) -> None:

@@ -54,9 +54,12 @@ class SegmentationNetwork(nn.Module, ABC):
             it no probability, and it has no weights.
         class_counts: channels of each task, background's in the first.
         auxiliary_weight: weight of the losses of auxiliary classifiers, where there are any.
+        weights: what the network starts from, in words, for the line "weights: ..." of a run's log.
     """
 
     auxiliary_weight: float = 1.0
+    any_size = False  # see networks/any_size.py
+    weights = "random"  # what the network starts from, in words
     divided_by = "the network"  # what makes `size_divisor`, in a message
     classifier: Classifier
     __call__: Callable[..., NetworkOutput]
@@ -226,7 +229,7 @@ class SegmentationNetwork(nn.Module, ABC):
         height, width = image.shape[-2:]
         if self.training:
             self.check_crops(height, width)
-        if height % self.size_divisor or width % self.size_divisor:
+        if self.any_size or height % self.size_divisor or width % self.size_divisor:
             image = F.pad(image, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
         padded = image.shape[-2:]
         embedding, stages, extras = self.encode(image)

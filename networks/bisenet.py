@@ -21,7 +21,7 @@ from networks.base import SegmentationNetwork
 from networks.classifier import IncrementalClassifier
 from networks.module_list import ModuleListOf
 from networks.norm import Norm
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, ResNet
 from protocol.numbers import Amount
 
@@ -81,7 +81,7 @@ class BiSeNet(SegmentationNetwork):
     ) -> None:
         """Args:
         backbone: "resnet18", "resnet50" or "resnet101".
-        pretrained: see `networks.pretrained.load_encoder`; None: random weights.
+        pretrained: see `networks.pretrained.start_encoder`; None: random weights.
         auxiliary_weight: of the losses of the auxiliary classifiers; 0: none of them.
         freeze_norm: see `SegmentationNetwork`.
         """
@@ -97,8 +97,7 @@ class BiSeNet(SegmentationNetwork):
         self.auxiliaries: ModuleListOf[IncrementalClassifier] = ModuleListOf(
             IncrementalClassifier(n) for n in (deep // 2, deep) if auxiliary_weight
         )
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def grow(self, n: int, init: str) -> None:
         """Let all three classifiers grow; new layers of the auxiliary ones are random."""

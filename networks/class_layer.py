@@ -78,12 +78,8 @@ def run(module: nn.Module, name: str, image: Tensor, answer: Answer, stages: Seq
     """
     with _listening(module, name, answer, stages) as record:
         output = module(image)
-    if len(record.calls) != 1:
-        how = f"{len(record.calls)} times" if record.calls else "never"
-        raise ConfigError(
-            f"classifier={name}: the module's forward pass uses this layer {how}, and a classifier that grows must be "
-            "used once: name the layer that gives the classes"
-        )
+    if not record.calls:
+        raise _used(name, "never")
     logits = logits_of(output)
     if logits is None:
         raise ConfigError(
@@ -105,6 +101,8 @@ def _listening(module: nn.Module, name: str, answer: Answer, stages: Sequence[st
     assert isinstance(layer, ClassLayer)
 
     def recorded(embedding: Tensor) -> Tensor:
+        if record.calls:
+            raise _used(name, "more than once")
         scores = answer(embedding)
         record.calls.append((embedding, scores))
         return scores
@@ -121,6 +119,13 @@ def _listening(module: nn.Module, name: str, answer: Answer, stages: Sequence[st
             yield record
         finally:
             layer.answer = None
+
+
+def _used(name: str, how: str) -> ConfigError:
+    return ConfigError(
+        f"classifier={name}: the module's forward pass uses this layer {how}, and a classifier that grows must be used "
+        "once: name the layer that gives the classes"
+    )
 
 
 def logits_of(output: Any) -> Tensor | None:

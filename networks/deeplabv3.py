@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
 from networks.norm import Norm, NormName
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, OutputStride, ResNet
 from protocol.numbers import Count, Fraction
 
@@ -24,6 +24,8 @@ DILATIONS = {8: (12, 24, 32), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling; names of the layers as in the published checkpoints of MiB and PLOP."""
+
+    any_size = False  # see networks/any_size.py
 
     def __init__(
         self,
@@ -77,12 +79,24 @@ class ASPP(nn.Module):
         if self.training or self.pooling is None:
             return x.mean((2, 3), keepdim=True)
         size = x.shape[-2:]
+        if self.any_size:
+            rows, columns = (_window_means(*sides, x) for sides in zip(size, self.pooling, strict=True))
+            return rows @ x @ columns.T
         height, width = (min(window, side) for window, side in zip(self.pooling, size, strict=True))
         if (height, width) == tuple(size):
             return x.mean((2, 3), keepdim=True)
         top, left = (height - 1) // 2, (width - 1) // 2
         pooled = F.avg_pool2d(x, (height, width), stride=1)
         return F.pad(pooled, (left, width - 1 - left, top, height - 1 - top), mode="replicate")
+
+
+def _window_means(side: int, window: int, like: Tensor) -> Tensor:
+    """Matrix side x side whose row i takes the mean of a window around i; at the ends, of the first and last window."""
+    width = torch.sym_min(window, side)
+    places = torch.arange(side, device=like.device)
+    begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
+    within: Tensor = (places >= begin) & (places < begin + width)
+    return within.to(like.dtype) / width  # type: ignore[return-value]  # a symbol while a graph is traced
 
 
 class DeepLabV3(SegmentationNetwork):
@@ -109,7 +123,7 @@ class DeepLabV3(SegmentationNetwork):
         norm: a name in networks/norm.py.
         norm_momentum: weight of a batch in the running statistics.
         freeze_norm: normalisation keeps statistics and weights.
-        pretrained: None, "imagenet" or a file, see networks/pretrained.py.
+        pretrained: None, "auto", "imagenet" or a file, see networks/pretrained.py.
         pooling: window of the global branch in evaluation, in pixels of the feature map; None is the whole map.
         activated_head: false: no activation in the head, as in SDR's code.
         """
@@ -117,8 +131,7 @@ class DeepLabV3(SegmentationNetwork):
         make_norm = Norm(norm, norm_momentum)
         self.encoder = ResNet(backbone, make_norm, output_stride)
         self.head = ASPP(self.encoder.out_channels, 256, 256, make_norm, output_stride, pooling, activated_head)
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Stages at strides 4, 8, 16, 32 or the output stride; the embedding has the last one's size."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from networks.base import SegmentationNetwork
 from networks.classifier import BlockLayer, kaiming_pointwise
 from networks.norm import Norm
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, OutputStride, ResNet
 from protocol.numbers import Fraction
 
@@ -77,7 +77,7 @@ class DeepLabV3Original(SegmentationNetwork):
         output_stride: 8, 16 or 32.
         encoder_momentum: weight of a batch in the encoder's running statistics; 0.1 elsewhere.
         freeze_norm: normalisation keeps statistics and weights.
-        pretrained: None, "imagenet" or a file, see networks/pretrained.py.
+        pretrained: None, "auto", "imagenet" or a file, see networks/pretrained.py.
         last_conv: one more 3x3 convolution after the pyramid (DKD).
         block_layers: a task's layer is a 3x3 convolution, normalisation, ReLU, and a 1x1 convolution (SSUL).
         """
@@ -86,8 +86,7 @@ class DeepLabV3Original(SegmentationNetwork):
         )
         self.encoder = ResNet(backbone, Norm("bn", encoder_momentum), output_stride, dilate_first=False)
         self.head = OriginalASPP(self.encoder.out_channels, 256, Norm("bn"), output_stride, last_conv)
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Stages at strides 4, 8, 16, 32 or the output stride; the embedding has the last one's size."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.norm import Norm, NormName
-from networks.pretrained import load_encoder
+from networks.pretrained import start_encoder
 from networks.resnet import Backbone, OutputStride, ResNet
 from networks.token_classifier import TokenClassifier, TokenNetwork
 from protocol.errors import ConfigError
@@ -25,6 +25,8 @@ from protocol.numbers import Count, Fraction
 
 class TransformerDecoder(nn.Module):
     """Joint attention of patches and class tokens."""
+
+    any_size = False  # see networks/any_size.py
 
     def __init__(
         self, in_channels: int, channels: int, feedforward: int, heads: int, layers: int, positions: tuple[int, int]
@@ -61,7 +63,7 @@ class TransformerDecoder(nn.Module):
         return patches.transpose(1, 2).reshape(batch, channels, height, width), classes
 
     def _positions(self, size: torch.Size) -> Tensor:
-        if self.positions.shape[-2:] == size:
+        if not self.any_size and self.positions.shape[-2:] == size:
             return self.positions
         return F.interpolate(self.positions, size=size, mode="bilinear", align_corners=False)
 
@@ -103,8 +105,7 @@ class DeepLabV3Transformer(TokenNetwork):
         self.encoder = ResNet(backbone, Norm(norm, norm_momentum), output_stride)
         side = -(-crop_size // output_stride)
         self.decoder = TransformerDecoder(self.encoder.out_channels, channels, feedforward, heads, layers, (side, side))
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        self.weights = start_encoder(self.encoder, pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Stages at strides 4, 8, 16, 32 or the output stride; the embedding has the last one's size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import SegmentationNetwork
-from networks.pretrained import load_exactly, read_state
+from networks.fetching import AUTO
+from networks.pretrained import LoadReport, load_exactly, read_state
 from protocol.numbers import ProperFraction
+
+log = logging.getLogger(__name__)
 
 WHERE_FROM = (
     "ERFNet's authors publish erfnet_encoder_pretrained.pth.tar (Eromera/erfnet_pytorch on GitHub, trained_models); "
@@ -128,14 +132,16 @@ class ERFNet(SegmentationNetwork):
     ) -> None:
         """Args:
         dropout: probability of dropping a channel in the encoder's blocks at strides 4 and 8.
-        pretrained: file with the encoder's weights, see `load_encoder`; None: random ones.
+        pretrained: file with the encoder's weights, see `load_encoder`; None, "auto": random ones.
         """
         layer = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
         super().__init__(embedding_channels=16, size_divisor=8, layer=layer)
         self.encoder = Encoder(dropout)
         self.decoder = Decoder()
-        if pretrained is not None:
-            load_encoder(self.encoder, pretrained)
+        if pretrained == AUTO:
+            log.warning(f"pretrained=auto: the network starts from random weights (none can be fetched); {WHERE_FROM}")
+        elif pretrained is not None:
+            self.weights = load_encoder(self.encoder, pretrained).found(pretrained)
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Decoded map at stride 2, and the encoder's maps."""
@@ -143,7 +149,7 @@ class ERFNet(SegmentationNetwork):
         return self.decoder(stages[-1]), stages, {}
 
 
-def load_encoder(encoder: Encoder, pretrained: str) -> None:
+def load_encoder(encoder: Encoder, pretrained: str) -> LoadReport:
     """Fill the encoder, by name, from a file of ERFNet's authors: the ImageNet classifier's or a whole network's.
 
     CIL's code goes through file and network in parallel and stops where their orders differ, after 20 of 226 tensors.
@@ -152,6 +158,9 @@ def load_encoder(encoder: Encoder, pretrained: str) -> None:
         encoder: changed in place.
         pretrained: file with a state dict, bare or under the key "state_dict". Names may begin with "module.", then
             with "features.encoder." or "encoder.". Decoder, classifier and the encoder's own output are not read.
+
+    Returns:
+        What was loaded.
 
     Raises:
         ConfigError: the file is missing, or does not fit.
@@ -163,4 +172,4 @@ def load_encoder(encoder: Encoder, pretrained: str) -> None:
             break
     own_output = "output_conv."
     part = {name: value for name, value in part.items() if not name.startswith(own_output)}
-    load_exactly(encoder, part, f"pretrained={pretrained}")
+    return load_exactly(encoder, part, f"pretrained={pretrained}")

@@ -11,18 +11,20 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
+from networks.fetching import AUTO, RANDOM, where_had
 from networks.resnet import ResNet
 from protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
-TIMM = "timm/"
+TIMM, IMAGENET = "timm/", "IMAGENET1K_V1"
 WHERE_FROM = (
     "`pretrained=imagenet` fetches torchvision's weights, timm/<name> those of the package timm; the weights "
     "that MiB and PLOP start from (resnet101_iabn_sync.pth.tar) are published by the In-Place ABN project, "
@@ -59,6 +61,10 @@ class LoadReport:
                 parts.append(f"{len(names)} {kind}: {', '.join(names)}")
         return "; ".join(parts)
 
+    def found(self, source: str) -> str:
+        """What a network starts from, in words; `source`: where the tensors come from."""
+        return f"{source}: {len(self.matched)} tensors match, none is missing"
+
 
 def from_mib_name(name: str) -> str:
     """Name in MiB's checkpoints (body.mod2.block1.convs.conv1.weight) to ours (encoder.layer1.0.conv1.weight).
@@ -75,6 +81,32 @@ def from_mib_name(name: str) -> str:
             where = dict(zip(("stage", "block"), numbers, strict=False))
             return prefix + replacement.format(**where) + rest[match.end() :]
     return prefix + rest
+
+
+def start_encoder(encoder: ResNet, pretrained: str | None) -> str:
+    """Fill an encoder as a network's key `pretrained` says.
+
+    Args:
+        encoder: changed in place.
+        pretrained: None: random weights, as they are; "auto": torchvision's of ImageNet, where they can be had; all
+            else: see `load_encoder`.
+
+    Returns:
+        What it starts from, in words.
+
+    Raises:
+        ConfigError: see `load_encoder`; never with "auto" for weights that cannot be had.
+    """
+    if pretrained is None:
+        return RANDOM
+    if pretrained == AUTO:
+        url = get_model_weights(encoder.name)[IMAGENET].url
+        place = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        remedy = f"fetch {url} once and put it into {place.parent}, or give its path, pretrained=/path/to/{place.name}"
+        return where_had(lambda: start_encoder(encoder, "imagenet"), url, place.is_file(), remedy)
+    report = load_encoder(encoder, pretrained)
+    known = pretrained == "imagenet" or pretrained in get_model_weights(encoder.name).__members__
+    return report.found(f"{pretrained} of torchvision ({encoder.name})" if known else pretrained)
 
 
 def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
@@ -103,9 +135,7 @@ def load_encoder(encoder: ResNet, pretrained: str) -> LoadReport:
             pretrained, *(("leaky ReLU", encoder.norm.name, "abn") if is_mib else ("ReLU", encoder.norm.name, "bn")),
         )  # fmt: skip
     state = convert_gamma(state, from_absolute=is_mib, to_absolute=encoder.norm.absolute, eps=encoder.norm.eps)
-    report = load_exactly(encoder, state, f"pretrained={pretrained}")
-    log.info("pretrained=%s: %s", pretrained, report)
-    return report
+    return load_exactly(encoder, state, f"pretrained={pretrained}")
 
 
 def load_exactly(module: nn.Module, state: State, source: str) -> LoadReport:
@@ -160,7 +190,7 @@ def convert_gamma(state: State, *, from_absolute: bool, to_absolute: bool, eps: 
 
 def _find(pretrained: str, backbone: str) -> State:
     """The weights without the ImageNet classifier."""
-    name = "IMAGENET1K_V1" if pretrained == "imagenet" else pretrained
+    name = IMAGENET if pretrained == "imagenet" else pretrained
     if name in get_model_weights(backbone).__members__:
         return _without_classifier(_torchvision(backbone, name))
     if pretrained.startswith(TIMM):
@@ -170,13 +200,34 @@ def _find(pretrained: str, backbone: str) -> State:
 
 def _torchvision(backbone: str, name: str) -> State:
     try:
-        state: State = get_model_weights(backbone)[name].get_state_dict(progress=False, check_hash=True)
+        state: State = get_model_weights(backbone)[name].get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
         return state
     except OSError as error:
         raise ConfigError(
             f"pretrained={name} could not fetch {backbone} ({error}): fetch it once on a machine with a "
             f"network and give its path, pretrained=/path/to/{backbone}.pth"
         ) from error
+
+
+class Place(NamedTuple):
+    """Where weights can be had: an address, and whether they lie on this machine already."""
+
+    url: str
+    is_cached: bool
+
+
+def timm_place(name: str) -> Place:
+    """Of the weights that timm knows as "timm/<name>"."""
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    settings = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    repository = getattr(settings, "hf_hub_id", None) or ""
+    files = ("model.safetensors", "pytorch_model.bin")
+    is_cached = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files if repository)
+    return Place(f"{constants.ENDPOINT}/{repository}", is_cached)
 
 
 def timm_weights(name: str, like: str = "resnet*") -> State:

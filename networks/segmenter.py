@@ -10,7 +10,6 @@ positions of another size are resized by timm, which is bicubic.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
@@ -22,12 +21,11 @@ from annotated_types import Ge, Le
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from networks.pretrained import load_exactly, read_state, timm_weights
+from networks.fetching import AUTO, where_had
+from networks.pretrained import load_exactly, read_state, timm_place, timm_weights
 from networks.token_classifier import MaskClassifier, TokenNetwork
 from protocol.errors import ConfigError
 from protocol.numbers import Count, ProperFraction
-
-log = logging.getLogger(__name__)
 
 # MBS's; the published weights of the encoder were trained with 1e-6.
 make_norm = partial(nn.LayerNorm, eps=1e-5)
@@ -55,8 +53,8 @@ class Segmenter(TokenNetwork):
         backbone: a vision transformer of timm with learned positions, e.g. vit_tiny_patch16_224, vit_base_patch16_384.
         backbone_options: what timm shall build differently, e.g. {depth: 4, embed_dim: 48, num_heads: 3}.
         crop_size: side of the images for which positions are learned, pixels.
-        pretrained: None; "imagenet", timm's weights of the backbone; "timm/<name>"; or a file of a state dict with
-            timm's names.
+        pretrained: None; "imagenet", timm's weights of the backbone; "auto", the same where they can be had, else
+            random ones; "timm/<name>"; or a file of a state dict with timm's names.
         layers: blocks of the decoder.
         heads: of the attention in the decoder; None: as in the encoder.
         drop_path: probability with which the decoder's last block is left out in training (stochastic depth).
@@ -73,7 +71,7 @@ class Segmenter(TokenNetwork):
         super().__init__(channels, size_divisor=encoder.patch_embed.patch_size[0], classifier=MaskClassifier(channels))
         self.encoder = encoder
         if pretrained is not None:
-            _load(encoder, pretrained, backbone)
+            self.weights = _load(encoder, pretrained, backbone)
         self.decoder = MaskTransformer(
             channels, heads or block.attn.num_heads, block.mlp.fc1.out_features / channels, layers, drop_path
         )
@@ -108,7 +106,7 @@ class Segmenter(TokenNetwork):
         """Learned positions; those of patches are resized where the grid has another number of them."""
         positions, first = self.encoder.pos_embed, self.encoder.num_prefix_tokens
         assert positions is not None  # `_make_encoder` refuses encoders without
-        if positions.shape[1] - first == size[0] * size[1]:
+        if not self.any_size and positions.shape[1] - first == size[0] * size[1]:
             return positions
         grid = positions[:, first:].transpose(1, 2).unflatten(2, self.encoder.patch_embed.grid_size)
         grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
@@ -187,9 +185,13 @@ def _is_plain(encoder: VisionTransformer) -> bool:
     return has_positions and len(encoder.blocks) > 0 and encoder.num_prefix_tokens <= 1
 
 
-def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> None:
-    """ImageNet weights; positions are resized as timm does."""
+def _load(encoder: VisionTransformer, pretrained: str, backbone: str) -> str:
+    """ImageNet weights; positions are resized as timm does; gives what they are, in words."""
+    if pretrained == AUTO:
+        place = timm_place(f"timm/{backbone}")
+        remedy = f"fetch {place.url} once and give the path of its state dict, pretrained=/path/to/file"
+        return where_had(lambda: _load(encoder, "imagenet", backbone), place.url, place.is_cached, remedy)
     name = f"timm/{backbone}" if pretrained == "imagenet" else pretrained
     state = timm_weights(name, "vit_*") if name.startswith("timm/") else read_state(name)
     state = {key: value for key, value in checkpoint_filter_fn(state, encoder).items() if not key.startswith("head")}
-    log.info("pretrained=%s: %s", pretrained, load_exactly(encoder, state, f"pretrained={pretrained}"))
+    return load_exactly(encoder, state, f"pretrained={pretrained}").found(name)

@@ -99,10 +99,10 @@ def _free(value: int, taken: set[int | None]) -> int:
     Raises:
         TaskError: there is none.
     """
-    free = next((v for v in (value, *range(VALUES)) if v not in taken), None)
-    if free is None:
-        raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
-    return free
+    free: list[int] = [v for v in (value, *range(VALUES)) if v not in taken]
+    if free:
+        return free[0]
+    raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
 
 
 def _check_spelling(name: str, others: dict[str, int]) -> None:
@@ -157,18 +157,21 @@ def growth_steps(
     A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
     knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
 
-    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes.
+    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes; known ones are left out.
 
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.
     """
     new = [c for c in labels.classes if c not in known.ids]
+    class_order = None if class_order is None else [c for c in class_order if c not in known.ids]
     if not new:
         return tuple(known.ids), ()
-    order = {"shuffle_classes": shuffle_classes, "seed": seed, "class_order": class_order}
     if task is None and initial_increment is None:
         first = increment or len(new if class_order is None else class_order)
-        steps = class_steps(new, dataset=dataset, initial_increment=first, increment=first, **order)
+        steps = class_steps(
+            new, dataset=dataset, initial_increment=first, increment=first, shuffle_classes=shuffle_classes, seed=seed,
+            class_order=class_order,
+        )  # fmt: skip
         return tuple(known.ids), *steps
     if task is not None and (class_order is not None or shuffle_classes):
         raise TaskError(

@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from continual.models.predictions import PredictionWriter
-    from continual.models.saved_model import SavedModel
-    from protocol.arrays import Pixels
 
 MOST_WAITING = 16  # images whose files are being written while the network goes on
 
@@ -41,7 +39,9 @@ def main() -> None:
     """Read the arguments, predict, say where the results are."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "checkpoint", type=named_path, help="model.ckpt of a finished task, or last.ckpt of one in training"
+        "checkpoint",
+        type=named_path,
+        help="model.ckpt of a finished task, last.ckpt of one in training, or a run's folder",
     )
     parser.add_argument("images", nargs="+", help="files, folders or globs")
     parser.add_argument("--output", type=named_path, default=Path("predictions"), help="folder for the results")
@@ -81,6 +81,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from continual.models.memory import check_fits
     from continual.models.predictions import PredictionWriter
     from continual.models.saved_model import SavedModel, find_device
+    from continual.models.segmentation import segmented
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
     if arguments.batch_size < 1 or arguments.workers < 0:
@@ -98,7 +99,7 @@ def predict(arguments: argparse.Namespace) -> None:
     batches = loose_batches(images, size, arguments.batch_size, arguments.workers)
     confusion, entropy, waiting = 0, [], deque()
     with ThreadPoolExecutor() as pool, Progress(disable=not sys.stdout.isatty(), transient=True) as progress:
-        results = segmented(model, batches, writer.group, arguments.maps, fits)
+        results = segmented(model, batches, writer.group, maps=arguments.maps, fits=fits)
         for path, image, prediction, certainty in progress.track(results, len(images), description="predicting"):
             if certainty is not None:
                 entropy.append(certainty[1].mean().item())
@@ -108,33 +109,6 @@ def predict(arguments: argparse.Namespace) -> None:
         confusion = sum((each.result() for each in waiting), confusion)
     print(f"{len(images)} images: {arguments.output}")
     tell_scores(writer, confusion, entropy)
-
-
-def segmented(
-    model: SavedModel,
-    batches: Iterable[Sequence[tuple[Path, Pixels, Tensor]]],
-    group: slice | None,
-    maps: bool,
-    fits: Callable[[int, tuple[int, int]], None],
-) -> Iterator[tuple[Path, Pixels, Tensor, Tensor | None]]:
-    """Of each image its path, itself, its prediction and, with `maps`, how certain that is.
-
-    Args: `group`: channels that may win; `fits`: refuses a batch of images of some size that needs too much memory.
-    """
-    import torch
-
-    device = next(model.network.parameters()).device
-    area = 0
-    for batch in batches:
-        pixels = torch.stack([pixels for *_, pixels in batch]).to(device, non_blocking=True)
-        if pixels[:, 0].numel() > area:
-            area = pixels[:, 0].numel()
-            fits(len(pixels), tuple(pixels.shape[-2:]))
-        output = model.output(pixels)
-        predictions = model.classes(output, group).to(torch.uint8).cpu()
-        certainty = model.certainty(output, group).cpu() if maps else [None] * len(batch)
-        for (path, image, _), *found in zip(batch, predictions, certainty, strict=True):
-            yield path, image, *found
 
 
 def tell_scores(writer: PredictionWriter, confusion: Tensor | int, entropy: Sequence[float]) -> None:

@@ -109,7 +109,7 @@ def test_three_stages_their_scores_predictions_and_exports(cli, tmp_path, citysc
     cli("run/task_02/model.ckpt", script="scripts/export.py")
     card = (tmp_path / "exported/README.md").read_text()
     assert "| 13 | rider | 25 | #ff0000 |" in card
-    assert "batch x 3 x 32 x 64" in card
+    assert "images 32 x 64 pixels" in card
     mask = next(masks.glob("munster/*_labelIds.png"))
     again = ("exported/model.safetensors", f"{images}/munster", "--output", "again", "--task", "123", "--maps")
     assert "mean entropy" in cli(*again, "--masks", str(mask), script="scripts/predict.py").stdout

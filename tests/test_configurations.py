@@ -107,6 +107,10 @@ DEBUG = (*TINY, "training.task=6-2", "training.debug=true")
 
 SMALL_RESNET = ("network.backbone=resnet18",)
 SMALL = {
+    "module": ("network.module._target_=tests.networks.own_modules.Tiny", "network.classifier=decode_head.cls_seg"),
+    "torchvision": ("network.name=lraspp_mobilenet_v3_large",),
+    "segmentation": ("network.encoder=mobilenet_v2",),
+    "segformer": ("network.widths=[8,16,40,64]", "network.depths=[1,1,1,1]", "network.decoder_width=16"),
     "erfnet": (),
     "segmenter": ("network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"),
     "unet": ("network.width=8",),

@@ -77,13 +77,15 @@ class ClosedWorldScores(pl.Callback):
     def __init__(self, groups: Groups) -> None:
         """Args: `groups`: of the classes so far."""
         self.groups = groups
-        self.confusions: dict[str, Tensor] = {}
+        self.confusions = self._zeros("cpu")
+
+    def _zeros(self, device: torch.device | str) -> dict[str, Tensor]:
+        sizes = {name: group.stop - group.start for name, group in self.groups.items()}
+        return {name: torch.zeros(n, n, dtype=torch.int64, device=device) for name, n in sizes.items()}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting from zero."""
-        for name, group in self.groups.items():
-            n = group.stop - group.start
-            self.confusions[name] = torch.zeros(n, n, dtype=torch.int64, device=pl_module.device)
+        self.confusions = self._zeros(pl_module.device)
 
     def on_test_batch_end(
         self,

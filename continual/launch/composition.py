@@ -258,7 +258,8 @@ class CheckedLoader(ConfigLoaderImpl):
             return f"{key} is not set in this configuration: write +{key}=... to set it"
         if not isinstance(node, DictConfig):
             return f"{key} is no setting: {group} has no keys of its own"
-        if group == parent and TARGET in node and name in schema_at(parent, node).parameters:
+        is_open = OmegaConf.is_missing(node, TARGET)  # what it is, and what that takes, the user says
+        if group == parent and (is_open or (TARGET in node and name in schema_at(parent, node).parameters)):
             return f"{key} is not set in this configuration: write +{key}=... to set it"
         names = [str(n) for n in node if n not in (*INSTANTIATE_KEYS, "hydra")]
         chosen = [each.partition("@")[0] for each in config.hydra.runtime.choices]

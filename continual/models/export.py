@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.fx.experimental._config as tracing
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
-from continual.evaluation.results import read_entries
-from continual.evaluation.text import percent
+from continual.models.checked_images import random_images
 from continual.models.checkpoint import ABOUT, CHECKSUM
 from continual.models.saved_model import SavedModel, checksum_of_export
-from protocol.errors import ConfigError, RunError, UserError
-from protocol.files import replacing, write_atomically
-from protocol.run_folder import RunFolder
+from networks.any_size import for_any_size
+from protocol.errors import ConfigError, UserError
+from protocol.files import replacing
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # of logits, relative to the largest; runtimes sum in another order
 AGREEMENT = 0.999  # share of pixels whose class must be the same; rounding may decide ties differently
-CHECKED = (1, 2)  # sizes of the batches on which an export is compared
+TRACED_BATCH = 2
+TRACED_SIZE = (50, 83)  # of an image of no special size: its sides are no multiples of a network's stride
+AXES = ("batch", "height", "width")
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+Outputs = tuple[np.ndarray, np.ndarray]
 
 
 class Exported(nn.Module):
@@ -43,68 +52,182 @@ class Exported(nn.Module):
         return output.logits, self.model.loss.predict(output).to(torch.uint8)
 
 
-def export_onnx(model: SavedModel, path: Path, size: tuple[int, int]) -> float:
-    """Write an ONNX graph for images of one size in batches of any size.
+@dataclass
+class Graph:
+    """A network as a graph of torch.export.
+
+    Attributes:
+        program: the graph; batches of any size.
+        size: height and width of its images; None: any.
+    """
+
+    program: ExportedProgram
+    size: tuple[int, int] | None
+
+
+def traced(model: SavedModel, size: tuple[int, int] | None, fallback: Callable[[], tuple[int, int]]) -> Graph:
+    """The graph of a model.
 
     Args:
         model: on the CPU.
+        size: height and width of the images; None: any, where the network can be traced so.
+        fallback: gives the size where it cannot.
+
+    Raises:
+        ConfigError: `fallback` knows none.
+        UserError: the network cannot be traced at all.
+    """
+    if size is None:
+        try:
+            return Graph(_trace(model, TRACED_SIZE, axes=(0, 2, 3)), None)
+        except Exception as error:  # whatever the layers of a network raise that get sizes without values
+            size = fallback()
+            log.warning(
+                f"images of {size[0]}x{size[1]} alone: {type(model.network).__name__} cannot be traced for any size "
+                f"({_first_line(error)})"
+            )
+    try:
+        return Graph(_trace(model, size, axes=(0,)), size)
+    except Exception as error:
+        raise UserError(f"{model.path} cannot be made a graph by torch.export: {_first_line(error)}") from error
+
+
+def _trace(model: SavedModel, size: tuple[int, int], axes: Sequence[int]) -> ExportedProgram:
+    example = torch.zeros(TRACED_BATCH, 3, *size, dtype=torch.uint8)
+    shapes = {"image": dict.fromkeys(axes, Dim.DYNAMIC)}
+    # by itself torch takes it that what has two images never has one
+    patched = tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch installs it at import
+    with for_any_size(model.network), patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Exported(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
+    program._guards_code = []  # of the example; which sizes are right is found by comparison
+    return program
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class Reference:
+    """What the original computes, and the comparison with it."""
+
+    def __init__(self, model: SavedModel, images: Iterable[Tensor]) -> None:
+        """Args: `images`: B x 3 x H x W uint8 each."""
+        self.path = model.path
+        self.first = int(not model.network.has_background)  # an unused background is a huge constant: left out
+        exported = Exported(model)
+        with torch.inference_mode():
+            self.pairs = [(image, exported(image)) for image in images]
+
+    def difference(self, run: Callable[[Tensor], Outputs], what: str) -> float:
+        """Greatest difference of a logit from the original's.
+
+        Args: `run`: gives logits and classes of images; `what`: a message calls it.
+
+        Raises:
+            UserError: the difference is more than rounding, the classes differ, or it does not run.
+        """
+        return max(self._compare(run, what, image, outputs) for image, outputs in self.pairs)
+
+    def _compare(
+        self, run: Callable[[Tensor], Outputs], what: str, image: Tensor, outputs: tuple[Tensor, Tensor]
+    ) -> float:
+        logits, classes = (each.numpy() for each in outputs)
+        batch, _, height, width = image.shape
+        try:
+            got_logits, got_classes = run(image)
+        except Exception as error:  # runtimes raise several kinds without a common base
+            raise UserError(
+                f"{what} of {self.path} does not run on {batch} images of {width}x{height}: {_first_line(error)}"
+            ) from error
+        difference = float(np.abs(got_logits - logits).max())
+        agreement = float((got_classes == classes).mean())
+        if not difference <= TOLERANCE * np.abs(logits[:, self.first :]).max() or agreement < AGREEMENT:
+            raise UserError(
+                f"{what} does not compute what {self.path} does: logits of {batch} images of {width}x{height} differ "
+                f"by {difference:.3g}, and {100 * agreement:.1f} % of the classes agree"
+            )
+        return difference
+
+
+def check_onnx() -> None:
+    """Raise ConfigError unless the packages are there that ONNX needs."""
+    for name in NEEDED:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise ConfigError(
+                f'{name} is missing: pip install -e ".[export]", or leave onnx out of --formats'
+            ) from error
+
+
+def export_onnx(graph: Graph, path: Path, facts: Mapping[str, Any], reference: Reference) -> float:
+    """Write an ONNX graph, which scripts/predict_onnx.py can use.
+
+    Args:
+        graph: of the model.
         path: of the file.
-        size: height and width.
+        facts: plain values that its metadata hold, see continual/models/card.py.
+        reference: the original.
 
     Returns:
         Greatest difference of a logit in onnxruntime from the original's.
 
     Raises:
-        ConfigError: a package is missing.
         UserError: the graph computes something else.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch.onnx needs it
-    except ImportError as error:
-        raise ConfigError(
-            f'{error.name} is missing: pip install -e ".[export]", or leave onnx out of --formats'
-        ) from error
-    exported = Exported(model).eval()
-    example = torch.zeros(CHECKED[-1], 3, *size, dtype=torch.uint8)
-    program = torch.onnx.export(
-        exported, (example,), dynamo=True, input_names=["image"], output_names=["logits", "classes"],
-        dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
-    )  # fmt: skip
+    import onnx
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.program, (), dynamo=True, input_names=["image"], output_names=["logits", "classes"], verbose=False
+        )
     assert program is not None  # torch gives one with `dynamo`
-    graph = program.model_proto
-    for key, value in card_data(model, size).items():
-        graph.metadata_props.add(key=key, value=json.dumps(value))
+    content = program.model_proto
+    name_axes(content.graph)
+    for key, value in facts.items():
+        content.metadata_props.add(key=key, value=json.dumps(value))
     with replacing(path) as temporary:
-        onnx.save(graph, temporary)
+        onnx.save(content, temporary)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        return max(compare(exported, session, random_images(batch, size)) for batch in CHECKED)
+        return reference.difference(
+            lambda image: session.run(["logits", "classes"], {"image": image.numpy()}), "the ONNX graph"
+        )
 
 
-def compare(exported: Exported, session: Any, image: Tensor) -> float:
-    """Greatest difference between a logit in onnxruntime and the original's.
+def name_axes(graph: Any) -> None:
+    """Call the sizes that may vary in an ONNX graph batch, height and width; torch gives them numbers."""
+    given = [axis.dim_param for axis in graph.input[0].type.tensor_type.shape.dim]
+    names = {old: AXES[i - (i > 1)] for i, old in enumerate(given) if old}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(r"\b\w+\b", lambda found: names.get(found[0], found[0]), axis.dim_param)
+
+
+def export_program(graph: Graph, path: Path, reference: Reference) -> float:
+    """Write a graph for `torch.export.load`, which needs nothing of this project.
+
+    Returns:
+        Greatest difference of a logit, after reading the file, from the original's.
 
     Raises:
-        UserError: the difference is more than rounding, the classes differ, or the graph does not run.
+        UserError: it computes something else.
     """
-    with torch.inference_mode():
-        logits, classes = exported(image)
-    try:
-        got_logits, got_classes = session.run(["logits", "classes"], {"image": image.numpy()})
-    except Exception as error:  # onnxruntime raises several kinds without a common base
-        raise UserError(
-            f"the ONNX graph of {exported.model.path} does not run on {len(image)} images: {error}"
-        ) from error
-    real = logits[:, int(not exported.network.has_background) :]  # an unused background is a huge constant: left out
-    difference = float(np.abs(got_logits - logits.numpy()).max())
-    agreement = float((got_classes == classes.numpy()).mean())
-    if not difference <= TOLERANCE * real.abs().max().item() or agreement < AGREEMENT:
-        raise UserError(
-            f"the ONNX graph does not compute what {exported.model.path} does: logits differ by {difference:.3g}, and "
-            f"{100 * agreement:.1f} % of the classes agree"
-        )
-    return difference
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.export.save(graph.program, file)
+        with temporary.open("rb") as file:
+            again = torch.export.load(file).module()
+        with torch.inference_mode():
+            return reference.difference(lambda image: _arrays(again(image)), "the graph of torch.export")
+
+
+def _arrays(outputs: Sequence[Tensor]) -> Outputs:
+    logits, classes = outputs
+    return logits.numpy(), classes.numpy()
 
 
 def export_safetensors(model: SavedModel, path: Path) -> float:
@@ -125,78 +248,3 @@ def export_safetensors(model: SavedModel, path: Path) -> float:
     if not torch.equal(logits, again):
         raise UserError(f"{path} does not compute what {model.path} does")
     return 0.0
-
-
-def random_images(batch: int, size: tuple[int, int]) -> Tensor:
-    """B x 3 x H x W uint8, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
-
-
-def card_data(model: SavedModel, size: tuple[int, int]) -> dict[str, Any]:
-    """What a program needs to use the model, as plain values."""
-    dataset = model.facts.dataset
-    classes = zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
-    return {
-        "classes": [{"name": name, "mask_value": value, "colour": colour} for name, value, colour in classes],
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "height": size[0],
-        "width": size[1],
-        "tasks": {name: [group.start, group.stop] for name, group in model.groups.items()},
-    }
-
-
-def write_card(model: SavedModel, path: Path, size: tuple[int, int], files: Mapping[str, float]) -> None:
-    """Model card in Markdown.
-
-    Args:
-        model: the model.
-        path: of the card.
-        size: height and width that the network gets.
-        files: greatest difference of a logit by name of an exported file.
-    """
-    training, dataset = model.facts.training, model.facts.dataset
-    first = int(not model.network.has_background)
-    rows = [
-        f"| {channel} | {name} | {value} | #{''.join(f'{part:02x}' for part in colour)} |"
-        for channel, (name, value, colour) in enumerate(
-            zip(model.class_names, model.mask_values, model.colours.tolist(), strict=True)
-        )
-        if channel >= first
-    ]
-    groups = [f"{name.replace('u', '∪')}: {group.start} to {group.stop - 1}" for name, group in model.groups.items()]
-    lines = [
-        f"# {type(model.loss).__name__} on {dataset.name}, {len(model.about.channels_per_step)} tasks learned",
-        "",
-        f"Semantic segmentation of {len(model.class_names) - 1} classes{' and background' * (not first)} by "
-        f"{type(model.network).__name__}, which learned them task after task; seed {training.seed}.",
-        "",
-        f"- Input: RGB, uint8, batch x 3 x {size[0]} x {size[1]}; the ONNX graph normalises it itself, with mean "
-        f"{list(dataset.mean)} and deviation {list(dataset.std)} of values in [0, 1]; who builds on the weights must "
-        "do it.",
-        "- Output: `logits`, batch x channels x height x width; `classes`, the channel of each pixel.",
-        f"- Channels by task, counted from 1: {'; '.join(groups)}.",
-        *(f"- `{name}`: logits differ from the original's by at most {value:.2g}." for name, value in files.items()),
-        "",
-        "| channel | class | value in the data set's masks | colour |",
-        "|---|---|---|---|",
-        *rows,
-        *_scores(model),
-    ]
-    write_atomically(path, "\n".join(lines) + "\n")
-
-
-def _scores(model: SavedModel) -> list[str]:
-    """Test scores of the run that the checkpoint lies in; where there are none, a line that says so."""
-    folder = RunFolder.around(model.path)
-    try:
-        entries = read_entries(folder.results, "the card has no scores") if folder else []
-    except RunError as error:
-        log.warning(error)
-        return ["", "Test scores are not known: results.json of the run is damaged."]
-    for entry in entries:
-        if entry["task"] == model.task:
-            iou = ", ".join(f"{name} {percent(value)}" for name, value in entry["iou"].items())
-            return ["", f"Test: mIoU {percent(entry['miou'])} % on {entry['images']} images; IoU in %: {iou}."]
-    return ["", "Test scores are not known: the checkpoint did not lie in its run's folder."]

@@ -21,11 +21,13 @@ from continual.evaluation.closed_world import Groups, class_groups, closed_predi
 from continual.models.about import About, RunFacts
 from continual.models.checkpoint import ABOUT, CHECKSUM, check_shapes, checksum, load_checkpoint, network_state
 from continual.models.trust import TARGET, make, names_only_parts
-from datamodules.transforms import Evaluation
+from datamodules.transforms import CenterCrop, Evaluation, ResizeImage
 from loss.base import ContinualLoss
 from networks.base import NetworkOutput, SegmentationNetwork
 from networks.pixels import Pixels
 from protocol.errors import ConfigError, RunError
+from protocol.files import read_json
+from protocol.run_folder import RunFolder
 
 
 @dataclass
@@ -50,11 +52,13 @@ class SavedModel:
     def load(cls, path: Path, trust: bool = False, remedy: str = "--trust") -> SavedModel:
         """Build the network that a file holds: model.ckpt, last.ckpt of a task in training, or an exported safetensors.
 
-        Args: `path`: of the file; `trust`, `remedy`: see continual/models/trust.py.
+        Args: `path`: of the file, or of the folder of a run, whose last finished task is meant; `trust`, `remedy`: see
+            continual/models/trust.py.
 
         Raises:
             RunError: the file is missing, damaged, does not describe itself, or names what it may not.
         """
+        path = model_of_run(path) if path.is_dir() else path
         content, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
         about = About.read(content, path)
         facts = about.facts(path)
@@ -83,6 +87,11 @@ class SavedModel:
     def facts(self) -> RunFacts:
         """What it needs of the run's configuration."""
         return self.about.facts(self.path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
     @property
     def task(self) -> int:
@@ -143,6 +152,29 @@ class SavedModel:
         evaluation = self._evaluation() if size == "run" else None
         return getattr(evaluation, "input_size", lambda height, width: (height, width))
 
+    def size_rule(self, size: str) -> dict[str, int]:
+        """What the network gets of an image, in words that other programs understand.
+
+        Args: `size`: see `input_size`.
+
+        Returns:
+            "height" and "width" of all images; "short_side", whose other side keeps the aspect and is rounded down; or
+            nothing: images have their own size.
+
+        Raises:
+            ConfigError: `size` cannot be, or the run's evaluation is a class of the user's own with a rule of its own.
+        """
+        fixed, evaluation = _sides(size), self._evaluation() if size == "run" else None
+        if isinstance(evaluation, CenterCrop):
+            return {"short_side": evaluation.size}
+        if isinstance(evaluation, ResizeImage):
+            fixed = evaluation.output_size
+        elif hasattr(evaluation, "input_size"):
+            raise ConfigError(
+                f"the size that {type(evaluation).__name__} gives images can be written in no file: set --size 512x1024"
+            )
+        return dict(zip(("height", "width"), fixed, strict=True)) if fixed else {}
+
     def fixed_size(self, size: str) -> tuple[int, int]:
         """Height and width of all images that the network gets.
 
@@ -158,7 +190,7 @@ class SavedModel:
             crop = (side, side) if side else None
             fixed = getattr(self._evaluation(), "output_size", crop)
         if fixed is None:
-            raise ConfigError(f"--size {size} says no height and width here: give them, --size 512x1024")
+            raise ConfigError(f"size={size} says no height and width here: give them, --size 512x1024")
         return fixed
 
     def _evaluation(self) -> Any:
@@ -214,8 +246,29 @@ def _sides(size: str) -> tuple[int, int] | None:
         return None
     fixed = re.fullmatch(r"([1-9]\d{0,17})x([1-9]\d{0,17})", size, re.ASCII)
     if not fixed:
-        raise ConfigError(f"--size {size} is neither run, nor native, nor a height and width like 512x1024")
+        raise ConfigError(f"size={size} is neither run, nor native, nor a height and width like 512x1024")
     return int(fixed[1]), int(fixed[2])
+
+
+def model_of_run(folder: Path) -> Path:
+    """The network's file of the last finished task of a run.
+
+    Raises:
+        RunError: the folder is that of no run, or its results are damaged, or no task is finished.
+    """
+    run = RunFolder(folder)
+    if not run.results.is_file():
+        raise RunError(
+            f"{folder} holds no results.json of a run with a finished task: give the folder of one, or a model.ckpt"
+        )
+    content = read_json(run.results, "give the model.ckpt of a task instead of the run's folder")
+    try:
+        last = max(entry["task"] for entry in content["tasks"])
+        return RunFolder.of(folder, content["config"]["training"]).task(last).model
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.results} is damaged: it does not say which tasks are finished; give the model.ckpt of a task"
+        ) from error
 
 
 def grown(network: SegmentationNetwork, loss: ContinualLoss, about: About, single_head: bool) -> SegmentationNetwork:
@@ -277,4 +330,4 @@ def find_device(name: str) -> torch.device:
         probe.cpu()  # a device without data, such as meta, gives nothing back
         return probe.device
     except Exception as error:  # for some names torch looks for a module, or for a library
-        raise ConfigError(f"--device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error
+        raise ConfigError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from error

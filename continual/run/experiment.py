@@ -126,8 +126,12 @@ class Experiment:
     def _find_start(self) -> None:
         """Read the network that the run begins with, and see that it is enough; nothing where the run has none."""
         known = self.sequence.known
+        if known is not None:
+            self.learner.network.weights = f"{self.training.start_from}, as task 0 has it"
         if known is not None and not is_taken(self.folder.task(0).model):
             self.start = start_of(self.settings, known, self.learner.loss.layout)
+            tensors = len(self.start.network.state_dict())
+            self.learner.network.weights = f"{self.start.what}: {tensors} tensors match, none is missing"
             give_states(self.callbacks, self.start, has_old_images=self.training.old_images is not None)
 
     def _announce(self) -> None:
@@ -144,6 +148,7 @@ class Experiment:
         write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
         log.info(f"run folder: {self.folder.path}")
         log.info(self.sequence.describe())
+        log.info(f"weights: {self.learner.network.weights}")
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""

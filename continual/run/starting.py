@@ -8,19 +8,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from continual.learning.learner import ContinualLearner
 from continual.learning.schedules import constant
-from continual.models.start import KEY, Start, find_start
+from continual.models.start import ITSELF, KEY, Start, find_start
 from continual.run.callbacks import Callbacks
 from networks.classifier import Layout
 from protocol.errors import ConfigError, RunError
 from protocol.growth import Known
 
 log = logging.getLogger(__name__)
+
+OTHER_FILE = "has changed since this run began: bring the earlier file back, or set another training.name for a new run"
+OTHER_NOISE = "has other weights each time, random ones: let its constructor load them, or give the file that has them"
 
 
 def start_of(settings: Mapping[str, Any], known: Known, layout: Layout) -> Start:
@@ -35,11 +38,7 @@ def start_of(settings: Mapping[str, Any], known: Known, layout: Layout) -> Start
     start = find_start(training["start_from"], training["start_classes"], settings["network"], training["trust"])
     start.fit(layout, known.has_background)
     if json.dumps(asdict(start.known)) != json.dumps(asdict(known)):
-        raise RunError(
-            f"{KEY}: {start.what} has changed since this run began: bring the earlier file back, or set another "
-            "training.name for a new run"
-        )
-    log.info(f"weights: {start.what}: {len(start.network.state_dict())} tensors, all match")
+        raise RunError(f"{KEY}: {start.what} {OTHER_NOISE if training['start_from'] == ITSELF else OTHER_FILE}")
     return start
 
 
@@ -65,9 +64,8 @@ def standing_still(learner: ContinualLearner) -> Iterator[None]:
     """Within it nothing is learned: what trains passes over the images, and the network is as before after it."""
     before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
     optimisation = learner.optimisation
-    learner.optimisation = replace(
-        optimisation, make_optimizer=partial(torch.optim.SGD, lr=0.0), make_scheduler=constant
-    )
+    make_optimizer = cast("partial[torch.optim.Optimizer]", partial(torch.optim.SGD, lr=0.0))
+    learner.optimisation = replace(optimisation, make_optimizer=make_optimizer, make_scheduler=constant)
     try:
         yield
     finally:

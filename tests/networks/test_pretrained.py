@@ -5,9 +5,11 @@ import hashlib
 import http.server
 import logging
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,14 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
+from networks import fetching
+from networks.bisenet import BiSeNet
 from networks.deeplabv3 import DeepLabV3
+from networks.erfnet import ERFNet
 from networks.norm import Norm
 from networks.pretrained import convert_gamma, from_mib_name, load_encoder
 from networks.resnet import ResNet
+from networks.segmenter import Segmenter
 from protocol.errors import ConfigError
 
 
@@ -68,6 +74,7 @@ def test_torchvision_file(tmp_path, prefix, wrapped):
     network = DeepLabV3("resnet18", norm="bn", pretrained=str(tmp_path / "resnet18.pth"))
     for name, value in network.encoder.state_dict().items():
         assert torch.equal(value, state[name]), name
+    assert network.weights == f"{tmp_path / 'resnet18.pth'}: {len(state)} tensors match, none is missing"
 
 
 def test_mib_file_without_batch_counters(tmp_path):
@@ -135,6 +142,52 @@ def test_no_network_is_one_clear_sentence(monkeypatch):
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
     with pytest.raises(ConfigError, match=r"pretrained=IMAGENET1K_V1 could not fetch resnet18 .*/path/to/res"):
         DeepLabV3("resnet18", pretrained="imagenet")
+
+
+def test_auto_takes_what_can_be_had(imagenet, tmp_path, monkeypatch, caplog):
+    """The weights in the cache, without asking anybody; else random ones, with a warning that names reason and remedy.
+
+    A place that does not exist says so at once, one that never answers is not waited for.
+    """
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    monkeypatch.setattr(fetching, "PATIENCE", 0.3)
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (9, silent.getsockname()[1]):
+            address = f"http://127.0.0.1:{port}/{file.name}"
+            monkeypatch.setattr(weights, "_value_", replace(weights.value, url=address))
+            begun = time.monotonic()
+            network = DeepLabV3("resnet18", norm="bn", pretrained="auto")
+            assert time.monotonic() - begun < 5
+            assert network.weights == "random"
+            (said,) = [record.getMessage() for record in caplog.records]
+            assert said.startswith(f"pretrained=auto: the network starts from random weights ({address} ")
+            assert f"put it into {file.parent}, or give its path, pretrained=/path/to/{file.name}" in said
+            caplog.clear()
+        file.parent.mkdir(parents=True)
+        file.touch()  # what `imagenet` says is in it
+        network = DeepLabV3("resnet18", norm="bn", pretrained="auto")
+    assert network.weights == f"imagenet of torchvision (resnet18): {len(imagenet) - 1} tensors match, none is missing"
+    assert torch.equal(network.encoder.conv1.weight, imagenet["conv1.weight"])
+    assert not caplog.records
+
+
+def test_a_damaged_cache_does_not_stop_auto(imagenet, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    imagenet.pop("conv1.weight")
+    assert BiSeNet("resnet18", pretrained="auto").weights == "random"
+    assert "1 missing: conv1.weight" in caplog.text
+
+
+@pytest.mark.parametrize("make", [ERFNet, lambda **k: Segmenter("vit_tiny_patch16_224", {"depth": 1}, 32, **k)])
+def test_auto_of_networks_without_torchvision_s_weights(make, monkeypatch, caplog):
+    monkeypatch.setattr(fetching, "silence_of", lambda url: f"{url} is silent")
+    assert make(pretrained="auto").weights == make().weights == "random"
+    assert caplog.text.count("pretrained=auto: the network starts from random weights (") == 1
 
 
 class Weights(http.server.SimpleHTTPRequestHandler):

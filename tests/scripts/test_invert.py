@@ -32,7 +32,7 @@ def error(tmp_path, monkeypatch):
         ("--shrunk-iterations=-1", "--shrunk-iterations must be at least 0"),
         ("--seed=-1", "--seed must be at least 0"),
         ("--competition=1", "--competition needs --student"),
-        ("--device=nope", "--device nope cannot be used"),
+        ("--device=nope", "device=nope cannot be used"),
         ("--seed=0", "checkpoint model.ckpt is missing"),
     ],
 )

@@ -4,30 +4,41 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
 
 from continual.models.about import describe
-from continual.models.export import Exported, compare, export_onnx, export_safetensors, random_images
+from continual.models.checked_images import checked_images
+from continual.models.export import Exported, Reference, export_onnx, export_program, export_safetensors, traced
 from continual.models.saved_model import SavedModel
-from networks.bisenet import BiSeNet
-from networks.deeplabv3 import DeepLabV3
 from networks.erfnet import ERFNet
-from networks.segmenter import Segmenter
 from networks.unet import UNet
 from protocol.errors import UserError
 from tests.continual.models.test_saved_model import SETTINGS, tasks
-from tests.test_configurations import composed
+from tests.test_configurations import CONF, composed
 
-NETWORKS = {
-    "erfnet": ERFNet, "unet": lambda: UNet(width=4, num_layers=3, bilinear=True),
-    "bisenet": lambda: BiSeNet("resnet18"), "deeplabv3": lambda: DeepLabV3("resnet18"),
-    "segmenter": lambda: Segmenter("vit_tiny_patch16_224", {"depth": 2}),
+# Small ones; a window of the pooling that is neither as large as the maps nor of one pixel.
+SMALL = {
+    "deeplabv3": "backbone=resnet18 pooling=3", "deeplabv3_original": "backbone=resnet18",
+    "deeplabv3_transformer": "backbone=resnet18 channels=16 feedforward=16 heads=2 layers=1 crop_size=64",
+    "segmenter": "backbone=vit_tiny_patch16_224 +backbone_options.depth=1 crop_size=64", "bisenet": "backbone=resnet18",
+    "unet": "width=4 num_layers=3 bilinear=true",
+    "segformer": "widths=[8,16,40,64] depths=[1,1,1,1] decoder_width=16", "torchvision": "name=lraspp_mobilenet_v3_large",
+    "segmentation_models": "encoder=mobilenet_v2",
+    "module": "module._target_=tests.networks.own_modules.Tiny classifier=decode_head.cls_seg",
 }  # fmt: skip
+SIZES = ((64, 64), (37, 122))  # one as positions have it, one of no multiples
+# Each takes ten seconds or more, so that of the choices of one class the first stands for all.
+FILES = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "network").glob("*.yaml")}
+OF_CLASS = {content["_target_"]: name for name, content in sorted(FILES.items(), reverse=True) if "_target_" in content}
 
 
-def model(make, loss="crossentropy"):
-    torch.manual_seed(0)
-    network = make()
+def network(name):
+    overrides = [f"{'+' * each.startswith('+')}network.{each.lstrip('+')}" for each in SMALL.get(name, "").split()]
+    return instantiate(composed(f"network={name}", *overrides).network, _convert_="all")
+
+
+def model(network, loss="crossentropy"):
     method = instantiate(composed(f"loss={loss}").loss, _convert_="all")
     network.arrange_classifier(method.layout)
     if loss == "crossentropy":
@@ -38,49 +49,64 @@ def model(make, loss="crossentropy"):
     return SavedModel(Path("model.ckpt"), network.eval().requires_grad_(False), method, about)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "unet"])
-def test_onnx_computes_what_the_network_does(tmp_path, name):
-    """Of any number of images; nothing but the file is left."""
-    assert export_onnx(model(NETWORKS[name]), tmp_path / "model.onnx", (32, 48)) < 1e-2
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+def no_size():
+    raise AssertionError("the network cannot be traced for any size")
 
 
 @pytest.mark.slow
-def test_onnx_of_a_method_that_predicts_its_own_way(tmp_path):
-    """With the network that is left out above."""
-    assert export_onnx(model(NETWORKS["unet"], "ssul"), tmp_path / "model.onnx", (32, 48)) < 1e-2
+@pytest.mark.parametrize("name", sorted(OF_CLASS.values()))
+def test_graphs_compute_what_the_network_does(tmp_path, name):
+    """Of images of any number and size; nothing but the files is left; a method may predict its own way."""
+    torch.manual_seed(0)
+    ours = model(network(name), "ssul" if name == "unet" else "crossentropy")
+    graph = traced(ours, None, no_size)
+    reference = Reference(ours, checked_images(SIZES, [], lambda *size: size))
+    assert export_program(graph, tmp_path / "model.pt2", reference) < 1e-2
+    assert export_onnx(graph, tmp_path / "model.onnx", {"mean": [1, 2]}, reference) < 1e-2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt2"]
 
 
-class Session:
-    """A graph that computes something else."""
+class OneSize(UNet):
+    """As a user's own network may be."""
 
-    def __init__(self, logits, classes):
-        self.outputs = [logits.numpy(), classes.numpy()]
+    def encode(self, image):
+        if int(image.shape[-1]) > 1000:
+            return super().encode(image + 1)
+        return super().encode(image.reshape(image.shape[0], 3, 32, 48))
 
-    def run(self, names, inputs):
-        if inputs["image"].shape[0] == 3:
-            raise ValueError("Got: 3 Expected: 2")
-        return self.outputs
+
+def test_a_network_for_one_size_is_exported_for_that_size(tmp_path, caplog):
+    ours = model(OneSize(width=4, num_layers=2))
+    graph = traced(ours, None, lambda: (32, 48))
+    assert graph.size == (32, 48)
+    assert "images of 32x48 alone: OneSize cannot be traced for any size (" in caplog.text
+    images = list(checked_images([(32, 48)], [], lambda *_: (32, 48)))
+    assert [len(image) for image in images] == [1, 2]
+    assert export_program(graph, tmp_path / "model.pt2", Reference(ours, images)) == 0
 
 
 def test_a_graph_that_computes_something_else_is_refused():
     """Also where the constant of the missing background is larger than all logits together."""
-    exported = Exported(model(NETWORKS["unet"]))
-    image = random_images(2, (16, 24))
-    logits, classes = exported(image)
-    assert compare(exported, Session(logits, classes), image) == 0
-    silent = logits.clone()
+    ours = model(UNet(width=4, num_layers=3, bilinear=True))
+    (image,) = list(checked_images(SIZES[:1], [], lambda *_: SIZES[0]))[1:]
+    reference = Reference(ours, [image])
+    logits, classes = (each.numpy() for each in Exported(ours)(image))
+    assert reference.difference(lambda _: (logits, classes), "the graph") == 0
+    silent = logits.copy()
     silent[:, 1:] = 0
-    for wrong in (Session(silent, classes), Session(logits, (classes + 1) % 12)):
-        with pytest.raises(UserError, match=r"does not compute what model\.ckpt does"):
-            compare(exported, wrong, image)
-    with pytest.raises(UserError, match="does not run on 3 images: Got: 3"):
-        compare(exported, Session(logits, classes), random_images(3, (16, 24)))
+    for wrong in ((silent, classes), (logits, (classes + 1) % 12), (logits + float("nan"), classes)):
+        with pytest.raises(UserError, match=r"the graph does not compute what model\.ckpt does: logits of 2 images"):
+            reference.difference(lambda _, wrong=wrong: wrong, "the graph")
+
+    def fails(_):
+        raise ValueError("Got: 3 Expected: 2")
+
+    with pytest.raises(UserError, match=r"the graph of model\.ckpt does not run on 2 images of 64x64: Got: 3"):
+        reference.difference(fails, "the graph")
 
 
 def test_weights_come_back(tmp_path):
-    ours = model(ERFNet)
+    ours = model(ERFNet())
     assert export_safetensors(ours, tmp_path / "model.safetensors") == 0
     again = SavedModel.load(tmp_path / "model.safetensors")
     assert again.about == ours.about

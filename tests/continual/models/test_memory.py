@@ -46,5 +46,5 @@ def test_the_estimate_grows_with_images_pixels_and_gradients(network, monkeypatc
 
 @pytest.mark.parametrize("name", ["nope", "meta", "cuda:99", "", "cpu:x", "privateuseone"])
 def test_a_device_that_is_not_there_is_no_silent_fallback(name):
-    with pytest.raises(ConfigError, match=rf"--device {name} cannot be used: "):
+    with pytest.raises(ConfigError, match=rf"device={name} cannot be used: "):
         find_device(name)

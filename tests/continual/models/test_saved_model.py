@@ -196,10 +196,10 @@ def test_sizes_that_the_network_gets(model):
     whole = {"_target_": "datamodules.transforms.Identity"}
     assert model_of(STAGES[-1], 1, evaluation=whole, crop_size=96).fixed_size("run") == (96, 96)
     model = model_of(STAGES[-1], 1, evaluation=whole)
-    with pytest.raises(ConfigError, match="--size run says no height and width here"):
+    with pytest.raises(ConfigError, match="size=run says no height and width here"):
         model.fixed_size("run")
     for name in ("big", "1x" + "9" * 5000, "\u0663x\u0663"):
-        with pytest.raises(ConfigError, match=f"--size {name} is neither run, nor native"):
+        with pytest.raises(ConfigError, match=f"size={name} is neither run, nor native"):
             model.input_size(name)
 
 
