@@ -23,6 +23,7 @@ from datamodules.masks import CodedSplit
 from datamodules.meanings import coding_of, meaning_of_masks, meaning_of_outlines
 from datamodules.pairs import Found, listed_names, pairs_apart, pairs_beside
 from protocol.arrays import Flags
+from protocol.labels import IGNORE
 from protocol.numbers import Seed, Text
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,9 @@ class Folder(DataSource):
     def __init__(
         self,
         root: Text,
-        classes: Text | None,
-        background: FileValue | None,
-        ignored: Sequence[FileValue],
+        classes: Text | None = None,
+        background: FileValue | None = 0,
+        ignored: Sequence[FileValue] = (IGNORE,),
         val_fraction: Share = 0.2,
         seed: Seed = 42,
         test_root: Text | None = None,
