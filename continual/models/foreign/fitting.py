@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from continual.models.foreign.parts import State
 from protocol.errors import RunError
 
-State = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before all names
-COUNTER = "num_batches_tracked"  # of normalisation layers; files of early versions of torch have none
 HEAD = "classifier.heads.0."  # the first task's layer of the growing classifier
 MOST_NAMED = 3  # tensors in a message
 
@@ -29,12 +26,6 @@ def apart(state: Mapping[str, Tensor], *beginnings: str) -> tuple[State, tuple[s
     """A state without the tensors whose names begin so, and the names of those."""
     out = tuple(name for name in state if name.startswith(beginnings))
     return {name: value for name, value in state.items() if name not in out}, out
-
-
-def with_counters(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> State:
-    """With the counters of normalisation layers that are wanted and missing."""
-    missing = [name for name in wanted if name.endswith(COUNTER) and name not in state]
-    return {**state, **{name: torch.zeros((), dtype=torch.long) for name in missing}}
 
 
 def fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:

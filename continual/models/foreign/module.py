@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual.models.foreign.fitting import HEAD, channels_of, check_fit, renamed, with_counters, without_wrappers
+from continual.models.foreign.fitting import HEAD, channels_of, check_fit, renamed, without_wrappers
 from continual.models.foreign.found import Found
+from continual.models.foreign.parts import with_counters
 from networks.classifier import IncrementalClassifier
 from networks.module import ModuleNetwork
 from protocol.checks import did_you_mean
@@ -50,7 +51,7 @@ def from_module(
     if f"{layer}.bias" not in file:
         file[f"{layer}.bias"] = torch.zeros(channels)
     wanted = _wanted(network, channels)
-    check_fit(file := with_counters(file, wanted), wanted, f"the module of {description.get('_target_')}")
+    check_fit(file := with_counters(file), wanted, f"the module of {description.get('_target_')}")
     return _found(description, renamed(file, layer), channels, "a state dict of the module", background, classes)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.models.foreign.fitting import State, channels_of, check_fit, renamed, with_counters, without_wrappers
+from continual.models.foreign.fitting import channels_of, check_fit, renamed, without_wrappers
 from continual.models.foreign.found import Found
+from continual.models.foreign.parts import State, with_counters
 from networks.segformer import CLASS_LAYER, HEADS, OF_SIZE, build
 from protocol.errors import RunError
 
@@ -54,7 +55,7 @@ def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Fo
     channels = channels_of(file, CLASS_LAYER)
     with torch.device("meta"):
         wanted = build(widths, depths, decoder, channels).state_dict()
-    file = with_counters(file, wanted)
+    file = with_counters(file)
     size = next((size for size, sizes in OF_SIZE.items() if sizes == (widths, depths, decoder)), None)
     source = f"transformers' SegFormer {size.upper() if size else 'of a size of its own'}"
     check_fit(file, wanted, source)

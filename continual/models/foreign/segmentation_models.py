@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from continual.models.foreign.fitting import (
-    State,
     apart,
     channels_of,
     check_fit,
     fits,
     misfit,
     renamed,
-    with_counters,
     without_wrappers,
 )
 from continual.models.foreign.found import IMAGENET_MEAN, IMAGENET_STD, Found
+from continual.models.foreign.parts import State, with_counters
 from networks.segmentation_models import ARCHITECTURES, CLASS_LAYER, OF_TIMM, ShapesAlone, build, library
 from protocol.checks import listed
 from protocol.errors import ConfigError, RunError
@@ -61,7 +60,7 @@ def recognise(
     if not all(any(name.startswith(part) for name in file) for part in (ENCODER, DECODER, f"{CLASS_LAYER}.")):
         return None
     encoder = encoder or _encoder_of(file)
-    architecture, wanted = _architecture_of(file, encoder, architecture)
+    architecture = _architecture_of(file, encoder, architecture)
     mean, std = next(
         (both for start, both in NORMALISATION.items() if encoder.startswith(start)), (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -72,7 +71,7 @@ def recognise(
             "architecture": architecture,
             "encoder": encoder,
         },
-        state=renamed(with_counters(file, wanted), CLASS_LAYER),
+        state=renamed(with_counters(file), CLASS_LAYER),
         class_counts=(channels_of(file, CLASS_LAYER),),
         background=bool(background),
         mean=mean,
@@ -92,7 +91,7 @@ def _encoder_of(file: State) -> str:
         raise RunError(
             f"holds an encoder of timm in a network of segmentation_models_pytorch: {SAY}, {OF_TIMM} before timm's name"
         )
-    found = [name for name, wanted in _encoders(part) if fits(with_counters(part, wanted), wanted)]
+    found = [name for name, wanted in _encoders(part) if fits(with_counters(part), wanted)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -119,17 +118,17 @@ def _encoder_state(name: str) -> State:
     return state
 
 
-def _architecture_of(file: State, encoder: str, given: str | None) -> tuple[str, State]:
-    """The package's name of the decoder in a file, and the tensors of its network.
+def _architecture_of(file: State, encoder: str, given: str | None) -> str:
+    """The package's name of the decoder in a file.
 
     Raises:
         RunError: it is none, or one of several.
     """
     names = (given,) if given else ARCHITECTURES
     states = {name: state for name in names if (state := _state(name, encoder, file)) is not None}
-    found = [name for name, wanted in states.items() if fits(with_counters(file, wanted), wanted)]
+    found = [name for name, wanted in states.items() if fits(with_counters(file), wanted)]
     if len(found) == 1:
-        return found[0], states[found[0]]
+        return found[0]
     if found:
         raise RunError(f"may be {listed(found)} of segmentation_models_pytorch with encoder {encoder}: {SAY}")
     if given and given in states:

@@ -20,15 +20,14 @@ from torchvision.models import get_model
 
 from continual.models.foreign.fitting import (
     HEAD,
-    State,
     apart,
     channels_of,
     check_fit,
     renamed,
-    with_counters,
     without_wrappers,
 )
 from continual.models.foreign.found import Found
+from continual.models.foreign.parts import State, with_counters
 from datamodules.voc import CLASSES
 from networks.torchvision_segmentation import NAMES, class_layer_of
 
@@ -60,7 +59,7 @@ def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Fo
     channels = channels_of(file, LOW if name.startswith("lraspp") else "classifier.4")
     with torch.device("meta"):
         wanted = get_model(name, weights=None, weights_backbone=None, num_classes=channels, aux_loss=False).state_dict()
-    file = with_counters(file, wanted)
+    file = with_counters(file)
     check_fit(file, wanted, f"torchvision's {name}")
     is_voc = channels == 1 + len(CLASSES)
     network, ours = _ours(name, file)

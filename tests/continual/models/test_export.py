@@ -23,7 +23,8 @@ SMALL = {
     "deeplabv3_transformer": "backbone=resnet18 channels=16 feedforward=16 heads=2 layers=1 crop_size=64",
     "segmenter": "backbone=vit_tiny_patch16_224 +backbone_options.depth=1 crop_size=64", "bisenet": "backbone=resnet18",
     "unet": "width=4 num_layers=3 bilinear=true",
-    "segformer": "widths=[8,16,40,64] depths=[1,1,1,1] decoder_width=16", "torchvision": "name=lraspp_mobilenet_v3_large",
+    "segformer": "widths=[8,16,40,64] depths=[1,1,1,1] decoder_width=16",
+    "torchvision": "name=lraspp_mobilenet_v3_large",
     "segmentation_models": "encoder=mobilenet_v2",
     "module": "module._target_=tests.networks.own_modules.Tiny classifier=decode_head.cls_seg",
 }  # fmt: skip

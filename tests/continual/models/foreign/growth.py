@@ -49,7 +49,7 @@ def check_growth(found: Found, logits: Tensor, folder: Path, trust: bool = False
     grown = network(image).logits
     torch.testing.assert_close(grown[:, 1:CLASSES], before.logits[:, 1:], rtol=1e-5, atol=1e-5)
     probability = torch.softmax(grown, 1)[:, [0, *range(CLASSES, CLASSES + NEW)]].sum(1)  # background's, spread evenly
-    torch.testing.assert_close(probability, torch.softmax(before.logits, 1)[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probability, torch.softmax(before.logits, 1)[:, 0], rtol=1e-3, atol=1e-4)
     _learn(network, image)
     _come_back(found, network.eval(), image, folder / "model.ckpt", trust)
 
