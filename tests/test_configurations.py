@@ -44,7 +44,7 @@ MEMORY = [f"replay.{key}" for key in ("batch_size", "capacity", "labels", "selec
 # Choices whose values are not the defaults of their class on purpose, and where they differ.
 DIFFERENT = {
     "network=deeplabv3_atrous": ["norm", "norm_momentum"],  # torchvision's ResNet
-    "network=deeplabv3_small": ["backbone"],
+    "network=deeplabv3_small": ["backbone", "pretrained"],
     "network=unet_small": ["width", "num_layers"],  # for small images
     "loss=finetune": ["average"],  # MiB's fine-tuning; the penalties build on it
     "loss=ewc": ["average"],
@@ -111,6 +111,7 @@ SMALL = {
     "torchvision": ("network.name=lraspp_mobilenet_v3_large",),
     "segmentation": ("network.encoder=mobilenet_v2",),
     "segformer": ("network.widths=[8,16,40,64]", "network.depths=[1,1,1,1]", "network.decoder_width=16"),
+    "deeplabv3": (*SMALL_RESNET, "network.pretrained=null"),  # nothing is fetched
     "erfnet": (),
     "segmenter": ("network.backbone=vit_tiny_patch16_224", "network.backbone_options={depth: 2}"),
     "unet": ("network.width=8",),
