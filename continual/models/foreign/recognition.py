@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from protocol.checks import listed
 from protocol.errors import RunError
 
 MODULE = "networks.module.ModuleNetwork"  # of the user's own modules
+OF_PACKAGE = "networks.segmentation_models.SegmentationModels"
 # Kinds of normalisation with the same names, activation and, but for negative gammas, function.
 LEAKY_NORMS = ("abn", "iabn", "iabn_sync", "bn_leaky", "abr")
 
@@ -101,6 +103,8 @@ def _described(state: Mapping[str, Tensor], network: Mapping[str, Any]) -> Found
     Raises:
         RunError: the network is a module of the user's own, and the file does not fit it.
     """
+    if network[TARGET] == OF_PACKAGE:  # its files may fit several networks of the package
+        return segmentation_models.recognise(state, None, network["architecture"], network["encoder"])
     if network[TARGET] != MODULE:
         return own.recognise(state, network)
     own_module: ModuleNetwork = instantiate(OmegaConf.create(dict(network)), _convert_="all")
@@ -175,7 +179,8 @@ def _check(found: Found, path: Path) -> None:
     if not found.class_counts or min(found.class_counts) < 1:
         raise RunError(f"looks like {found.source}, but its classifier has no channels")
     try:
-        with torch.device("meta"):  # without memory: names and shapes alone count
+        # without memory, as names and shapes alone count; a user's constructor may need real numbers
+        with torch.device("meta") if names_only_parts(found.network) else nullcontext():
             check_shapes(made(found, path).state_dict(), found.state)
     except ValueError as error:  # RunError is one
         raise RunError(f"looks like {found.source}, but {error}") from error
