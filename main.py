@@ -11,7 +11,8 @@ from continual.launch.command_line import prepared, run_experiment
 from continual.launch.signals import ended_by_signals
 from continual.launch.user_errors import one_line_errors, one_line_exit
 
-sys.argv[1:] = prepared(sys.argv[1:])
+with one_line_exit():
+    sys.argv[1:] = prepared(sys.argv[1:])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

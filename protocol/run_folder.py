@@ -92,10 +92,6 @@ class RunFolder:
         """Checkpoints of a task."""
         return TaskFolder(self._checkpoints / _task(index))
 
-    def models(self) -> list[Path]:
-        """Networks of its finished tasks, in order."""
-        return sorted(self._checkpoints.glob("task_*/model.ckpt"), key=lambda path: (len(path.parent.name), path))
-
     def hidden_files(self) -> Iterator[Path]:
         """Files of the run and its checkpoints whose names begin with a dot."""
         yield from self.path.rglob(".*")

@@ -24,7 +24,8 @@ from datamodules.task_sequence import SPLITS, TaskSequence
 from protocol.files import write_atomically
 from protocol.schema import Parameter, Schema
 
-sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
+with one_line_exit():
+    sys.argv[1:] = prepared(sys.argv[1:], Schema({"output": Parameter(str | None)}))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tasks")

@@ -188,7 +188,7 @@ def test_two_processes_grow_a_network(cli: CLI, ground: Path, tmp_path: Path) ->
 
 REFUSED = (
     (("training.start_from=nothing.ckpt",), "nothing.ckpt"),
-    (("training.start_from={ground}/new",), "is no folder of a run with a finished task"),
+    (("training.start_from={ground}/new",), "holds no results.json of a run with a finished task"),
     (("training.start_from={ground}/new/classes.txt",), "classes.txt"),
     (("training.start_from={ground}/truncated.ckpt",), "truncated.ckpt"),
     (("training.start_from={ground}/code.ckpt",), "code.ckpt"),

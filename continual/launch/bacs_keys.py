@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from protocol.errors import ConfigError
+
 RENAMED = {
     "training.exp_name": "training.name",
     "training.n_gpus": "training.devices",
@@ -89,7 +91,11 @@ PRETRAINED = {"true": "imagenet", "false": "null"}
 
 
 def translate(arguments: Iterable[str]) -> list[str]:
-    """Arguments of the command line with BACS's settings as they are called here; says on stderr what it changed."""
+    """Arguments of the command line with BACS's settings as they are called here; says on stderr what it changed.
+
+    Raises:
+        ConfigError: a setting of BACS's is not here.
+    """
     renamed = [choices_here(argument) for argument in arguments]
     names = names_here(renamed)
     return [new for argument in _one_pretrained(renamed) for new in _translate(argument, names)]
@@ -137,7 +143,7 @@ def _translate(argument: str, names: dict[str, str]) -> list[str]:
         _say(key, f" has no effect here{WITHOUT_EFFECT[key]}")
         return []
     if reason := NOT_HERE.get(bare.lower()):
-        sys.exit(f"error: {bare} of BACS is not here: {reason}")
+        raise ConfigError(f"{bare} of BACS is not here: {reason}")
     if key in names:
         new = [f"{names[key]}={_value(argument)}"]
     elif bare.lower() in SWITCHES:

@@ -19,7 +19,8 @@ from continual.launch.composition import check_what_is_composed
 from continual.launch.hydra_options import options_first
 from continual.launch.naming import register_resolvers
 from continual.launch.repository import CONF, find_project_files
-from continual.launch.user_errors import one_line_exit, raise_failures_alone
+from continual.launch.user_errors import raise_failures_alone
+from protocol.errors import ConfigError
 from protocol.schema import Schema
 
 # Lightning's (and FSDP's) advice on things that this project decides itself.
@@ -46,12 +47,15 @@ MINIMISING = "hydra/sweeper=optuna"  # the plugin's own settings would look for 
 def prepared(arguments: Sequence[str], root: Schema | None = None) -> list[str]:
     """The command line's arguments as Hydra gets them, whose configuration can be composed and is checked then.
 
-    Exits after the help on a group, and where an argument cannot be.
+    Exits after the help on a group.
 
     Args: `root`: of keys that a script reads beside the groups.
+
+    Raises:
+        ConfigError: an argument cannot be.
     """
     if MINIMISING in arguments:
-        sys.exit(f"error: {MINIMISING} looks for the worst run: set hydra/sweeper=search, which is Optuna too")
+        raise ConfigError(f"{MINIMISING} looks for the worst run: set hydra/sweeper=search, which is Optuna too")
     arguments = options_first([_readable(argument) for argument in arguments if not LOCAL_RANK.fullmatch(argument)])
     arguments = translate(_with_own_folder(arguments))
     raise_failures_alone()
@@ -85,13 +89,13 @@ def _with_own_folder(arguments: Sequence[str]) -> list[str]:
     options, rest = parser.parse_known_args(arguments)
     if options.config_dir is not None:
         if not options.config_dir.is_dir():
-            sys.exit(f"error: --config-dir {options.config_dir}: there is no such folder")
+            raise ConfigError(f"--config-dir {options.config_dir}: there is no such folder")
         rest = [f"--config-dir={options.config_dir}", *rest]
     if options.config_path is None:
         return rest
     folder = options.config_path.expanduser()
     if not folder.is_dir() and not (CONF.parent / folder).is_dir():
-        sys.exit(f"error: --config-path {folder}: there is no such folder")
+        raise ConfigError(f"--config-path {folder}: there is no such folder")
     return [f"--config-path={folder.resolve() if folder.is_dir() else folder}", *rest]
 
 
@@ -99,20 +103,19 @@ def _print_help(arguments: Sequence[str]) -> None:
     """Print the help on what stands beside --help, and exit; Hydra prints the help where nothing does."""
     from continual.launch.keys import help_about
 
-    with one_line_exit():
-        text = help_about(arguments)
+    text = help_about(arguments)
     if text is not None:
         print(text)
         sys.exit()
 
 
-def run_experiment(config: DictConfig) -> float | None:
-    """Run one experiment in Hydra's output folder; gives the average mIoU over tasks."""
+def run_experiment(config: DictConfig, apart: bool = False) -> float | None:
+    """Run one experiment in Hydra's output folder; gives the average mIoU over tasks; `apart`: see `run_job`."""
     from continual.launch.jobs import run_job
 
     logging.raiseExceptions = False  # a full disk is said once, not with each line of the log
     quiet_lightning()
-    return run_job(config)
+    return run_job(config, apart)
 
 
 def quiet_lightning() -> None:

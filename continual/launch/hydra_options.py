@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import NoReturn
@@ -10,13 +9,15 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 
 from protocol.checks import did_you_mean
+from protocol.errors import ConfigError
 from protocol.words import nearest_key
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra can read them: after an option it takes no more overrides than stand together.
 
-    Exits where an option does not exist, or lacks its value.
+    Raises:
+        ConfigError: an option does not exist, or lacks its value.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage, too
@@ -27,7 +28,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    sys.exit(f"error: {message}")
+    raise ConfigError(message)
 
 
 def _no_option(argument: str, parser: ArgumentParser) -> str:

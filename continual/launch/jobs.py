@@ -44,17 +44,20 @@ MAIN = Path(__file__).parents[2] / "main.py"
 SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
 
 
-def run_job(config: DictConfig) -> float | None:
+def run_job(config: DictConfig, apart: bool = False) -> float | None:
     """Run one experiment in Hydra's output folder, unless it is finished; gives the average mIoU over tasks.
+
+    Args: `apart`: whether a run of several processes is a command of its own, since this process is something else than
+        that command.
 
     Raises:
         UserError: its settings, the data or the folder cannot be used.
     """
     with removed_if_refused(RunFolder(Path(HydraConfig.get().runtime.output_dir)), Path(config.training.output)):
-        return _run(config)
+        return _run(config, apart or HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def _run(config: DictConfig) -> float | None:
+def _run(config: DictConfig, apart: bool) -> float | None:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     with kept_traceback(RunFolder(directory).error):
@@ -64,7 +67,7 @@ def _run(config: DictConfig) -> float | None:
     if state.is_finished:
         if _say_changed_data(config, state, folder):
             return Results(folder, settings).average_miou
-    elif hydra.mode == RunMode.MULTIRUN and has_several_processes(settings["training"]) and not shares_machine(config):
+    elif apart and has_several_processes(settings["training"]) and not shares_machine(config):
         _run_apart(folder)
         return Results(folder, settings).average_miou
     else:
@@ -124,7 +127,7 @@ def has_several_processes(training: Mapping[str, Any]) -> bool:
 
 
 def _run_apart(folder: RunFolder) -> None:
-    """Run a job of several processes as the command that it would be without the sweep.
+    """Run a job of several processes as the command that it would be without the sweep, or the program around it.
 
     The processes of a run start one another with the same command line. That of a sweep would take them through all
     jobs, out of step as soon as one of them is skipped or fails.

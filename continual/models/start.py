@@ -19,7 +19,7 @@ from continual.models.checkpoint import ABOUT, NETWORK, checksum, load_checkpoin
 from continual.models.foreign.found import Found
 from continual.models.foreign.module import from_network
 from continual.models.foreign.recognition import find, made
-from continual.models.saved_model import SavedModel
+from continual.models.saved_model import SavedModel, model_of_run
 from datamodules.label_spaces import PUBLISHED, label_space
 from networks.base import SegmentationNetwork
 from networks.classifier import Layout
@@ -28,7 +28,6 @@ from networks.refit import fit_layout
 from protocol.errors import ConfigError, RunError
 from protocol.growth import Known
 from protocol.labels import IGNORE, LabelSpace
-from protocol.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -118,20 +117,6 @@ def _made(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> St
             f"{type(network_itself).__name__}: give a file"
         )
     return _foreign(from_network(network, network_itself), Path(ITSELF), classes)
-
-
-def model_of_run(folder: Path) -> Path:
-    """The network of the last finished task of a run.
-
-    Raises:
-        RunError: the folder holds none.
-    """
-    models = RunFolder(folder).models()
-    if not models:
-        raise RunError(
-            f"{KEY}={folder} is no folder of a run with a finished task (task_00/model.ckpt); give one, or a file"
-        )
-    return models[-1]
 
 
 def is_own(path: Path) -> bool:

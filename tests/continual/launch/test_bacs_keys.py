@@ -5,6 +5,7 @@ import json
 import pytest
 
 from continual.launch.bacs_keys import RENAMED, SWITCHES, translate
+from protocol.errors import ConfigError
 from tests.conftest import TINY
 
 
@@ -41,7 +42,7 @@ def test_arguments(theirs, ours):
 
 
 def test_what_bacs_has_and_this_project_has_not():
-    with pytest.raises(SystemExit, match=r"loss.same_task=true of BACS is not here: BACS refuses it too"):
+    with pytest.raises(ConfigError, match=r"loss.same_task=true of BACS is not here: BACS refuses it too"):
         translate(["loss=bacs", "loss.same_task=true"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from continual.launch.hydra_options import options_first
+from protocol.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,6 @@ def test_overrides_come_last_in_their_order(arguments, expected):
     ],
 )
 def test_an_option_that_does_not_exist_is_one_sentence(arguments, message):
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(ConfigError) as refused:
         options_first(arguments.split())
-    assert refused.value.code == f"error: {message}"
+    assert str(refused.value) == message

@@ -72,9 +72,9 @@ def test_the_examples(name, joint):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SystemExit, match="--config-path nowhere: there is no such folder"):
+    with pytest.raises(ConfigError, match="--config-path nowhere: there is no such folder"):
         prepared(["--config-path", "nowhere"])
-    with pytest.raises(SystemExit, match="--config-dir nowhere: there is no such folder"):
+    with pytest.raises(ConfigError, match="--config-dir nowhere: there is no such folder"):
         prepared(["--config-dir=nowhere"])
 
 

@@ -111,7 +111,7 @@ def test_without_any_plugin_a_launcher_says_how_too(monkeypatch):
 
 
 def test_a_search_for_the_worst_is_refused():
-    with pytest.raises(SystemExit, match="set hydra/sweeper=search"):
+    with pytest.raises(ConfigError, match="set hydra/sweeper=search"):
         prepared(["-m", "hydra/sweeper=optuna"])
 
 
