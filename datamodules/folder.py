@@ -14,14 +14,14 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from datamodules.base import DataError, DataSource
 from datamodules.class_index import ClassIndex
-from datamodules.classes_file import GREATEST_VALUE, ClassTable, classes_path, read_classes
-from datamodules.coco import Annotations, CocoSplit, common_categories, read_annotations
 from datamodules.files import IMAGE_SUFFIXES, FileSplit, existing_root
-from datamodules.hold_out import held_out
-from datamodules.layouts import FOLDERS, HOME, WHOLE, Part, find_part, has_part, has_splits
-from datamodules.masks import CodedSplit
-from datamodules.meanings import coding_of, meaning_of_masks, meaning_of_outlines
-from datamodules.pairs import Found, listed_names, pairs_apart, pairs_beside
+from datamodules.folder_contents.classes_file import GREATEST_VALUE, ClassTable, classes_path, read_classes
+from datamodules.folder_contents.coco import Annotations, CocoSplit, common_categories, read_annotations
+from datamodules.folder_contents.hold_out import held_out
+from datamodules.folder_contents.layouts import FOLDERS, HOME, WHOLE, Part, find_part, has_part, has_splits
+from datamodules.folder_contents.masks import CodedSplit
+from datamodules.folder_contents.meanings import coding_of, meaning_of_masks, meaning_of_outlines
+from datamodules.folder_contents.pairs import Found, listed_names, pairs_apart, pairs_beside
 from protocol.arrays import Flags
 from protocol.labels import IGNORE
 from protocol.numbers import Seed, Text
@@ -34,7 +34,7 @@ SHOWN = 3  # classes in a message
 
 
 class Folder(DataSource):
-    """Images with masks, or with outlines in COCO's format, in the layouts of `datamodules/layouts.py`.
+    """Images with masks, or with outlines in COCO's format, in the layouts of `datamodules/folder_contents/layouts.py`.
 
     Without a test split the validation split is the test split. Without any, images are chosen for validation.
     """
@@ -54,7 +54,7 @@ class Folder(DataSource):
     ) -> None:
         """Args:
         root: the folder.
-        classes: file below the root, see `datamodules/classes_file.py`; None: found by its name, or COCO's categories.
+        classes: file below the root, see `datamodules/folder_contents/classes_file.py`; None: found by its name, or COCO's categories.
         background: mask value of background; None where there is none.
         ignored: mask values without a class.
         val_fraction: of the images that validate, where the folder has no splits.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules import ade20k, camvid, cityscapes, voc
 from datamodules.base import DataError
-from datamodules.classes_file import read_classes
+from datamodules.folder_contents.classes_file import read_classes
 from protocol.labels import LabelSpace
 
 BACKGROUND = 0  # value of background in a classes file

@@ -1,8 +1,8 @@
 """From the command line, or from Python, to a run: arguments, jobs, devices, names, errors for the user.
 
-    from continual.launch import run
+from continual.launch import run
 
-    finished = run(["loss=mib", "dataset=folder", "dataset.root=mine"])
+finished = run(["loss=mib", "dataset=folder", "dataset.root=mine"])
 """
 
 from __future__ import annotations

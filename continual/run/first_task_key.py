@@ -60,6 +60,7 @@ INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib
 CODE = (
     "protocol/*.py",
     "datamodules/*.py",
+    "datamodules/folder_contents/*.py",
     "networks/*.py",
     "loss/base.py",
     "loss/functional.py",

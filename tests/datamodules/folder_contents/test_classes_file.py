@@ -5,7 +5,7 @@ import json
 import pytest
 
 from datamodules.base import DataError
-from datamodules.classes_file import classes_path, read_classes
+from datamodules.folder_contents.classes_file import classes_path, read_classes
 
 
 def test_a_missing_classes_file_says_what_it_holds(tmp_path):

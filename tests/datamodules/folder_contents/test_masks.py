@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datamodules.base import DataError
-from datamodules.masks import CodedSplit, Coding
+from datamodules.folder_contents.masks import CodedSplit, Coding
 
 COLOURS = (((0, 0, 0), 0, "background"), ((255, 0, 0), 1, "cat"), ((0, 0, 250), 7, "dog"))
 BY_COLOUR = Coding((), COLOURS, True, "classes.yaml")

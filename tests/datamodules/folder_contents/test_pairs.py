@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from datamodules.base import DataError
-from datamodules.pairs import listed_names, pairs_apart, pairs_beside
+from datamodules.folder_contents.pairs import listed_names, pairs_apart, pairs_beside
 
 
 def touch(root, *names):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datamodules.hold_out import held_out
+from datamodules.folder_contents.hold_out import held_out
 
 NAMES = [f"{i:04d}" for i in range(400)]
 COMMON = np.ones((400, 2), bool)

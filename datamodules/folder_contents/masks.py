@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.base import Contents, DataError
-from datamodules.classes_file import GREATEST_VALUE, RGB
 from datamodules.files import FileSplit, opened
+from datamodules.folder_contents.classes_file import GREATEST_VALUE, RGB
 from datamodules.mask_values import as_bytes, check_lossless, check_mask_mode, value_counts
 from protocol.arrays import Pixels
 from protocol.labels import IGNORE

@@ -9,8 +9,8 @@ import pytest
 
 from datamodules.base import DataError
 from datamodules.class_index import index_of
-from datamodules.coco import read_annotations
 from datamodules.folder import Folder
+from datamodules.folder_contents.coco import read_annotations
 from tests.datamodules.trees import NO_FILE, put, write_image
 
 pytest.importorskip("pycocotools")
@@ -222,6 +222,6 @@ def test_settings_that_outlines_have_no_use_for(tmp_path, settings, message):
 
 def test_without_pycocotools(tmp_path, monkeypatch):
     annotated(tmp_path, PAIR)
-    monkeypatch.setattr("datamodules.coco.find_spec", lambda _: None)
+    monkeypatch.setattr("datamodules.folder_contents.coco.find_spec", lambda _: None)
     with pytest.raises(DataError, match=r'by pycocotools, which is missing: pip install -e "\.\[coco\]"'):
         read_annotations(tmp_path / JSON)

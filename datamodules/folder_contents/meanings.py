@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from datamodules.base import DataError
-from datamodules.classes_file import GREATEST_VALUE, VOID, ClassTable
-from datamodules.masks import Coding
+from datamodules.folder_contents.classes_file import GREATEST_VALUE, VOID, ClassTable
+from datamodules.folder_contents.masks import Coding
 from protocol.labels import IGNORE, LabelSpace
 
 log = logging.getLogger(__name__)

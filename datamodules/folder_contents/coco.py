@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.base import Contents, DataError
-from datamodules.classes_file import check_class_name
 from datamodules.files import FileSplit
+from datamodules.folder_contents.classes_file import check_class_name
 from datamodules.text import shortened
 from protocol.labels import IGNORE
 
 if TYPE_CHECKING:
-    from datamodules.outlines import Shape
+    from datamodules.folder_contents.outlines import Shape
 
 MISSING = 'outlines in COCO\'s format are drawn by pycocotools, which is missing: pip install -e ".[coco]"'
 LARGEST_SIDE = 100_000  # pixels
@@ -201,7 +201,7 @@ class CocoSplit(FileSplit):
         return mask
 
     def _shape(self, index: int, entry: Mapping[str, Any]) -> Shape | None:
-        from datamodules.outlines import Shape  # needs pycocotools
+        from datamodules.folder_contents.outlines import Shape  # needs pycocotools
 
         value = IGNORE if entry.get("iscrowd") else self.categories[entry["category_id"]]
         try:
