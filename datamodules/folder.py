@@ -54,7 +54,8 @@ class Folder(DataSource):
     ) -> None:
         """Args:
         root: the folder.
-        classes: file below the root, see `datamodules/folder_contents/classes_file.py`; None: found by its name, or COCO's categories.
+        classes: file below the root, see datamodules/folder_contents/classes_file.py; None: found by its name, or
+            COCO's categories.
         background: mask value of background; None where there is none.
         ignored: mask values without a class.
         val_fraction: of the images that validate, where the folder has no splits.
