@@ -20,7 +20,9 @@ from continual.models.foreign.found import Found
 from continual.models.foreign.module import from_network
 from continual.models.foreign.recognition import find, made
 from continual.models.saved_model import SavedModel, model_of_run
+from continual.models.trust import make
 from datamodules.label_spaces import PUBLISHED, label_space
+from datamodules.transforms import Evaluation
 from networks.base import SegmentationNetwork
 from networks.classifier import Layout
 from networks.module import ModuleNetwork
@@ -136,6 +138,7 @@ def _own(path: Path, classes: Any, trust: bool) -> Start:
         raise RunError(f"training.start_classes has no effect: {path} names its classes itself; leave it out")
     model = SavedModel.load(path, trust, remedy=REMEDY)
     about, dataset = model.about, model.facts.dataset
+    make(dataset.evaluation, object if trust else Evaluation, path, trust, REMEDY)  # the run will make it unchecked
     names = zip(about.mask_values[1:], about.class_names[1:], about.colours[1:], strict=True)
     found = list(names)
     background = about.mask_values[0]
