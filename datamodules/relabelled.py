@@ -93,6 +93,10 @@ class RelabelledSource(DataSource):
     """A data set whose masks are read with the classes of a run.
 
     Further images are tested on where the data set has `more_test`, and trained on in task 0 where it has `old`.
+
+    Attributes:
+        learnable: ids of the classes that are known and of the data set's own; what only further images label is never
+            learned.
     """
 
     def __init__(self, source: DataSource, known: Known | None, old: DataSource | None = None) -> None:
@@ -108,6 +112,8 @@ class RelabelledSource(DataSource):
         others = [other for other in (self.more_test, old) if other is not None]
         self.labels, tables = grown_labels(known, [each.labels for each in (source, *others)])
         self._relabellings = dict(zip(map(id, (source, *others)), tables, strict=True))
+        learnable = {*(known.ids if known else ()), *tables[0].named}
+        self.learnable = tuple(c for c in self.labels.classes if c in learnable)
         self._splits: dict[str, RelabelledSplit] = {}
         self.name = source.name
         own = tables[0].table

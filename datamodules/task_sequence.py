@@ -77,10 +77,11 @@ class TaskSequence:
         cls, source: DataSource, protocol: Protocol, known: Known | None, training: Mapping[str, Any]
     ) -> TaskSequence:
         """Tasks of new classes."""
+        classes = source.learnable if isinstance(source, RelabelledSource) else tuple(source.labels.classes)
         if known:
-            steps = growth_steps(known, source.labels, dataset=source.name, **_grown_steps(source, training))
+            steps = growth_steps(known, classes, dataset=source.name, **_grown_steps(source, training))
         else:
-            steps = class_steps(source.labels.classes, dataset=source.name, **named_steps(training))
+            steps = class_steps(classes, dataset=source.name, **named_steps(training))
         tasks = build_tasks(source.labels, protocol, steps, training["joint"])
         if source.name == "ade20k" and protocol.mode == "disjoint" and training["ade_partition"] is None:
             log.warning(

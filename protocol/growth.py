@@ -7,7 +7,7 @@ not know. Classes are matched by their names. The network's classes keep their i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,8 @@ class Relabelling:
 def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[LabelSpace, list[Relabelling]]:
     """One label space of a network's classes and those of data sets, and how the masks of each of these are read.
 
-    A class that is not known keeps its data set's value where that is free, and gets a free one elsewhere.
+    A class that is not known keeps its data set's value where that is free, and gets a free one elsewhere. Background of
+    the data is void to a network that has none, and gets none (`training.hidden=ignore`).
 
     Args:
         known: what the network knows; None: nothing.
@@ -79,8 +80,8 @@ def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[Label
                 _check_spelling(name, ids)
                 ids[name] = _free(value, taken)
                 taken.add(ids[name])
-    if background is None and any(labels.background is not None for labels in data):
-        own = next(labels.background for labels in data if labels.background is not None)
+    own = next((labels.background for labels in data if labels.background is not None), None)
+    if background is None and own is not None and (known is None or known.has_background):
         background = _free(own, set(ids.values()))
     void = _free(IGNORE, {*ids.values(), background})
     joined = LabelSpace(
@@ -142,7 +143,7 @@ def _relabelling(labels: LabelSpace, joined: LabelSpace, void: int) -> Relabelli
 
 def growth_steps(
     known: Known,
-    labels: LabelSpace,
+    classes: Iterable[int],
     *,
     dataset: str,
     task: str | int | None,
@@ -157,12 +158,14 @@ def growth_steps(
     A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
     knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
 
-    Args: see `protocol.steps.class_steps`; `class_order`: ids of new classes; known ones are left out.
+    Args: see `protocol.steps.class_steps`; `classes`: the known ones and those to learn; `class_order`: ids of new ones;
+        known ones are left out.
 
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.
     """
-    new = [c for c in labels.classes if c not in known.ids]
+    classes = tuple(classes)
+    new = [c for c in classes if c not in known.ids]
     class_order = None if class_order is None else [c for c in class_order if c not in known.ids]
     if not new:
         return tuple(known.ids), ()
@@ -178,9 +181,7 @@ def growth_steps(
             "training.class_order and training.shuffle_classes order the new classes: with training.start_from leave "
             "out training.task, and give training.increment where they come in several tasks"
         )
-    steps = class_steps(
-        labels.classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment
-    )
+    steps = class_steps(classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment)
     for end in range(1, len(steps)):
         if {c for step in steps[:end] for c in step} == set(known.ids):
             return tuple(known.ids), *steps[end:]

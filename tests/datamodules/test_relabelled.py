@@ -90,3 +90,11 @@ def test_predictions_of_classes_that_a_data_set_does_not_label_count_as_backgrou
     assert judge_of(source.more_test.split("test"), task) is None
     labelled = RelabelledSource(Source(LabelSpace({1: "sky", 2: "road", 3: "car"}), [[1]]), KNOWN)
     assert judge_of(labelled.split("val"), task) is None
+
+
+def test_what_only_further_images_label_is_never_learned() -> None:
+    new = Source(LabelSpace({1: "car"}), [[1]])
+    new.more_test = Source(LabelSpace({1: "dog", 2: "sky"}), [[1, 2]])
+    source = RelabelledSource(new, KNOWN, Source(LabelSpace({1: "cat", 2: "road"}), [[1]]))
+    assert [source.labels.classes[c] for c in source.learnable] == ["sky", "road", "car"]
+    assert {"dog", "cat"} <= set(source.labels.classes.values())

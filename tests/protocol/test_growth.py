@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def steps(knows: Known, labels: LabelSpace, **settings: object) -> tuple[tuple[i
         "dataset": "folder", "task": None, "initial_increment": None, "increment": None, "shuffle_classes": False,
         "seed": 0, "class_order": None,
     }  # fmt: skip
-    return growth_steps(knows, labels, **{**usual, **settings})
+    return growth_steps(knows, labels.classes, **{**usual, **settings})
 
 
 def test_known_classes_keep_ids_order_and_colours_and_new_ones_their_values_where_these_are_free() -> None:
@@ -47,6 +49,13 @@ def test_a_background_whose_value_is_a_known_class_gets_another_one() -> None:
     assert labels.classes == {0: "sky", 1: "road", 2: "car"}
     assert labels.background == 3
     assert relabelling.table[[0, 1]].tolist() == [3, 2]
+
+
+def test_background_is_void_to_a_network_that_has_none() -> None:
+    knows = replace(known(background=None), has_background=False)
+    labels, (relabelling,) = grown_labels(knows, [LabelSpace({1: "car"}, background=0)])
+    assert labels.background is None
+    assert relabelling.table[0] == labels.ignored[0]
 
 
 @given(
