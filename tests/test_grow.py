@@ -247,3 +247,12 @@ def test_a_finished_run_goes_on_with_more_tasks_as_if_it_had_never_ended(cli: CL
         *TINY, "training.task=4-2", "training.class_order=[1,2,3,4,5,7,8,6]", "hydra.run.dir=longer", check=False
     )
     assert "has finished tasks that the new sequence does not begin with" in other.stderr
+
+
+@pytest.mark.parametrize("setting", ["training.single_head=true", "training.task_images=random"])
+def test_a_run_whose_tasks_depend_on_later_ones_stays_finished(cli: CLI, setting: str) -> None:
+    run = (*TINY, "training.task=4-2", setting, "hydra.run.dir=run")
+    cli(*run, "training.class_order=[1,2,3,4,5,6]")
+    longer = cli(*run, "training.class_order=[1,2,3,4,5,6,7,8]", check=False)
+    assert f"with {setting.replace('true', 'True')} its tasks depend on those that would follow" in longer.stderr
+    cli(*run, "training.class_order=[1,2,3,4,5,6]")

@@ -31,6 +31,8 @@ SEQUENCE = (
     "training.increment",
     "training.class_order",
 )
+# Keys by which a task depends on those after it: on how many there are, or on their classes.
+WHOLE = ("training.single_head", "training.task_images", "training.ade_partition")
 
 
 @dataclass
@@ -155,6 +157,12 @@ class RunState:
         now, then = (json.loads(json.dumps(settings, default=str)) for settings in both)
         changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k, "absent") != then.get(k, "absent")]
         if self.is_finished and set(changed) <= set(SEQUENCE):
+            whole = next((f"{k}={then[k]}" for k in WHOLE if then.get(k)), None)
+            if whole is not None:
+                raise RunError(
+                    f"the run in {folder.path} is finished, and with {whole} its tasks depend on those that would "
+                    "follow: set another training.name to train the whole sequence"
+                )
             self.earlier = [*self.earlier, self.fingerprint]
             self.fingerprint, self.settings, self.tasks = fingerprint(config), both[0], None
             return
