@@ -102,15 +102,25 @@ class Changes(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the table of all images and the picture of those that have changed most."""
+        learner = learner_of(pl_module)
+        if self.start is None or not learner.task.index:
+            return
+        self._gather(trainer)
         if not trainer.is_global_zero or not self.shares:
             return
-        learner = learner_of(pl_module)
         path = self.folder.changes(learner.task.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = sorted(self.shares.items(), key=lambda item: -item[1])
         write_atomically(path, csv_text([["image", "changed"], *([name, f"{share:.6f}"] for name, share in rows)]))
         if self.most:
             save_picture(self._picture(learner), self.folder.plot("changes", learner.task.index))
+
+    def _gather(self, trainer: pl.Trainer) -> None:
+        """Join what the processes have seen, each of other images."""
+        own = (self.shares, self.most)
+        found = [trainer.strategy.broadcast(own, src=rank) for rank in range(trainer.world_size)]
+        self.shares = {name: share for shares, _ in found for name, share in shares.items()}
+        self.most = heapq.nlargest(SHOWN, (change for _, most in found for change in most))
 
     def _picture(self, learner: ContinualLearner) -> Pixels:
         colours, changes = palette(learner.task), sorted(self.most, reverse=True)
