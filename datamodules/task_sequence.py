@@ -185,14 +185,17 @@ def grown_images(
 ) -> tuple[TaskImages, ...]:
     """The images of the tasks of a network that knows the first task's classes before the run.
 
-    The first task has the images of old classes that were given for it, which no later one has. A task without new
-    classes has all images that show a known one.
+    The first task has those of the images that were given for it which show a known class, and no later one has any of
+    them. A task without new classes has all images that show a known one.
 
     Raises:
-        TaskError: its labels would be hidden, or nothing is new.
+        TaskError: its labels would be hidden, nothing is new, or no image that was given shows a known class.
     """
     own = len(source.source.split("train"))
-    begun = replace(images[0], train=np.arange(own, len(source.split("train"))))
+    shown = select_test(tasks[0], presence["train"])
+    begun = replace(images[0], train=shown[shown >= own])
+    if source.old is not None and not len(begun.train):
+        raise TaskError("training.old_images: its images show none of the classes that training.start_from knows")
     later = [replace(chosen, train=chosen.train[chosen.train < own]) for chosen in images[1:]]
     last = tasks[-1]
     _say_what_is_hidden(source, tasks[-1], presence["train"][:own])
@@ -223,7 +226,11 @@ def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -
 
 def _old_images(root: str | None) -> DataSource | None:
     """The folder of `training.old_images`."""
-    return None if root is None else Folder(root, classes=None, background=0, ignored=[IGNORE])
+    if root is None:
+        return None
+    if not Path(root).expanduser().is_dir():
+        raise TaskError(f"training.old_images={root}: there is no such folder")
+    return Folder(root, classes=None, background=0, ignored=[IGNORE])
 
 
 def _grown_steps(source: DataSource, training: Mapping[str, Any]) -> dict[str, Any]:

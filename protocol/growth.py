@@ -61,8 +61,8 @@ class Relabelling:
 def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[LabelSpace, list[Relabelling]]:
     """One label space of a network's classes and those of data sets, and how the masks of each of these are read.
 
-    A class that is not known keeps its data set's value where that is free, and gets a free one elsewhere. Background of
-    the data is void to a network that has none, and gets none (`training.hidden=ignore`).
+    A class that is not known keeps its data set's value where that is free, and gets a free one elsewhere. Background
+    of the data is void to a network that has none, and gets none (`training.hidden=ignore`).
 
     Args:
         known: what the network knows; None: nothing.
@@ -158,8 +158,8 @@ def growth_steps(
     A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
     knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
 
-    Args: see `protocol.steps.class_steps`; `classes`: the known ones and those to learn; `class_order`: ids of new ones;
-        known ones are left out.
+    Args: see `protocol.steps.class_steps`; `classes`: the known ones and those to learn; `class_order`: ids of new
+        ones; known ones are left out.
 
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.

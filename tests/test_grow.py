@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from datamodules.shapes import Shapes
 from tests.conftest import ROOT, TINY, cli_environment
@@ -187,6 +188,9 @@ def test_two_processes_grow_a_network(cli: CLI, ground: Path, tmp_path: Path) ->
     assert (tmp_path / "grown/changes/task_01.csv").read_text().count("\n") == after["images"] + 1
 
 
+NAMED = (
+    "training.start_from={ground}/bare.pth", "network=unet_small", "network.width=4", "network.num_layers=3",
+)  # fmt: skip
 REFUSED = (
     (("training.start_from=nothing.ckpt",), "nothing.ckpt"),
     (("training.start_from={ground}/new",), "holds no results.json of a run with a finished task"),
@@ -197,6 +201,12 @@ REFUSED = (
     (("network=unet_small", "network.width=8"), "network.width contradicts training.start_from"),
     (("dataset.mean=[0.1,0.2,0.3]",), "dataset.mean=[0.1, 0.2, 0.3] contradicts training.start_from"),
     (("training.start_classes=voc",), "training.start_classes has no effect"),
+    (("loss=ewc", "training.old_images={ground}/new"), "show none of the classes that training.start_from knows"),
+    (("loss=ewc", "training.old_images=nowhere"), "training.old_images=nowhere: there is no such folder"),
+    ((*NAMED, "training.start_classes=[a,a,b,c,d,e]"), "has a class called 'a'"),
+    ((*NAMED, "training.start_classes=[a,b,c,d,e,Background]"), "has a class called 'Background'"),
+    ((*NAMED, "training.start_classes=[a,b,c,d,e,'${{oc.env:HOME}}']"), "has a class called '${oc.env:HOME}'"),
+    (("training.start_from={ground}/evaluation.safetensors",), "names builtins.open, which is no part of this project"),
     (("training.single_head=true",), "training.single_head=true does not go with training.start_from"),
     (("training=joint",), "training.joint=true does not go with training.start_from"),
     (("training.task=5-3",), "knows 6, which are not those of the first steps"),
@@ -207,7 +217,7 @@ REFUSED = (
     (("loss=bacs",), "set training.bg_detector=false"),
     (("dataset.root={ground}/old",), "knows all classes of folder"),
     (("dataset.root={ground}/old", "training.mode=sequential"), "set loss.unbiased_kd=false"),
-    (("dataset.root={ground}/unlabelled",), "has no train image"),
+    (("dataset.root={ground}/unlabelled",), "no train mask of folder shows a class"),
     (("dataset.root={ground}/nearly",), "write the name as disc"),
 )
 
@@ -216,6 +226,8 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(cli: CLI, ground: Pat
     model = (ground / "start/task_01/model.ckpt").read_bytes()
     (ground / "truncated.ckpt").write_bytes(model[: len(model) // 2])
     torch.save(Code(), ground / "code.ckpt")
+    torch.save(weights(ground / "start/task_01/model.ckpt"), ground / "bare.pth")
+    write_file_with_code(ground / "start/task_01/model.ckpt", ground / "evaluation.safetensors")
     write_folder(ground / "unlabelled", {"nothing like it": 1})
     write_folder(ground / "nearly", {"Disc": 1})
     for arguments, sentence in REFUSED:
@@ -227,6 +239,15 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(cli: CLI, ground: Pat
         assert refused.stderr.count("\n") == 1, (arguments, refused.stderr)
         assert sentence in refused.stderr, (arguments, refused.stderr)
         assert not (tmp_path / "grown").exists(), arguments
+
+
+def write_file_with_code(model: Path, path: Path) -> None:
+    """A model whose evaluation opens a file to write."""
+    content = torch.load(model, weights_only=True)
+    about = content["about"]
+    about["config"]["dataset"]["evaluation"] = {"_target_": "builtins.open", "file": "ran", "mode": "w"}
+    network = {name: tensor.contiguous() for name, tensor in content["network"].items()}
+    save_file(network, path, metadata={"about": json.dumps(about)})
 
 
 class Code:

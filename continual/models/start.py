@@ -103,7 +103,9 @@ def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping
         return _made(network, classes)
     path = Path(given).expanduser()
     path = model_of_run(path) if path.is_dir() else path
-    return _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
+    start = _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
+    _check_names(list(start.labels.classes.values()), start.what)
+    return start
 
 
 def _made(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> Start:
@@ -119,6 +121,16 @@ def _made(network: Mapping[str, Any], classes: str | Sequence[str] | None) -> St
             f"{type(network_itself).__name__}: give a file"
         )
     return _foreign(from_network(network, network_itself), Path(ITSELF), classes)
+
+
+def _check_names(names: Sequence[str], what: str) -> None:
+    """Raise RunError where a class could be taken for another one, or its name for a reference to a setting."""
+    for place, name in enumerate(names):
+        if name in names[:place] or name.casefold() == BACKGROUND or "${" in name:
+            raise RunError(
+                f"{what} has a class called {name!r}: each needs a name of its own, which is not {BACKGROUND} and has "
+                "no ${ in it"
+            )
 
 
 def is_own(path: Path) -> bool:
