@@ -7,7 +7,8 @@ task alone, "j", and all tasks up to it, "1u2", "1u2u3" ... A group has two scor
     classes of one task are told apart, whatever happened to the other tasks.
 * open world: the mean IoU of the group's classes where all channels and all labelled pixels take part, as elsewhere.
 
-Background, where there is one, belongs to the first task.
+Background, where there is one, belongs to the first task. Classes that an image's data set does not label (see
+`datamodules.relabelled.Judge`) count as background in its groups, and cannot win in the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from continual.evaluation.metrics import BACKGROUND, class_accuracy, class_iou, count_pairs, or_none, pixel_accuracy
+from continual.evaluation.metrics import (
+    BACKGROUND,
+    class_accuracy,
+    class_iou,
+    count_pairs,
+    judged,
+    or_none,
+    pixel_accuracy,
+)
 from continual.evaluation.text import percent
 from networks.base import NetworkOutput
 from networks.maps import at_size_of
@@ -56,15 +65,21 @@ def closed_prediction(logits: Tensor, group: slice) -> Tensor:
     return channels
 
 
-def closed_confusion(logits: Tensor, labels: Tensor, group: slice) -> Tensor:
+def closed_confusion(logits: Tensor, labels: Tensor, group: slice, judges: Tensor | None = None) -> Tensor:
     """Confusion matrix of the group's n classes, n x n, over the pixels that they label.
 
     Args:
         logits: B x C x h x w; a label's pixel takes the nearest.
         labels: B x H x W int64.
         group: channels.
+        judges: B x 256 uint8, channels as which predicted ones count; None: each as itself.
     """
+    if judges is not None and group.start:
+        unlabelled = judges[:, : logits.shape[1]] == 0
+        logits = logits.masked_fill(unlabelled[..., None, None], -torch.inf)
     prediction = at_size_of(closed_prediction(logits, group), labels)
+    if judges is not None and not group.start:
+        prediction = judged(prediction, judges)
     inside = (labels >= group.start) & (labels < group.stop)
     return count_pairs(
         prediction - group.start, torch.where(inside, labels - group.start, IGNORE), group.stop - group.start
@@ -99,7 +114,8 @@ class ClosedWorldScores(pl.Callback):
         """Count a batch; `outputs` is what the network gave for it."""
         output: NetworkOutput = outputs
         for name, group in self.groups.items():
-            self.confusions[name] = self.confusions[name] + closed_confusion(output.logits, batch["label"], group)
+            counted = closed_confusion(output.logits, batch["label"], group, batch.get("judged"))
+            self.confusions[name] = self.confusions[name] + counted
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add up the processes' counts."""

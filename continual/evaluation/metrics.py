@@ -69,6 +69,11 @@ class SegmentationMetrics(Metric):
         return task_scores(self.compute()[0], task)
 
 
+def judged(prediction: Tensor, judges: Tensor) -> Tensor:
+    """Channels B x H x W as which predicted ones count; `judges`: tables B x 256, see `datamodules.relabelled.Judge`."""
+    return judges.long().gather(1, prediction.flatten(1)).view_as(prediction)
+
+
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
     """Confusion matrix C x C int64 of two int64 maps of one shape; labels of C and above are left out.
 

@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from continual.evaluation.metrics import SegmentationMetrics
+from continual.evaluation.metrics import SegmentationMetrics, judged
 from continual.learning.finite import FiniteTerms
 from continual.learning.optimisation import Optimisation
 from continual.learning.sharding import ShardedStrategy
@@ -186,7 +186,9 @@ class ContinualLearner(pl.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
         prediction = at_size_of(self.loss.predict(output), batch["label"])
-        self.metrics.update(judged(prediction, batch), batch["label"])
+        if "judged" in batch:
+            prediction = judged(prediction, batch["judged"])
+        self.metrics.update(prediction, batch["label"])
         return output
 
     def on_validation_epoch_start(self) -> None:
@@ -215,10 +217,3 @@ class ContinualLearner(pl.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> NetworkOutput:  # type: ignore[override]
         """Confusion matrix alone; the experiment reads the scores, callbacks the output."""
         return self._evaluate(batch)
-
-
-def judged(prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Channels B x H x W as which predictions count, see `datamodules.relabelled.Judge`."""
-    if "judged" not in batch:
-        return prediction
-    return batch["judged"].long().gather(1, prediction.flatten(1)).view_as(prediction)

@@ -95,3 +95,15 @@ def test_the_table_names_groups_as_the_paper_does():
     closed = {"miou": 1.0, "recall": 1.0, "precision": None, "accuracy": 0.1, "fw_iou": 0.2, "iou": {"a": 1.0}}
     entry = {"task": 1, "groups": {name: {**scores, "closed_world": closed} for name in ("1", "2", "1u2")}}
     assert list(groups_table(entry).columns[0].cells) == ["1", "2", "1∪2"]
+
+
+def test_what_an_image_does_not_label_counts_as_background_or_cannot_win():
+    judges = torch.zeros(1, 256, dtype=torch.uint8)
+    judges[0, 3] = 3  # channels 1, 2 and 4 are not labelled
+    winners = torch.tensor([[[1, 2, 4, 3]]])
+    logits = torch.nn.functional.one_hot(winners, 5).permute(0, 3, 1, 2).float()
+    labels = torch.tensor([[[0, 0, 3, 3]]])
+    assert closed_confusion(logits, labels, slice(0, 3), judges).tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert closed_confusion(logits, labels, slice(3, 5), judges).tolist() == [[2, 0], [0, 0]]
+    whole = closed_confusion(logits, labels, slice(0, 5), judges)
+    assert (whole == count_pairs(torch.tensor([[[0, 0, 0, 3]]]), labels, 5)).all()
