@@ -7,7 +7,7 @@ not know. Classes are matched by their names. The network's classes keep their i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +143,7 @@ def _relabelling(labels: LabelSpace, joined: LabelSpace, void: int) -> Relabelli
 
 def growth_steps(
     known: Known,
-    classes: Iterable[int],
+    classes: Sequence[int],
     *,
     dataset: str,
     task: str | int | None,
@@ -164,7 +164,6 @@ def growth_steps(
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.
     """
-    classes = tuple(classes)
     new = [c for c in classes if c not in known.ids]
     class_order = None if class_order is None else [c for c in class_order if c not in known.ids]
     if not new:

@@ -70,7 +70,7 @@ class SegmentationMetrics(Metric):
 
 
 def judged(prediction: Tensor, judges: Tensor) -> Tensor:
-    """Channels B x H x W as which predicted ones count; `judges`: tables B x 256, see `datamodules.relabelled.Judge`."""
+    """Channels B x H x W as which predicted ones count; `judges`: B x 256, see `datamodules.relabelled.Judge`."""
     return judges.long().gather(1, prediction.flatten(1)).view_as(prediction)
 
 

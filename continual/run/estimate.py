@@ -64,6 +64,9 @@ def work_of(sequence: TaskSequence, training: TrainingSettings, devices: int, te
     found = []
     for task, images in zip(sequence.tasks, sequence.images, strict=True):
         batches = max(1, int(kept * len(images.train)) // (training.batch_size * devices))
+        if sequence.known is not None and not task.index:  # old images are passed over once, if there are any
+            found.append(Work(batches * bool(len(images.train)), len(images.test) / (training.batch_size * devices)))
+            continue
         epochs: float = (training.next_epochs if task.index else None) or training.epochs
         if training.steps_per_class:
             epochs = training.steps_per_class * len(task.new) * training.accumulate_gradients / batches

@@ -31,7 +31,7 @@ def steps(knows: Known, labels: LabelSpace, **settings: object) -> tuple[tuple[i
         "dataset": "folder", "task": None, "initial_increment": None, "increment": None, "shuffle_classes": False,
         "seed": 0, "class_order": None,
     }  # fmt: skip
-    return growth_steps(knows, labels.classes, **{**usual, **settings})
+    return growth_steps(knows, list(labels.classes), **{**usual, **settings})
 
 
 def test_known_classes_keep_ids_order_and_colours_and_new_ones_their_values_where_these_are_free() -> None:
