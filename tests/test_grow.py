@@ -106,7 +106,8 @@ def test_what_has_grown_grows_again_from_any_of_its_files(cli: CLI, ground: Path
     cli("grown/task_01/model.ckpt", *exported, script="scripts/export.py")
     shutil.move(tmp_path / "grown", tmp_path / "first")
     found = []
-    for start in ("first", "first/task_01/model.ckpt", "exported/model.safetensors"):
+    last = "first/task_0${training.val_every}/model.ckpt"  # a reference, as anywhere in a configuration
+    for start in ("first", last, "exported/model.safetensors"):
         grow(cli, ground, f"training.start_from={start}", "hydra.run.dir=" + (name := f"again{len(found)}"))
         found.append(results(tmp_path / name)["tasks"])
     assert found[0] == found[1] == found[2]

@@ -63,7 +63,7 @@ def _start(config: DictConfig, given: Collection[str]) -> Start:
     """
     from continual.models.start import find_start  # imports torch, for which other runs need not wait
 
-    training, network = plain(config.training), plain(config.network)
+    training, network = plain(config.training, resolve=True), plain(config.network, resolve=True)
     start = find_start(training["start_from"], training["start_classes"], network, training["trust"])
     for key in filter(lambda key: key == "network" or key.startswith("network."), given):
         name = key.partition(".")[2] or TARGET
@@ -82,7 +82,7 @@ def _network(config: DictConfig, start: Start) -> dict[str, Any]:
     Where every task begins with initial weights (CIL), those are not the start's.
     """
     description = {**start.description, "pretrained": None} if "pretrained" in start.description else start.description
-    own = plain(config)["network"]
+    own = plain(config.network, resolve=True)
     if config.training.from_initial_weights and own.get(TARGET) == start.description[TARGET] and "pretrained" in own:
         return {**description, "pretrained": own["pretrained"]}
     return dict(description)

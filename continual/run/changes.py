@@ -88,7 +88,8 @@ class Changes(pl.Callback):
         learner = learner_of(pl_module)
         if self.start is None or not learner.task.index:
             return
-        before, after, changed = compare(self.start, learner, outputs, batch)
+        with trainer.precision_plugin.forward_context():  # or rounding alone would change predictions
+            before, after, changed = compare(self.start, learner, outputs, batch)
         images = learner.pixels.raw(at_size_of(batch["image"], batch["label"]))
         split = data_of(trainer).source.split(data_of(trainer).test_split)
         shares = changed.flatten(1).float().mean(1).tolist()
