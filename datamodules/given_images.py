@@ -17,9 +17,7 @@ from datamodules.base import DataError
 from datamodules.files import file_status, read_image
 from protocol.arrays import Pixels
 
-KINDS = (
-    "a path, an array H x W x 3, a PIL image of mode RGB, a tensor 3 x H x W or B x 3 x H x W, or a list of these"
-)
+KINDS = "a path, an array H x W x 3, a PIL image of mode RGB, a tensor 3 x H x W or B x 3 x H x W, or a list of these"
 
 
 @dataclass(frozen=True)

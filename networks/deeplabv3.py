@@ -92,10 +92,12 @@ class ASPP(nn.Module):
 
 def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     """Matrix side x side whose row i takes the mean of a window around i; at the ends, of the first and last window."""
-    width = torch.sym_min(window, side)
+    width: Any = torch.sym_min(window, side)  # a symbol in a traced graph
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
-    return ((places >= begin) & (places < begin + width)).to(like.dtype) / width
+    inside: Tensor = (places >= begin) & (places < begin + width)
+    means: Tensor = inside.to(like.dtype) / width
+    return means
 
 
 class DeepLabV3(SegmentationNetwork):

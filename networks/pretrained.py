@@ -200,7 +200,9 @@ def _find(pretrained: str, backbone: str) -> State:
 
 def _torchvision(backbone: str, name: str) -> State:
     try:
-        state: State = get_model_weights(backbone)[name].get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state: State = get_model_weights(backbone)[name].get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
         return state
     except OSError as error:
         raise ConfigError(

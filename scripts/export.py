@@ -58,7 +58,12 @@ def export(arguments: argparse.Namespace) -> None:
     from continual.models.card import card_data, write_card
     from continual.models.checked_images import checked_images, images_of_run
     from continual.models.export import (
-        Reference, check_onnx, export_onnx, export_program, export_safetensors, traced,
+        Reference,
+        check_onnx,
+        export_onnx,
+        export_program,
+        export_safetensors,
+        traced,
     )  # fmt: skip
     from continual.models.memory import check_fits
     from continual.models.saved_model import SavedModel

@@ -82,7 +82,9 @@ def run(arguments: Sequence[str]) -> FinishedRun:
 def _check(arguments: Sequence[str]) -> None:
     """Raise ConfigError unless these are arguments of one run."""
     if isinstance(arguments, str) or not all(isinstance(argument, str) for argument in arguments):
-        raise ConfigError('run takes a list of texts, each as on the command line: run(["loss=mib", "training.seed=1"])')
+        raise ConfigError(
+            'run takes a list of texts, each as on the command line: run(["loss=mib", "training.seed=1"])'
+        )
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name in SWEEPS or (name, value.upper()) == ("hydra.mode", "MULTIRUN"):

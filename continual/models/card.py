@@ -161,4 +161,3 @@ def _limits(model: SavedModel) -> list[str]:
           if len(model.about.channels_per_step) > 1 else []),
         f"- It was tested on images of {model.facts.dataset.name} alone, not on those of other cameras and scenes.",
     ]  # fmt: skip
-

@@ -26,7 +26,9 @@ def images_of_run(checkpoint: Path) -> list[Pixels]:
     return [read_image(path) for path in list(files)[:MOST]]
 
 
-def checked_images(sizes: Sequence[Size], real: Sequence[Pixels], wanted: Callable[[int, int], Size]) -> Iterator[Tensor]:
+def checked_images(
+    sizes: Sequence[Size], real: Sequence[Pixels], wanted: Callable[[int, int], Size]
+) -> Iterator[Tensor]:
     """Batches of one and of two images, B x 3 x H x W uint8, always the same.
 
     Args:

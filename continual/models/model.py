@@ -43,9 +43,7 @@ class Model:
         self._size = saved.input_size(_written(size))
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, device: str, size: str | tuple[int, int], trust: bool
-    ) -> Model:
+    def load(cls, path: str | os.PathLike[str], *, device: str, size: str | tuple[int, int], trust: bool) -> Model:
         """See `continual.models.load`."""
         if not os.fspath(path).strip():
             raise ConfigError("the path of the model is empty: name a model.ckpt, a run's folder or a .safetensors")
@@ -93,9 +91,7 @@ class Model:
         largest = max(chunks, key=lambda chunk: len(chunk) * math.prod(sizes[chunk[0]]))
         remedy = "give a smaller size or batch_size"
         check_fits(self.saved.network, len(largest), sizes[largest[0]], remedy)
-        batches = (
-            [(i, asked.images[i], network_pixels(asked.images[i], sizes[i])) for i in chunk] for chunk in chunks
-        )
+        batches = ([(i, asked.images[i], network_pixels(asked.images[i], sizes[i])) for i in chunk] for chunk in chunks)
         results = segmented(self.saved, batches)
         labels = [nearest_pixels(found, pixels.shape[:2]).numpy() for _, pixels, found, _ in results]
         return asked.answer(labels)

@@ -98,7 +98,7 @@ def test_a_graph_that_computes_something_else_is_refused():
     def fails(_):
         raise ValueError("Got: 3 Expected: 2")
 
-    with pytest.raises(UserError, match="the graph of model.ckpt does not run on 2 images of 64x64: Got: 3"):
+    with pytest.raises(UserError, match=r"the graph of model\.ckpt does not run on 2 images of 64x64: Got: 3"):
         reference.difference(fails, "the graph")
 
 
