@@ -63,7 +63,9 @@ def test_a_run_is_the_command_line_s(cli, tmp_path, monkeypatch):
     assert finished.model == finished.folder / "task_01/model.ckpt"
     ours = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*")}
     assert ours == {path.relative_to(theirs).as_posix() for path in theirs.rglob("*")}
-    assert "run folder: " in (finished.folder / "main.log").read_text()
+    log = (finished.folder / "main.log").read_text()
+    assert "run folder: " in log
+    assert "weights: random\n" in log
     weights = [load(folder).saved.network.state_dict() for folder in (finished.model, theirs)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     before = process()
