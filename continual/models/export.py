@@ -96,8 +96,8 @@ def _trace(model: SavedModel, size: tuple[int, int], axes: Sequence[int]) -> Exp
     example = torch.zeros(TRACED_BATCH, 3, *size, dtype=torch.uint8)
     shapes = {"image": dict.fromkeys(axes, Dim.DYNAMIC)}
     # by itself torch takes it that what has two images never has one
-    patched = tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch installs it at import
-    with for_any_size(model.network), patched, warnings.catch_warnings():
+    one_is_possible = tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it later
+    with for_any_size(model.network), one_is_possible, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(Exported(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
     program._guards_code = []  # of the example; which sizes are right is found by comparison
