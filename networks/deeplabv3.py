@@ -96,8 +96,7 @@ def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
     inside: Tensor = (places >= begin) & (places < begin + width)
-    means: Tensor = inside.to(like.dtype) / width
-    return means
+    return inside.to(like.dtype) / width  # type: ignore[return-value]  # a symbol where a graph is traced
 
 
 class DeepLabV3(SegmentationNetwork):
