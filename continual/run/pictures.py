@@ -17,7 +17,7 @@ from continual.evaluation.palette import overlay, palette, save_channels, wrong_
 from continual.evaluation.plots import DPI, render, save_picture
 from continual.evaluation.text import shorten
 from continual.learning.callback import data_of, learner_of
-from continual.learning.learner import ContinualLearner
+from continual.learning.learner import ContinualLearner, judged
 from continual.loggers.axis import RunAxis
 from continual.models.predictions import write_jpeg
 from networks.maps import at_size_of
@@ -77,14 +77,19 @@ class PredictionImages(pl.Callback):
         return list(zip(samples, rows, strict=True))
 
     def _row(self, batch: dict[str, torch.Tensor], learner: ContinualLearner) -> Row:
-        """Image H x W x 3, label and prediction H x W, uint8."""
+        """Image H x W x 3, label and prediction H x W, uint8.
+
+        Background where an old class is predicted that the image's data set does not label is shown as ignored.
+        """
         was_training = learner.network.training
         learner.network.eval()
         image = batch["image"].to(learner.device)
         prediction = learner.loss.predict(learner.network(learner.pixels.normalise(image)))
         learner.network.train(was_training)
         label = batch["label"]
-        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))
+        prediction = at_size_of(prediction, label).to(label.device)
+        is_open = (judged(prediction, batch) != prediction) & (label == 0)
+        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label.masked_fill(is_open, IGNORE), prediction)
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 
