@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datamodules.base import DataError, Split
-from datamodules.relabelled import Judge
+from datamodules.judging import Judge
 from datamodules.saliency import SALIENT, SaliencySource
 from datamodules.sampler import Key
 from protocol.arrays import Pixels

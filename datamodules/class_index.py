@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.base import DataError, DataSource, Split
 from datamodules.cores import usable_cores
-from datamodules.relabelled import RelabelledSplit
+from datamodules.relabelled import RelabelledSource, RelabelledSplit
 from datamodules.text import check_name, shortened
 from protocol.arrays import Flags, Pixels, Positions
 from protocol.files import replacing
@@ -237,6 +237,16 @@ def index_of(source: DataSource, name: str, progress: bool = True) -> ClassIndex
         return build(split, source.labels, f"{name} mask of {source.name}")
     parts = [(part, build(part.split, part.labels, f"{name} mask of {part.name}")) for part in split.parts]
     return ClassIndex.joined([index.relabelled(part.relabelling.table) for part, index in parts])
+
+
+def labelled_classes(source: RelabelledSource, name: str) -> list[frozenset[int]]:
+    """Class ids that at least one mask labels, of each part of a split."""
+    found = []
+    for part in source.split(name).parts:
+        index = _index_of(part.split, part.labels, f"{name} mask of {part.name}", source.index_dir, False)
+        values = {int(value) for value in part.relabelling.table[index.values]}
+        found.append(frozenset(values & part.relabelling.named))
+    return found
 
 
 def _index_of(split: Split, labels: LabelSpace, what: str, cache_dir: str | None, progress: bool) -> ClassIndex:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import DataError, DataSource
 from datamodules.batches import Loader, PairTransform, Sample, TaskDataset, begin_worker, check_one_size, collate
 from datamodules.cores import usable_cores
-from datamodules.relabelled import judge_of
+from datamodules.judging import judge_of
 from datamodules.saliency import SALIENT, SaliencyFiles, SaliencySource
 from datamodules.sampler import EvalSampler, TrainSampler
 from datamodules.transforms import Identity, ResizeImage
@@ -216,7 +216,7 @@ class ContinualDataModule(pl.LightningDataModule):
         self, split: str, lut: Pixels, transform: PairTransform, saliency: SaliencySource | None = None
     ) -> TaskDataset:
         images = self.source.split(split)
-        judge = judge_of(images, self.task) if lut is not self.task.train_lut else None
+        judge = judge_of(self.source, split, self.task) if lut is not self.task.train_lut else None
         return TaskDataset(images, lut, transform, seed=self.seed, task=self.task.index, saliency=saliency, judge=judge)
 
     def _eval_loader(self, split: str, indices: Positions, lut: Pixels, whole: bool = False) -> DataLoader[Sample]:

@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 
 from datamodules.base import Contents, DataSource, Split
-from protocol.arrays import Pixels
 from protocol.errors import TaskError
 from protocol.growth import Known, Relabelling, grown_labels
 from protocol.labels import LabelSpace
-from protocol.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -153,38 +151,3 @@ class RelabelledSource(DataSource):
 
     def _part(self, source: DataSource, name: str) -> Part:
         return Part(source.name, source.split(name), source.labels, self._relabellings[id(source)])
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Which predictions on an image of a split count as what: those of classes that its data set does not label count
-    as background, since such a class may be anywhere on it without a label.
-
-    Attributes:
-        split: the images.
-        tables: for each of its parts, 256 channels by predicted channel.
-    """
-
-    split: RelabelledSplit
-    tables: tuple[Pixels, ...]
-
-    def __call__(self, index: int) -> Pixels:
-        """The table of an image."""
-        return self.tables[self.split.parts.index(self.split.part_of(index)[0])]
-
-
-def judge_of(split: Split, task: Task) -> Judge | None:
-    """How predictions on a split are judged after a task; None where all classes so far are labelled on each image."""
-    if not isinstance(split, RelabelledSplit):
-        return None
-    every = [part.relabelling.named for part in split.parts]
-    if all(named >= set(task.seen) for named in every):
-        return None
-    return Judge(split, tuple(_judged(named, task) for named in every))
-
-
-def _judged(named: frozenset[int], task: Task) -> Pixels:
-    table = np.zeros(256, np.uint8)
-    channels = [channel for channel, c in enumerate(task.seen, start=1) if c in named]
-    table[channels] = channels
-    return table

@@ -94,10 +94,7 @@ class TaskSequence:
         if known and isinstance(source, RelabelledSource):
             images = grown_images(source, tasks, images, presence)
         if training["task_images"] is not None:
-            owned = owned_images(
-                source.split("train").ids, training["task_images"], len(tasks), len(tasks[0].steps), training["seed"]
-            )
-            images = tuple(replace(chosen, train=own) for chosen, own in zip(images, owned, strict=True))
+            images = _owned(source, tasks, images, known, training)
         for task, chosen in list(zip(tasks, images, strict=True))[int(known is not None) :]:
             _check_not_empty(task, chosen, owned=training["task_images"] is not None)
         return cls(source, tasks, images, known)
@@ -157,6 +154,25 @@ class TaskSequence:
                 for task, chosen in zip(self.tasks, self.images, strict=True)
             ]
         }
+
+
+def _owned(
+    source: DataSource,
+    tasks: Sequence[Task],
+    images: Sequence[TaskImages],
+    known: Known | None,
+    training: Mapping[str, Any],
+) -> tuple[TaskImages, ...]:
+    """The images of each task with the training images that it owns; a task that is known before the run has none.
+
+    Lists of patterns that are more than the tasks are those of a sequence whose first steps the network knows.
+    """
+    rule, n_tasks = training["task_images"], len(tasks[0].steps)
+    if known and isinstance(rule, list) and len(rule) > n_tasks:
+        rule = rule[len(rule) - n_tasks :]
+    owned = owned_images(source.split("train").ids, rule, len(tasks), n_tasks, training["seed"])
+    first = int(known is not None)
+    return (*images[:first], *(replace(i, train=own) for i, own in zip(images[first:], owned[first:], strict=True)))
 
 
 def source_of(dataset: DictConfig, training: Mapping[str, Any]) -> DataSource:

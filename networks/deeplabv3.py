@@ -95,8 +95,8 @@ def _window_means(side: int, window: int, like: Tensor) -> Tensor:
     width = torch.sym_min(window, side)
     places = torch.arange(side, device=like.device)
     begin = (places - (width - 1) // 2).clamp(0, side - width)[:, None]
-    within: Tensor = (places >= begin) & (places < begin + width)
-    return within.to(like.dtype) / width  # type: ignore[return-value]  # a symbol while a graph is traced
+    inside: Tensor = (places >= begin) & (places < begin + width)
+    return inside.to(like.dtype) / width  # type: ignore[return-value]  # a symbol where a graph is traced
 
 
 class DeepLabV3(SegmentationNetwork):

@@ -103,10 +103,10 @@ class Segmenter(TokenNetwork):
         return tokens
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
-        """Learned positions; those of patches are resized where the grid has another number of them."""
+        """Learned positions; those of patches are resized where the grid is another one."""
         positions, first = self.encoder.pos_embed, self.encoder.num_prefix_tokens
         assert positions is not None  # `_make_encoder` refuses encoders without
-        if not self.any_size and positions.shape[1] - first == size[0] * size[1]:
+        if not self.any_size and tuple(self.encoder.patch_embed.grid_size) == tuple(size):
             return positions
         grid = positions[:, first:].transpose(1, 2).unflatten(2, self.encoder.patch_embed.grid_size)
         grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)

@@ -158,30 +158,28 @@ def growth_steps(
     A sequence that is named, or begins with `initial_increment`, is that of all classes, whose first steps the network
     knows. Else `increment` new classes come in each step; where that is not given either, all of them in one.
 
-    Args: see `protocol.steps.class_steps`; `classes`: the known ones and those to learn; `class_order`: ids of new
-        ones; known ones are left out.
+    Args: see `protocol.steps.class_steps`; `classes`: the known ones and those to learn; known ones in `class_order`
+        are left out where the sequence is that of new classes.
 
     Raises:
         TaskError: the sequence does not begin with what the network knows, or there is none.
     """
     new = [c for c in classes if c not in known.ids]
-    class_order = None if class_order is None else [c for c in class_order if c not in known.ids]
     if not new:
         return tuple(known.ids), ()
     if task is None and initial_increment is None:
-        first = increment or len(new if class_order is None else class_order)
+        order = None if class_order is None else [c for c in class_order if c not in known.ids]
+        first = increment or len(new if order is None else order)
         steps = class_steps(
             new, dataset=dataset, initial_increment=first, increment=first, shuffle_classes=shuffle_classes, seed=seed,
-            class_order=class_order,
+            class_order=order,
         )  # fmt: skip
         return tuple(known.ids), *steps
-    if task is not None and (class_order is not None or shuffle_classes):
-        raise TaskError(
-            "training.class_order and training.shuffle_classes order the new classes: with training.start_from leave "
-            "out training.task, and give training.increment where they come in several tasks"
-        )
-    steps = class_steps(classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment)
-    for end in range(1, len(steps)):
+    steps = class_steps(
+        classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment,
+        shuffle_classes=shuffle_classes, seed=seed, class_order=class_order,
+    )  # fmt: skip
+    for end in range(1, len(steps) + 1):
         if {c for step in steps[:end] for c in step} == set(known.ids):
             return tuple(known.ids), *steps[end:]
     named = f"training.task={task}" if task is not None else f"training.initial_increment={initial_increment}"

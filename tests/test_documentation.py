@@ -14,15 +14,24 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+GROWTH = ROOT / "docs" / "grow.md"  # its lines need one another's files: see tests/test_grow_documented.py
+
+
 def lines() -> list[str]:
-    """Lines of shell blocks, without comments."""
-    blocks = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
+    """Lines of shell blocks, without comments; those of each page can be run by themselves."""
+    pages = [page.read_text() for page in PAGES if page != GROWTH]
+    blocks = [block for page in pages for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
     return [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
 
 
 def commands() -> list[str]:
-    """Those that start main.py."""
-    return [line for line in lines() if line.startswith("python main.py")]
+    """Those that start main.py with a network of its own."""
+    return [line for line in lines() if line.startswith("python main.py") and "start_from" not in line]
+
+
+def growths() -> list[str]:
+    """Those that start main.py with a network that exists."""
+    return [line for line in lines() if line.startswith("python main.py") and "start_from" in line]
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:

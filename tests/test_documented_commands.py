@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 
+import cv2
 import pytest
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
@@ -21,7 +22,7 @@ from continual.run.task_files import TaskFiles
 from datamodules.cityscapes import CLASSES
 from protocol.run_folder import RunFolder
 from protocol.settings import fingerprint
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 from tests.datamodules.trees import ade20k_tree, cityscapes_tree, pairs_tree, write_image, write_mask, write_pair
 from tests.test_cil import PARTS
 from tests.test_configurations import CONF, composed
@@ -191,7 +192,7 @@ def test_every_command_trains(name, data, tmp_path, monkeypatch):
     assert done
 
 
-def test_every_script_line_works(cli, tmp_path):
+def test_every_script_line_and_python_block_works(cli, tmp_path, monkeypatch):
     """On a small run: paths of the documentation stand for its files, and what takes long is made short."""
     cli(*TINY, "training.task=6-2", "training.debug=true", "hydra.run.dir=outputs/run")
     model = "outputs/run/task_01/model.ckpt"
@@ -212,3 +213,10 @@ def test_every_script_line_works(cli, tmp_path):
                 cli(*arguments, *SHORT.get(script, ()), script=script)
             done.add(line)
     assert len(done) > 8
+    monkeypatch.chdir(tmp_path)
+    for page in ("README.md", "docs/python.md"):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        code = re.sub(*STANDS_FOR[0], "\n".join(blocks)).replace("run([", "run([*TINY, *DEBUG, ")
+        known = {"TINY": TINY, "DEBUG": ("training.debug=true",)}
+        exec(code, known)
+        assert known["labels"].shape == cv2.imread("photo.jpg").shape[:2]

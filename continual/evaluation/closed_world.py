@@ -8,7 +8,7 @@ task alone, "j", and all tasks up to it, "1u2", "1u2u3" ... A group has two scor
 * open world: the mean IoU of the group's classes where all channels and all labelled pixels take part, as elsewhere.
 
 Background, where there is one, belongs to the first task. Classes that an image's data set does not label (see
-`datamodules.relabelled.Judge`) count as background in its groups, and cannot win in the others.
+`datamodules.judging.Judge`) count as background in its groups, and cannot win in the others.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def closed_confusion(logits: Tensor, labels: Tensor, group: slice, judges: Tenso
         unlabelled = judges[:, : logits.shape[1]] == 0
         logits = logits.masked_fill(unlabelled[..., None, None], -torch.inf)
     prediction = at_size_of(closed_prediction(logits, group), labels)
-    if judges is not None and not group.start:
+    if not group.start:
         prediction = judged(prediction, judges)
     inside = (labels >= group.start) & (labels < group.stop)
     return count_pairs(

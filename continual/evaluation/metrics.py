@@ -69,9 +69,12 @@ class SegmentationMetrics(Metric):
         return task_scores(self.compute()[0], task)
 
 
-def judged(prediction: Tensor, judges: Tensor) -> Tensor:
-    """Channels B x H x W as which predicted ones count; `judges`: B x 256, see `datamodules.relabelled.Judge`."""
-    return judges.long().gather(1, prediction.flatten(1)).view_as(prediction)
+def judged(prediction: Tensor, judges: Tensor | None) -> Tensor:
+    """Channels B x H x W as which predicted ones count.
+
+    Args: `judges`: B x 256 uint8, see `datamodules.judging.Judge`; None: each counts as itself.
+    """
+    return prediction if judges is None else judges.long().gather(1, prediction.flatten(1)).view_as(prediction)
 
 
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:

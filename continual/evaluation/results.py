@@ -146,7 +146,7 @@ class Results:
     @property
     def _begins_with_start(self) -> bool:
         """Whether the first entry is that of a network which existed before the run, and there is another one."""
-        return bool(self.config["training"].get("known")) and len(self.entries) > 1
+        return bool(self.config.get("training", {}).get("known")) and len(self.entries) > 1
 
     def comparison(self) -> list[list[str]]:
         """Of each class the IoU of the network that the run began with, the last one and the difference, in percent."""

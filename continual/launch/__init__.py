@@ -1,8 +1,6 @@
 """From the command line, or from Python, to a run: arguments, jobs, devices, names, errors for the user.
 
-from continual.launch import run
-
-finished = run(["loss=mib", "dataset=folder", "dataset.root=mine"])
+`from continual.launch import run; finished = run(["loss=mib", "training.seed=1"])`, see docs/python.md.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from hydra.version import VersionBase
 
 from continual.launch.signals import ENDING
 
+LOADER = "ConfigLoaderImpl"  # in whose place continual/launch/composition.py puts one of ours
 LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
 
 
@@ -47,14 +48,14 @@ def _environment() -> Iterator[None]:
 @contextmanager
 def _hydra() -> Iterator[None]:
     """A program may be within a configuration of its own, which Hydra composes in its own way."""
-    current, version, loader = GlobalHydra.instance(), VersionBase.instance(), hydra._internal.hydra.ConfigLoaderImpl
-    usual, base = current.hydra, version.version_base
+    current, version, loaders = GlobalHydra.instance(), VersionBase.instance(), vars(hydra._internal.hydra)
+    usual, base, loader = current.hydra, version.version_base, loaders[LOADER]
     current.clear()
     try:
         yield
     finally:
         current.hydra, version.version_base = usual, base
-        hydra._internal.hydra.ConfigLoaderImpl = loader  # type: ignore[misc]
+        loaders[LOADER] = loader
 
 
 @contextmanager
@@ -102,10 +103,10 @@ def _torch() -> Iterator[None]:
 
 @contextmanager
 def _random() -> Iterator[None]:
-    own, of_numpy = random.getstate(), np.random.get_state()
+    own, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  that of the process
     try:
         with torch.random.fork_rng():
             yield
     finally:
         random.setstate(own)
-        np.random.set_state(of_numpy)
+        np.random.set_state(of_numpy)  # noqa: NPY002

@@ -186,9 +186,7 @@ class ContinualLearner(pl.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
         prediction = at_size_of(self.loss.predict(output), batch["label"])
-        if "judged" in batch:
-            prediction = judged(prediction, batch["judged"])
-        self.metrics.update(prediction, batch["label"])
+        self.metrics.update(judged(prediction, batch.get("judged")), batch["label"])
         return output
 
     def on_validation_epoch_start(self) -> None:

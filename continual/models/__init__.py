@@ -1,9 +1,6 @@
 """Trained networks outside of training: checkpoints, saved models, predictions, export.
 
-from continual.models import load
-
-model = load("model.ckpt")
-labels = model.predict("photo.jpg")
+`from continual.models import load; labels = load("model.ckpt").predict("photo.jpg")`, see docs/python.md.
 """
 
 from __future__ import annotations

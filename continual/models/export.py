@@ -8,6 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,19 @@ def traced(model: SavedModel, size: tuple[int, int] | None, fallback: Callable[[
 def _trace(model: SavedModel, size: tuple[int, int], axes: Sequence[int]) -> ExportedProgram:
     example = torch.zeros(TRACED_BATCH, 3, *size, dtype=torch.uint8)
     shapes = {"image": dict.fromkeys(axes, Dim.DYNAMIC)}
-    # by itself torch takes it that what has two images never has one
-    patched = tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch installs it at import
-    with for_any_size(model.network), patched, warnings.catch_warnings():
+    with for_any_size(model.network), _one_is_possible(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(Exported(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
     program._guards_code = []  # of the example; which sizes are right is found by comparison
     return program
+
+
+def _one_is_possible() -> AbstractContextManager[Any]:
+    """Within it torch does not take it that what has two images while it is traced never has one; before 2.7 it did."""
+    if not hasattr(tracing, "backed_size_oblivious"):
+        return nullcontext()
+    patch: AbstractContextManager[Any] = tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patch
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from continual.evaluation.metrics import judged
 from continual.evaluation.palette import overlay, palette, save_channels, wrong_pixels
 from continual.evaluation.plots import DPI, render, save_picture
 from continual.evaluation.text import shorten
@@ -77,14 +78,19 @@ class PredictionImages(pl.Callback):
         return list(zip(samples, rows, strict=True))
 
     def _row(self, batch: dict[str, torch.Tensor], learner: ContinualLearner) -> Row:
-        """Image H x W x 3, label and prediction H x W, uint8."""
+        """Image H x W x 3, label and prediction H x W, uint8.
+
+        Background where an old class is predicted that the image's data set does not label is shown as ignored.
+        """
         was_training = learner.network.training
         learner.network.eval()
         image = batch["image"].to(learner.device)
         prediction = learner.loss.predict(learner.network(learner.pixels.normalise(image)))
         learner.network.train(was_training)
         label = batch["label"]
-        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label, at_size_of(prediction, label))
+        prediction = at_size_of(prediction, label).to(label.device)
+        is_open = (judged(prediction, batch.get("judged")) != prediction) & (label == 0)
+        arrays = (at_size_of(image, label).permute(0, 2, 3, 1), label.masked_fill(is_open, IGNORE), prediction)
         return tuple(array[0].cpu().numpy().astype(np.uint8) for array in arrays)
 
 

@@ -170,7 +170,6 @@ class TrainingSettings(Place, Beginning, Tasks, Batches, Learning, Machine, Show
         against = {
             "joint=true": self.joint,
             "single_head=true": self.single_head,
-            f"task_images={self.task_images}": self.task_images is not None,
             f"ade_partition={self.ade_partition}": self.ade_partition is not None,
         }
         for setting, is_set in against.items():

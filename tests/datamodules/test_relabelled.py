@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from datamodules.base import DataSource, Split
 from datamodules.class_index import ClassIndex, index_of
-from datamodules.relabelled import RelabelledSource, judge_of
+from datamodules.judging import judge_of
+from datamodules.relabelled import RelabelledSource
 from protocol.growth import Known
 from protocol.labels import LabelSpace
 from protocol.rules import Protocol
@@ -80,16 +82,23 @@ def test_values_that_become_one_are_counted_together(tmp_path) -> None:
     assert index_of(source, "val").counts[0, [3, 255]].tolist() == [1, 3]
 
 
-def test_predictions_of_classes_that_a_data_set_does_not_label_count_as_background() -> None:
+def test_predictions_of_classes_that_a_data_set_does_not_label_count_as_background(tmp_path) -> None:
     source = grown()
+    source.index_dir = str(tmp_path)
     task = build_tasks(source.labels, Protocol(), ((1, 2), (3,)))[1]
-    judge = judge_of(source.split("test"), task)
+    judge = judge_of(source, "test", task)
     assert judge is not None
     assert judge(0)[:4].tolist() == [0, 0, 0, 3]
     assert judge(2)[:4].tolist() == [0, 1, 2, 3]
-    assert judge_of(source.more_test.split("test"), task) is None
-    labelled = RelabelledSource(Source(LabelSpace({1: "sky", 2: "road", 3: "car"}), [[1]]), KNOWN)
-    assert judge_of(labelled.split("val"), task) is None
+
+
+@pytest.mark.parametrize(("masks", "judged"), [([[1, 2], [3, 0]], None), ([[1, 3, 0]], [0, 1, 0, 3])])
+def test_a_class_is_judged_where_a_mask_labels_it_whatever_the_classes_file_names(tmp_path, masks, judged) -> None:
+    source = RelabelledSource(Source(LabelSpace({1: "sky", 2: "road", 3: "car"}), masks), KNOWN)
+    source.index_dir = str(tmp_path)
+    task = build_tasks(source.labels, Protocol(), ((1, 2), (3,)))[1]
+    judge = judge_of(source, "val", task)
+    assert (judge and judge(0)[:4].tolist()) == judged
 
 
 def test_what_only_further_images_label_is_never_learned() -> None:

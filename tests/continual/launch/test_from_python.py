@@ -8,7 +8,6 @@ import os
 import random
 import signal
 
-import albumentations  # noqa: F401  it sets variables of the environment when it is imported
 import hydra._internal.hydra
 import numpy as np
 import psutil
@@ -17,7 +16,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from continual.launch import run
+from continual.launch import jobs, run
 from continual.learning.learner import ContinualLearner
 from continual.models import load
 from protocol.errors import ConfigError, RunError, UserError
@@ -35,7 +34,7 @@ def process():
         [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         (list(root.handlers), root.level, logging.raiseExceptions, logging.getLogger("pytorch_lightning").level),
         (sorted(os.environ.items()), os.getcwd(), hydra._internal.hydra.ConfigLoaderImpl, GlobalHydra.instance().hydra),
-        (random.getstate()[1][:5], np.random.get_state()[1][:5].tolist(), torch.get_rng_state()[:40].tolist()),
+        (random.getstate()[1][:5], np.random.get_state()[1][:5].tolist(), torch.get_rng_state()[:40].tolist()),  # noqa: NPY002
         (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32),
         psutil.Process().children(),
     )
@@ -64,9 +63,12 @@ def test_a_run_is_the_command_line_s(cli, tmp_path, monkeypatch):
     assert finished.model == finished.folder / "task_01/model.ckpt"
     ours = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*")}
     assert ours == {path.relative_to(theirs).as_posix() for path in theirs.rglob("*")}
-    assert "run folder: " in (finished.folder / "main.log").read_text()
+    log = (finished.folder / "main.log").read_text()
+    assert "run folder: " in log
+    assert "weights: random\n" in log
     weights = [load(folder).saved.network.state_dict() for folder in (finished.model, theirs)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    before = process()
     assert run(list(SETTINGS)) == finished
     other = run([*SETTINGS, "training.name=two", "training.seed=1"])
     assert scores(other.results) != scores(finished.results)
@@ -81,9 +83,10 @@ def test_ctrl_c_reaches_the_program_and_the_same_call_continues(tmp_path, monkey
         if self.task.index:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(ContinualLearner, "on_train_epoch_start", interrupted)
-        run(SETTINGS)
+        with pytest.raises(KeyboardInterrupt):
+            run(SETTINGS)
     assert process() == before
     assert len(run(SETTINGS).tasks) == 2
 
@@ -122,7 +125,7 @@ def test_several_devices_are_a_command_of_their_own(tmp_path, monkeypatch):
         calls.append(folder.path)
         raise RunError("it was started")
 
-    monkeypatch.setattr("continual.launch.jobs._run_apart", apart)
+    monkeypatch.setattr(jobs, "_run_apart", apart)
     with pytest.raises(RunError, match="it was started"):
         run([*SETTINGS, "training.devices=2"])
     assert calls == [tmp_path / "outputs/shapes/6-2-overlap/mib/one"]

@@ -148,9 +148,10 @@ FILES = {
 }  # fmt: skip
 
 
-def written(path, kind):
-    """A file in the layout of a source; gives our network with the same weights."""
-    make, counts, layout, rename, beside, key = FILES[kind]
+def written(path, kind, counts=None):
+    """A file in the layout of a source; gives our network with the same weights. `counts`: channels of the tasks."""
+    make, usual, layout, rename, beside, key = FILES[kind]
+    counts = counts or usual
     network = make()
     if kind == "cil":
         network.leave_out_background()
