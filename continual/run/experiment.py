@@ -222,7 +222,8 @@ class Experiment:
         """
         started = time.monotonic()
         self.learner.network.load_state_dict(self.start.network.state_dict())
-        trainer = self.trainers.build(task, epochs=int(self.training.old_images is not None))
+        sees_images = self.training.old_images is not None
+        trainer = self.trainers.build(task, epochs=int(sees_images), has_images=sees_images)
         with standing_still(self.learner), full_keys("network", type(self.learner.network)):
             trainer.fit(self.learner, datamodule=self.data)
         if trainer.interrupted:

@@ -61,11 +61,14 @@ class Trainers:
     gpu: int | None = None
     estimate: Estimate | None = None
 
-    def build(self, task: Task, epochs: int | None = None) -> pl.Trainer:
+    def build(self, task: Task, epochs: int | None = None, has_images: bool = True) -> pl.Trainer:
         """A trainer for a task.
 
-        Args: `epochs`: of a pass over the images without validation; 0: everything is set up, and no image is read.
-            None: it trains as the settings say.
+        Args:
+            task: the task.
+            epochs: of passes over the images without validation; 0: everything is set up alone. None: it trains as the
+                settings say.
+            has_images: whether the task has some to train on.
 
         Raises:
             ConfigError: the machine lacks the devices, or Lightning refuses its settings.
@@ -75,7 +78,7 @@ class Trainers:
         limits = self._limits(task)
         if epochs is not None:
             limits = {**self._debug_limits(), "max_epochs": epochs, "max_steps": -1, "limit_val_batches": 0}
-        if epochs == 0:
+        if not has_images:
             limits["limit_train_batches"] = 0
         try:
             return self._make(task, limits)

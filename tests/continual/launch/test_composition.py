@@ -192,9 +192,9 @@ def test_no_mistake_is_a_traceback_a_riddle_or_accepted(override, message):
 
 # Settings that can be any text: names, paths, what another package offers; and mappings, whose keys are text.
 TEXT = {
-    "backbone", "backbone_options", "cities", "columns", "entity", "freeze", "group", "images", "job_type",
-    "lr_factors", "lr_factors_next", "pretrained", "project", "student", "suffix", "tags", "task_images", "train_lists",
-    "val_cities", "val_lists",
+    "backbone", "backbone_options", "cities", "classifier", "columns", "encoder", "entity", "freeze", "group", "images",
+    "job_type", "lr_factors", "lr_factors_next", "pretrained", "project", "stages", "student", "suffix", "tags",
+    "task_images", "train_lists", "val_cities", "val_lists",
 }  # fmt: skip
 
 
