@@ -59,7 +59,7 @@ class ImportancePenalty(ContinualCallback, ABC):
     """
 
     needs_whole_weights = True
-    portable = True
+    portable = sees_old_images = True
     later_settings = ("weight", "normalize")  # that the first task does not read
 
     term: str  # name under which the penalty is logged
@@ -233,6 +233,7 @@ class PI(ImportancePenalty):
     """
 
     term = "pi"
+    sees_old_images = False
     curvature = 2.0
 
     def __init__(self, weight: Amount = 500.0, damping: Positive = 1e-20, normalize: bool = True) -> None:

@@ -41,6 +41,8 @@ class Prototypes(ContinualCallback):
         anchor: the prototypes when the task began, NaN where there was none.
     """
 
+    sees_old_images = True
+
     def __init__(self, groups: Groups = "class") -> None:
         """Args: `groups`: "class": one per class, background included where its label means background; "task": one per
         task, of all its classes.

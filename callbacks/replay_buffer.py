@@ -53,6 +53,8 @@ class ReplayBuffer(Buffer):
         storage: "ram" or "disk".
     """
 
+    sees_old_images = True
+
     def __init__(
         self,
         capacity: Count = 300,

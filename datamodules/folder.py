@@ -175,6 +175,14 @@ class FurtherTest(Folder):
         return self._files(find_part(self.root, split))
 
 
+class OldImages(Folder):
+    """The training images of a folder, else all: each of its splits holds them."""
+
+    def split(self, name: str) -> FileSplit:
+        """The images, whatever the split."""
+        return self._files(find_part(self.root, "train" if has_splits(self.root) else WHOLE))
+
+
 def _check_some(found: Found) -> None:
     """Raise DataError where a folder holds no image, or no mask at all."""
     if not found.images:

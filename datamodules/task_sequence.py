@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from datamodules.base import DataSource, DomainSource, Split
 from datamodules.class_index import index_of
-from datamodules.folder import Folder
+from datamodules.folder import OldImages
 from datamodules.relabelled import RelabelledSource
 from protocol.arrays import Flags, Positions
 from protocol.domains import domain_images, domain_tasks
@@ -186,7 +186,7 @@ def source_of(dataset: DictConfig, training: Mapping[str, Any]) -> DataSource:
     source: DataSource = instantiate(dataset.source, _convert_="all")
     known = _known(training)
     if (known or source.more_test) and not isinstance(source, DomainSource):
-        source = RelabelledSource(source, known, _old_images(training["old_images"]))
+        source = RelabelledSource(source, known, _old_images(training["old_images"], dataset))
     source.index_dir = dataset.get("index_dir")
     return source
 
@@ -240,13 +240,14 @@ def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -
         )
 
 
-def _old_images(root: str | None) -> DataSource | None:
-    """The folder of `training.old_images`."""
+def _old_images(root: str | None, dataset: DictConfig) -> DataSource | None:
+    """The folder of `training.old_images`; background and ignored values are those of the data, where they say some."""
     if root is None:
         return None
     if not Path(root).expanduser().is_dir():
         raise TaskError(f"training.old_images={root}: there is no such folder")
-    return Folder(root, classes=None, background=0, ignored=[IGNORE])
+    background, ignored = dataset.get("background", 0), dataset.get("ignored", [IGNORE])
+    return OldImages(root, None, background, list(ignored), index_dir=dataset.get("index_dir"))
 
 
 def _grown_steps(source: DataSource, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,6 +262,13 @@ def _grown_steps(source: DataSource, training: Mapping[str, Any]) -> dict[str, A
 def _say_what_is_shared(source: DataSource) -> None:
     """Warn of images that are trained on and tested."""
     files = {name: _files(source.split(name)) for name in SPLITS}
+    tested = [image for image in getattr(source.split("test"), "images", ()) if isinstance(image, str | Path)]
+    if len(tested) > len(files["test"]):
+        twice = len(tested) - len(files["test"])
+        log.warning(
+            f"{twice:,} of the {len(tested):,} test images are in dataset.test_root and in the data's own test images, "
+            "and count twice"
+        )
     for name in ("val",) if files["val"] == files["test"] else ("val", "test"):
         shared = files["train"] & files[name]
         if shared:

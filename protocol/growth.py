@@ -7,7 +7,7 @@ not know. Classes are matched by their names. The network's classes keep their i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[Label
         taken = {*ids.values(), background}
         for value, name in labels.classes.items():
             if name not in ids:
-                _check_spelling(name, ids)
+                _check_spelling(name, ids, known.names if known else ())
                 ids[name] = _free(value, taken)
                 taken.add(ids[name])
     own = next((labels.background for labels in data if labels.background is not None), None)
@@ -106,12 +106,13 @@ def _free(value: int, taken: set[int | None]) -> int:
     raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
 
 
-def _check_spelling(name: str, others: dict[str, int]) -> None:
+def _check_spelling(name: str, others: Iterable[str], known: Collection[str]) -> None:
     """Raise TaskError where a new class is called nearly as another one."""
     for other in others:
         if _plain(name) == _plain(other):
+            owner = "the network knows" if other in known else "further data have"
             raise TaskError(
-                f"the data have a class {name} and the network knows {other}: write the name as {other} in the data's "
+                f"the data have a class {name} and {owner} {other}: write the name as {other} in the data's "
                 "classes file if they are one class, and differently if they are two"
             )
 

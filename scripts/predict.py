@@ -1,7 +1,7 @@
 """Segment images with a checkpoint of this project: its label maps, overlays and, with masks, its scores.
 
 python scripts/predict.py outputs/.../task_01/model.ckpt photo.jpg more/ 'even/*.png' [--output predictions]
-    [--task 1] [--masks folder] [--maps] [--size run] [--batch-size 4] [--device auto]
+    [--task 1] [--masks folder] [--classes file] [--maps] [--size run] [--batch-size 4] [--device auto]
 
 Writes for each image, at its size: <name>.png, a palette image of the data set's class ids and colours, and
 <name>_overlay.jpg; with masks also <name>_compare.jpg (image, mask, prediction, wrong pixels), and one scores.json;
@@ -55,6 +55,11 @@ def main() -> None:
         type=named_path,
         help="masks of the data set's class ids, a folder or one image's file: scores are computed",
     )
+    parser.add_argument(
+        "--classes",
+        type=named_path,
+        help="classes file of the masks, where their values are not those of the network's data set",
+    )
     parser.add_argument("--maps", action="store_true", help="write the probability and the entropy of each pixel too")
     parser.add_argument(
         "--size", default="run", help="what the network gets: run = as in the run's evaluation | native | 512x1024"
@@ -84,12 +89,14 @@ def predict(arguments: argparse.Namespace) -> None:
     from continual.models.segmentation import segmented
     from datamodules.loose_images import find_images, find_masks, loose_batches
 
+    if arguments.classes and not arguments.masks:
+        raise ConfigError("--classes has no effect without --masks")
     if arguments.batch_size < 1 or arguments.workers < 0:
         raise ConfigError("--batch-size must be at least 1 and --workers at least 0")
     images = find_images(arguments.images)
     masks = find_masks(images, arguments.masks) if arguments.masks else {}
     model = SavedModel.load(arguments.checkpoint, arguments.trust)
-    writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks)
+    writer = PredictionWriter(model, arguments.output, model.group(arguments.task), masks, arguments.classes)
     model.network.to(find_device(arguments.device))
     size = model.input_size(arguments.size)
     fits = partial(check_fits, model.network, remedy="give a smaller --size or --batch-size")

@@ -94,6 +94,13 @@ def test_new_classes_come_after_those_that_the_network_knows(cli: CLI, ground: P
     model = tmp_path / "grown/task_01/model.ckpt"
     cli(str(model), str(ground / "new/val/images"), "--output", "predicted", script="scripts/predict.py")
     assert len(list((tmp_path / "predicted").glob("*.png"))) == 12
+    masks = (str(model), str(ground / "new/val/images"), "--masks", str(ground / "new/val/masks"), "--output", "scored")
+    refused = cli(*masks, script="scripts/predict.py", check=False)
+    assert "give --classes, the classes file of these masks" in refused.stderr
+    cli(*masks, "--classes", str(ground / "new/classes.txt"), script="scripts/predict.py")
+    scores = json.loads((tmp_path / "scored/scores.json").read_text())["iou"]
+    assert [scores[name] for name in KNOWN] == [None] * 6
+    assert scores["bar"] == pytest.approx(after["iou"]["bar"], abs=0.02)
     again = cli("grown", "--output", "again.json", script="scripts/evaluate.py")
     assert "error" not in again.stderr
     entries = json.loads((tmp_path / "again.json").read_text())

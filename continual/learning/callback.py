@@ -49,6 +49,7 @@ class ContinualCallback(pl.Callback):
             task (continual/run/first_task_cache.py). A subclass with hooks of its own says it anew.
         later_settings: names of the constructor's arguments that the first task does not read.
         ends_with_last_task: whether it keeps nothing of a last task, so that a finished run cannot go on with more.
+        sees_old_images: whether `begin_at_start` makes use of old images.
         portable: whether its state at the end of another run can be where a run begins.
     """
 
@@ -62,6 +63,7 @@ class ContinualCallback(pl.Callback):
     first_task_idle: bool = False
     later_settings: tuple[str, ...] = ()
     ends_with_last_task: bool = False
+    sees_old_images: bool = False
     portable: bool = False
 
     def check(self, learner: ContinualLearner, data: ContinualDataModule, published: Collection[str]) -> None:

@@ -39,6 +39,7 @@ class ContinualLearner(pl.LightningModule):
         task: the current task, from the first `begin_task` on.
         memory: what callbacks publish for the loss, by name.
         metrics: scores of the evaluation at work, from the first `begin_task` on.
+        knows_before: whether the network knows classes before the first task.
         needs_teacher: whether a callback wants the previous network, whatever the loss does with it.
         about: what each checkpoint says of itself, see `describe` in continual/models/about.py.
         auxiliaries: modules of callbacks that learn beside the network, by name.
@@ -82,7 +83,7 @@ class ContinualLearner(pl.LightningModule):
         self.memory: dict[str, Any] = {}
         self.beside: dict[str, Callable[[Step], Mapping[str, Tensor]]] = {}
         self.about: Mapping[str, Any] = {}
-        self.needs_teacher = False
+        self.needs_teacher = self.knows_before = False
         self._finite = FiniteTerms()
 
     def know(self, class_counts: Sequence[int]) -> None:
@@ -90,6 +91,7 @@ class ContinualLearner(pl.LightningModule):
 
         With `optimisation.from_initial_weights` later tasks begin with the network as it was before.
         """
+        self.knows_before = True
         self._beginning = Beginning(self.network)
         for n in class_counts:
             self.network.add_classes(n)
@@ -108,7 +110,7 @@ class ContinualLearner(pl.LightningModule):
         if task.index:
             self.network.freeze(self.optimisation.freeze)
         self.task = task
-        self.metrics = SegmentationMetrics(task.n_seen)
+        self.metrics = SegmentationMetrics(task.n_seen, self.knows_before)
 
     def _start_anew(self, task: Task) -> None:
         """Give the network the weights that it began the first task with, and a random classifier of all classes."""

@@ -24,8 +24,10 @@ from continual.evaluation.text import percent
 from continual.models.saved_model import SavedModel
 from datamodules.base import DataError
 from datamodules.files import read_mask
+from datamodules.folder_contents.classes_file import read_classes
 from networks.maps import nearest_pixels
 from protocol.arrays import Pixels
+from protocol.errors import ConfigError
 from protocol.files import is_taken
 from protocol.labels import IGNORE
 
@@ -46,13 +48,23 @@ class PredictionWriter:
     """
 
     def __init__(
-        self, model: SavedModel, folder: Path, group: slice | None = None, masks: Mapping[Path, Path] | None = None
+        self,
+        model: SavedModel,
+        folder: Path,
+        group: slice | None = None,
+        masks: Mapping[Path, Path] | None = None,
+        classes: Path | None = None,
     ) -> None:
         """Args:
         model: its classes and colours are used.
         folder: for the files.
         group: channels that may win; None: all. Labels of other channels are ignored.
-        masks: of the images, with the data set's class ids.
+        masks: of the images, with the data set's class ids, or the values that `classes` names.
+        classes: classes file of the masks; None: that of the network's own data set.
+
+        Raises:
+            ConfigError: the network has grown, and the masks' values could be of any of its data sets.
+            DataError: the classes file cannot be read.
         """
         self.folder = folder
         self.group = group
@@ -64,7 +76,8 @@ class PredictionWriter:
         self.mask_values[: len(model.mask_values)] = model.mask_values
         self.palette = np.zeros((256, 3), np.uint8)
         self.palette[model.mask_values] = model.colours
-        self.channels = label_table(model, group)
+        self.has_grown = bool(model.about.config["training"].get("known"))
+        self.channels = label_table(model, group, classes, named=bool(self.masks))
         competing = model.channels(group)
         self.most_bits = math.log2(competing.stop - competing.start)
 
@@ -140,18 +153,68 @@ class PredictionWriter:
         return np.where(labelled, overlay(image, self.colours[label]), image)
 
     def scores(self, confusion: Tensor) -> dict[str, Any]:
-        """Scores of the classes that may win, see `continual.evaluation.closed_world.group_scores`."""
+        """Scores of the classes that may win, see `continual.evaluation.closed_world.group_scores`.
+
+        A network that has grown has classes that no mask may label: predictions of these count as background.
+        """
         group = self.group or slice(0, len(self.names))
-        names = self.names[group]
-        return group_scores(confusion[group, group], names, with_background=bool((self.channels == 0).any()))
+        confusion, names = confusion[group, group], self.names[group]
+        has_background = bool((self.channels == 0).any())
+        if self.has_grown:
+            confusion = without_unlabelled(confusion)
+            has_background = has_background and bool(confusion[0].any())
+        return group_scores(confusion, names, with_background=has_background)
 
 
-def label_table(model: SavedModel, group: slice | None) -> Pixels:
-    """256-entry table from mask value to channel; 255 for values that are no class, or no class of the group."""
+def without_unlabelled(confusion: Tensor) -> Tensor:
+    """A confusion matrix whose predictions of classes without a labelled pixel are those of the first class."""
+    unlabelled = confusion.sum(1) == 0
+    moved = confusion.clone()
+    moved[:, unlabelled] = 0
+    moved[:, 0] += confusion[:, unlabelled].sum(1)
+    return moved
+
+
+def label_table(model: SavedModel, group: slice | None, classes: Path | None = None, named: bool = False) -> Pixels:
+    """256-entry table from mask value to channel; 255 for values that are no class, or no class of the group.
+
+    Args:
+        model: the network.
+        group: channels that may win.
+        classes: classes file of the masks.
+        named: whether masks are read by it.
+
+    Raises:
+        ConfigError: it is needed, as the network's data sets have other values for its classes than it has itself.
+        DataError: it cannot be read.
+    """
     table = np.array(model.about.labels, np.uint8)
+    if classes is not None:
+        table = _table_of(model, read_classes(classes).names)
+    elif named and model.about.config["training"].get("known") and not _agrees(model, table):
+        raise ConfigError(
+            f"--masks: {model.path} has learned its classes from several data sets with other values in their masks: "
+            "give --classes, the classes file of these masks"
+        )
     if group is not None:
         table[(table < group.start) | (table >= group.stop)] = IGNORE
     return table
+
+
+def _table_of(model: SavedModel, names: Mapping[int, str]) -> Pixels:
+    """Channel of each value that a classes file names; value 0 is background, whatever it is called."""
+    channels = {name: channel for channel, name in enumerate(model.class_names)}
+    table = np.full(256, IGNORE, np.uint8)
+    for value, name in names.items():
+        table[value] = channels.get(name, IGNORE)
+    if table[0] == IGNORE and model.network.has_background:
+        table[0] = 0
+    return table
+
+
+def _agrees(model: SavedModel, table: Pixels) -> bool:
+    """Whether the masks of the network's last data set have the values that it writes itself."""
+    return all(table[value] == channel for channel, value in enumerate(model.mask_values) if channel)
 
 
 def write_jpeg(path: Path, image: Pixels) -> None:

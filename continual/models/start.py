@@ -102,6 +102,8 @@ def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping
     if given == ITSELF:
         return _made(network, classes)
     path = Path(given).expanduser()
+    if not path.exists():
+        raise RunError(f"{KEY}={given} does not exist; a run that began with it has it as task_00/model.ckpt")
     path = model_of_run(path) if path.is_dir() else path
     start = _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
     _check_names(list(start.labels.classes.values()), start.what)

@@ -107,6 +107,7 @@ class Changes(pl.Callback):
         if self.start is None or not learner.task.index:
             return
         self._gather(trainer)
+        self.start.cpu()  # no room on a GPU while the next task trains
         if not trainer.is_global_zero or not self.shares:
             return
         path = self.folder.changes(learner.task.index)

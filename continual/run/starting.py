@@ -57,6 +57,8 @@ def give_states(callbacks: Callbacks, start: Start, has_old_images: bool) -> Non
             callback.begin_at_start(has_old_images)
         except ConfigError as error:
             raise ConfigError(f"callbacks.{name} with {KEY}: {error}") from error
+    if has_old_images and not any(callback.sees_old_images for callback in callbacks.continual.values()):
+        log.warning("training.old_images has no effect: no callback of this run learns anything from them")
 
 
 @contextmanager
