@@ -6,26 +6,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from continual.models.foreign.parts import State
+from continual.models.foreign.parts import ATTRIBUTES, WRAPPERS, State, without_prefixes
 from protocol.errors import RunError
 
-WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before all names
 HEAD = "classifier.heads.0."  # the first task's layer of the growing classifier
 MOST_NAMED = 3  # tensors in a message
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> State:
-    """Without what wrappers put before the names, where they did so before all of them."""
-    found = dict(state)
-    while prefix := next((p for p in WRAPPERS if found and all(name.startswith(p) for name in found)), None):
-        found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return found
-
-
-def apart(state: Mapping[str, Tensor], *beginnings: str) -> tuple[State, tuple[str, ...]]:
-    """A state without the tensors whose names begin so, and the names of those."""
-    out = tuple(name for name in state if name.startswith(beginnings))
-    return {name: value for name, value in state.items() if name not in out}, out
+    """Without what wrappers put before all names, also where the file is bare."""
+    return without_prefixes(state, (*WRAPPERS, ATTRIBUTES[0]))
 
 
 def fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
@@ -69,7 +59,7 @@ def _size(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
 
 
-def renamed(state: Mapping[str, Tensor], class_layer: str) -> State:
+def in_module(state: Mapping[str, Tensor], class_layer: str) -> State:
     """The tensors of a library's network by the names of a `ModuleNetwork` with one task; `class_layer`: its name."""
     layer = f"{class_layer}."
     return {

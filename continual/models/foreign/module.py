@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from continual.models.foreign.fitting import HEAD, channels_of, check_fit, renamed, without_wrappers
+from continual.models.foreign.fitting import HEAD, channels_of, check_fit, in_module, without_wrappers
 from continual.models.foreign.found import Found
 from continual.models.foreign.parts import with_counters
 from networks.classifier import IncrementalClassifier
@@ -23,8 +23,6 @@ def from_module(
     description: Mapping[str, Any],
     network: ModuleNetwork,
     state: Mapping[str, Tensor],
-    background: bool = False,
-    classes: Sequence[str] | None = None,
 ) -> Found:
     """What a state dict of a network's module holds, with any number of classes.
 
@@ -32,8 +30,6 @@ def from_module(
         description: `_target_` and arguments of the network.
         network: made of it, without classes; its weights do not count.
         state: tensors by the names that they had in the module before its class layer was taken out.
-        background: whether the first channel is background.
-        classes: names of the channels without background.
 
     Raises:
         RunError: the tensors are not those of the module.
@@ -52,15 +48,10 @@ def from_module(
         file[f"{layer}.bias"] = torch.zeros(channels)
     wanted = _wanted(network, channels)
     check_fit(file := with_counters(file), wanted, f"the module of {description.get('_target_')}")
-    return _found(description, renamed(file, layer), channels, "a state dict of the module", background, classes)
+    return _found(description, in_module(file, layer), channels, "a state dict of the module")
 
 
-def from_network(
-    description: Mapping[str, Any],
-    network: ModuleNetwork,
-    background: bool = False,
-    classes: Sequence[str] | None = None,
-) -> Found:
+def from_network(description: Mapping[str, Any], network: ModuleNetwork) -> Found:
     """What a module knows as it is made: its own weights, the class layer's included.
 
     Args: as in `from_module`.
@@ -68,25 +59,12 @@ def from_network(
     head = network.first_head()
     state = {f"{HEAD}weight": head.weight, f"{HEAD}bias": head.bias}
     state |= {name: value.detach().clone() for name, value in network.state_dict().items() if name.startswith(MODULE)}
-    return _found(description, state, head.channels, "the module as it is made", background, classes)
+    return _found(description, state, head.channels, "the module as it is made")
 
 
-def _found(
-    description: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    channels: int,
-    source: str,
-    background: bool,
-    classes: Sequence[str] | None,
-) -> Found:
-    return Found(
-        source=source,
-        network=dict(description),
-        state=state,
-        class_counts=(channels,),
-        background=background,
-        classes=None if classes is None else tuple(classes),
-    )
+def _found(description: Mapping[str, Any], state: Mapping[str, Tensor], channels: int, source: str) -> Found:
+    network = dict(description)
+    return Found(source=source, network=network, state=state, class_counts=(channels,), background=False)
 
 
 def _like(network: ModuleNetwork, channels: int) -> nn.Module:

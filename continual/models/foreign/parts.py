@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,18 @@ from protocol.errors import RunError
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
+
+
+# What DataParallel and torch.compile put before all names, and what a LightningModule does, by its attribute.
+WRAPPERS, ATTRIBUTES = ("module.", "_orig_mod."), ("model.", "net.", "network.")
+
+
+def without_prefixes(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> State:
+    """Without those prefixes that all names have."""
+    found = dict(state)
+    while prefix := next((p for p in prefixes if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def with_counters(state: Mapping[str, Tensor]) -> State:

@@ -15,7 +15,7 @@ import tarfile
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,15 +23,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from continual.models.foreign.parts import ATTRIBUTES, WRAPPERS, State, without_prefixes
 from protocol.errors import RunError
 
-State = dict[str, Tensor]
 # Where projects keep the state dict of their network, if the file holds more.
 KEYS = ("state_dict", "model_state", "model_state_dict", "model", "net", "network")
 # What stands in front of all names: of DataParallel, torch.compile; and in Lightning's files the attribute that has
 # the network. In others that may be a part of the network.
-WRAPPERS = ("module.", "_orig_mod.")
-OF_LIGHTNING, ATTRIBUTES = "state_dict", ("model.", "net.", "network.")
+OF_LIGHTNING = "state_dict"
 MOST_NAMES = 100  # of classes in one file; each object costs time that grows with their number
 PICKLES = 4  # of the format before torch 1.6: three that say what it is, then the content
 # Names that torch knows, or refuses, by itself: what rebuilds tensors and containers.
@@ -202,7 +201,7 @@ def _state_and_rest(content: Any, path: Path) -> tuple[State, Mapping[str, Any]]
     content = _plain(content)
     keys = [key for key in KEYS if isinstance(content.get(key), dict)]
     if not keys and any(isinstance(value, Tensor) for value in content.values()):
-        return _without(WRAPPERS, _tensors(content, path)), {}
+        return without_prefixes(_tensors(content, path), WRAPPERS), {}
     keys = keys or [key for key in KEYS if isinstance(content.get(key), _Inert)]
     if not keys:
         found = ", ".join(str(key)[:100] for key in list(content)[:5]) or "nothing"
@@ -212,7 +211,7 @@ def _state_and_rest(content: Any, path: Path) -> tuple[State, Mapping[str, Any]]
     (key,) = keys
     state, _ = _state_and_rest(content[key], path)
     prefixes = (*WRAPPERS, *ATTRIBUTES) if key == OF_LIGHTNING else WRAPPERS
-    return _without(prefixes, state), {name: value for name, value in content.items() if name != key}
+    return without_prefixes(state, prefixes), {name: value for name, value in content.items() if name != key}
 
 
 def _plain(mapping: dict[Any, Any]) -> dict[Any, Any]:
@@ -248,10 +247,3 @@ def _problem(tensor: Tensor) -> str | None:
     if tensor.nbytes > tensor.untyped_storage().nbytes():
         return "shows more numbers than the file holds"
     return None
-
-
-def _without(prefixes: Sequence[str], state: State) -> State:
-    """Without those prefixes that all names have."""
-    while prefix := next((p for p in prefixes if state and all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state

@@ -104,7 +104,7 @@ def _described(state: Mapping[str, Tensor], network: Mapping[str, Any]) -> Found
         RunError: the network is a module of the user's own, and the file does not fit it.
     """
     if network[TARGET] == OF_PACKAGE:  # its files may fit several networks of the package
-        return segmentation_models.recognise(state, None, network["architecture"], network["encoder"])
+        return segmentation_models.recognise(state, network["architecture"], network["encoder"])
     if network[TARGET] != MODULE:
         return own.recognise(state, network)
     own_module: ModuleNetwork = instantiate(OmegaConf.create(dict(network)), _convert_="all")

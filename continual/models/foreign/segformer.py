@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual.models.foreign.fitting import channels_of, check_fit, renamed, without_wrappers
+from continual.models.foreign.fitting import channels_of, check_fit, in_module, without_wrappers
 from continual.models.foreign.found import Found
 from continual.models.foreign.parts import State, with_counters
 from networks.segformer import CLASS_LAYER, HEADS, OF_SIZE, build
@@ -39,10 +39,8 @@ EARLIER = (
 )
 
 
-def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Found | None:
+def recognise(state: Mapping[str, Tensor]) -> Found | None:
     """What a state dict of these holds; None: it is none.
-
-    Args: `background`: whether its first channel is background; None: no.
 
     Raises:
         ConfigError: the package is missing.
@@ -63,9 +61,9 @@ def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Fo
     return Found(
         source=source,
         network={"_target_": "networks.segformer.SegFormer", **({"size": size} if size else settings)},
-        state=renamed(file, CLASS_LAYER),
+        state=in_module(file, CLASS_LAYER),
         class_counts=(channels,),
-        background=bool(background),
+        background=False,
     )
 
 

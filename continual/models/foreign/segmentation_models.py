@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from continual.models.foreign.fitting import (
-    apart,
     channels_of,
     check_fit,
     fits,
+    in_module,
     misfit,
-    renamed,
     without_wrappers,
 )
 from continual.models.foreign.found import IMAGENET_MEAN, IMAGENET_STD, Found
-from continual.models.foreign.parts import State, with_counters
+from continual.models.foreign.parts import State, with_counters, without
 from networks.segmentation_models import ARCHITECTURES, CLASS_LAYER, OF_TIMM, ShapesAlone, build, library
 from protocol.checks import listed
 from protocol.errors import ConfigError, RunError
@@ -41,7 +40,6 @@ NORMALISATION = {"inception": HALF, "xception": HALF, "dpn": DPN}
 
 def recognise(
     state: Mapping[str, Tensor],
-    background: bool | None = None,
     architecture: str | None = None,
     encoder: str | None = None,
 ) -> Found | None:
@@ -49,14 +47,13 @@ def recognise(
 
     Args:
         state: the tensors.
-        background: whether its first channel is background; None: no.
         architecture, encoder: what the user says that it is, by the names of conf/network/segmentation_models.yaml.
 
     Raises:
         ConfigError: the package is missing.
         RunError: no network of the package has these tensors, or several have.
     """
-    file, left_out = apart(without_wrappers(state), "classification_head.")
+    file, left_out = without(without_wrappers(state), r"classification_head\..*")
     if not all(any(name.startswith(part) for name in file) for part in (ENCODER, DECODER, f"{CLASS_LAYER}.")):
         return None
     encoder = encoder or _encoder_of(file)
@@ -71,9 +68,9 @@ def recognise(
             "architecture": architecture,
             "encoder": encoder,
         },
-        state=renamed(with_counters(file), CLASS_LAYER),
+        state=in_module(with_counters(file), CLASS_LAYER),
         class_counts=(channels_of(file, CLASS_LAYER),),
-        background=bool(background),
+        background=False,
         mean=mean,
         std=std,
         left_out=left_out,

@@ -20,14 +20,13 @@ from torchvision.models import get_model
 
 from continual.models.foreign.fitting import (
     HEAD,
-    apart,
     channels_of,
     check_fit,
-    renamed,
+    in_module,
     without_wrappers,
 )
 from continual.models.foreign.found import Found
-from continual.models.foreign.parts import State, with_counters
+from continual.models.foreign.parts import State, with_counters, without
 from datamodules.voc import CLASSES
 from networks.torchvision_segmentation import NAMES, class_layer_of
 
@@ -44,15 +43,13 @@ ORIGINAL = (
 )
 
 
-def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Found | None:
-    """What a state dict of these holds; None: it is none.
-
-    Args: `background`: whether its first channel is background; None: with VOC's 21 channels it is.
+def recognise(state: Mapping[str, Tensor]) -> Found | None:
+    """What a state dict of these holds; None: it is none. With VOC's 21 channels the first one is background.
 
     Raises:
         RunError: its tensors are not quite those of torchvision's network.
     """
-    file, left_out = apart(without_wrappers(state), "aux_classifier.")
+    file, left_out = without(without_wrappers(state), r"aux_classifier\..*")
     name = _name_of(file)
     if name is None:
         return None
@@ -68,8 +65,8 @@ def recognise(state: Mapping[str, Tensor], background: bool | None = None) -> Fo
         network=network,
         state=ours,
         class_counts=(channels,),
-        background=is_voc if background is None else background,
-        classes=CLASSES if is_voc and background is not False else None,
+        background=is_voc,
+        classes=CLASSES if is_voc else None,
         left_out=left_out,
     )
 
@@ -101,7 +98,7 @@ def _ours(name: str, file: State) -> tuple[dict[str, Any], State]:
     if head == "lraspp":
         file = _joined(file)
     target = "networks.torchvision_segmentation.TorchvisionSegmentation"
-    return {"_target_": target, "name": name}, renamed(file, class_layer_of(name))
+    return {"_target_": target, "name": name}, in_module(file, class_layer_of(name))
 
 
 def _original_name(name: str) -> str:
@@ -113,7 +110,7 @@ def _original_name(name: str) -> str:
 
 def _joined(file: State) -> State:
     """LRASPP with one class layer: weights side by side, biases added."""
-    rest, _ = apart(file, f"{LOW}.", f"{HIGH}.")
+    rest, _ = without(file, rf"({re.escape(LOW)}|{re.escape(HIGH)})\..*")
     layer = class_layer_of("lraspp")
     weight = torch.cat([file[f"{LOW}.weight"], file[f"{HIGH}.weight"]], dim=1)
     return {**rest, f"{layer}.weight": weight, f"{layer}.bias": file[f"{LOW}.bias"] + file[f"{HIGH}.bias"]}

@@ -38,7 +38,8 @@ def test_a_state_dict_becomes_a_network_that_grows(architecture, encoder, tmp_pa
 
 def test_what_is_said_decides_and_what_does_not_fit_is_named():
     state = model_of("fpn").state_dict()
-    assert recognise({f"model.{name}": value for name, value in state.items()}, background=True).background
+    wrapped = {f"model.{name}": value for name, value in state.items()}
+    assert recognise(wrapped).state.keys() == recognise(state).state.keys()
     assert recognise(state, architecture="fpn", encoder="resnet18").network["architecture"] == "fpn"
     assert recognise({name: value for name, value in state.items() if not name.startswith("decoder.")}) is None
     with pytest.raises(RunError, match="looks like segmentation_models_pytorch's unet with encoder resnet18, and is"):
