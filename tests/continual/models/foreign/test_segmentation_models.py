@@ -15,7 +15,7 @@ def model_of(architecture: str, encoder: str = "resnet18", **settings) -> torch.
     return smp.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES, **settings).eval()
 
 
-ENCODERS = ("resnet50", "mobilenet_v2", "efficientnet-b0", "mit_b0", "vgg11_bn", "xception")
+ENCODERS = ("resnet50", "efficientnet-b0", "mit_b0", "xception")
 FAST = (("unet", "mit_b0"), ("deeplabv3plus", "resnet18"))
 OTHERS = [
     *((a, "resnet18") for a in ARCHITECTURES if a != "deeplabv3plus"),

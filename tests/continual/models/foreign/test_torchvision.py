@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model
 
+from continual.models.checkpoint import check_shapes
+from continual.models.foreign.recognition import made
 from continual.models.foreign.torchvision import recognise
 from networks.torchvision_segmentation import NAMES
 from protocol.errors import RunError
@@ -27,6 +31,7 @@ def model_of(name: str, channels: int = CLASSES, **settings) -> nn.Module:
     [
         n if n in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50") else pytest.param(n, marks=pytest.mark.slow)
         for n in NAMES
+        if not n.endswith("101")
     ],
 )
 def test_a_state_dict_becomes_a_network_that_grows(name, tmp_path):
@@ -38,6 +43,15 @@ def test_a_state_dict_becomes_a_network_that_grows(name, tmp_path):
     assert (found.classes, found.background) == (None, False)
     with torch.no_grad():
         check_growth(found, model(IMAGE)["out"], tmp_path)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("101")])
+def test_deeper_encoders_are_told_by_names_and_shapes(name):
+    with torch.device("meta"):
+        found = recognise(get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES).state_dict())
+        network = made(found, Path("a_file.pth"))
+    assert found.source == f"torchvision's {name}"
+    check_shapes(network.state_dict(), found.state)
 
 
 def test_21_channels_are_those_of_voc_and_auxiliary_classifiers_are_left_out():
