@@ -93,6 +93,7 @@ class TaskSequence:
         images = _select(tasks, presence, training["ade_partition"])
         if known and isinstance(source, RelabelledSource):
             images = grown_images(source, tasks, images, presence)
+        _say_what_is_not_tested(source, tasks[-1])
         if training["task_images"] is not None:
             images = _owned(source, tasks, images, known, training)
         for task, chosen in list(zip(tasks, images, strict=True))[int(known is not None) :]:
@@ -214,17 +215,31 @@ def grown_images(
         raise TaskError("training.old_images: its images show none of the classes that training.start_from knows")
     later = [replace(chosen, train=chosen.train[chosen.train < own]) for chosen in images[1:]]
     last = tasks[-1]
+    unseen = [last.labels.classes[c] for c in last.seen[len(tasks[0].new) :] if not presence["train"][:own, c].any()]
+    if unseen:
+        raise TaskError(
+            f"no training image shows {', '.join(unseen)}, which {source.name} names: label some, or take the name out "
+            "of the data's classes file"
+        )
     _say_what_is_hidden(source, tasks[-1], presence["train"][:own])
     if len(tasks) > 1 and not last.new:
         if last.protocol.mode != "sequential":
             raise TaskError(
                 f"the network of training.start_from knows all classes of {source.name} ({', '.join(source.new_names)})"
                 f" already, and training.mode={last.protocol.mode} hides their labels: set training.mode=sequential to "
-                "learn them from more images, or name a new class in the data's classes file"
+                "learn them from more images (with loss=mib also loss.unbiased_kd=false), or name a new class in the "
+                "data's classes file"
             )
         train, val = (select_test(last, presence[name]) for name in ("train", "val"))
         later = [replace(later[0], train=train[train < own], val=val)]
     return begun, *later
+
+
+def _say_what_is_not_tested(source: DataSource, task: Task) -> None:
+    """Warn of further test images that label none of the run's classes; `task`: the last one."""
+    further = source.more_test
+    if further is not None and not set(further.labels.classes.values()) & set(task.class_names):
+        log.warning("dataset.test_root has no effect: its classes file names none of the run's classes")
 
 
 def _say_what_is_hidden(source: RelabelledSource, task: Task, presence: Flags) -> None:

@@ -22,6 +22,9 @@ class UserError(ValueError):
     """The configuration, the data or the run's folder cannot be used; the message names the fault and the remedy."""
 
 
+FILES = r"(?:txt|ya?ml|json|py|md|csv|png|jpe?g|ckpt|pth?)\b"  # endings of files, which are no parts of a key
+
+
 class ConfigError(UserError):
     """A configuration key with a value that cannot work."""
 
@@ -59,4 +62,5 @@ def with_full_keys(message: str, group: str, made: Callable[..., Any]) -> str:
     Args: as in `full_keys`.
     """
     keys = "|".join(map(re.escape, inspect.signature(made).parameters))
-    return re.sub(rf"(?<![\w./-])({keys})(?==|\.\w)", rf"{group}.\1", message) if keys else message
+    found = rf"(?<![\w./-])({keys})(?==|\.(?!{FILES})\w)"
+    return re.sub(found, rf"{group}.\1", message) if keys else message

@@ -226,6 +226,21 @@ REFUSED = (
     (("dataset.root={ground}/old", "training.mode=sequential"), "set loss.unbiased_kd=false"),
     (("dataset.root={ground}/unlabelled",), "no train mask of folder shows a class"),
     (("dataset.root={ground}/nearly",), "write the name as disc"),
+    (("dataset.root={ground}/half",), "no training image shows nowhere"),
+    (("training.start_from=",), "training.start_from is empty"),
+    (
+        ("network=module", "network.module._target_=datamodules.Nope", "training.start_from=network"),
+        "network.classifier",
+    ),
+    (
+        (
+            "network=module",
+            "network.module._target_=datamodules.Nope",
+            "network.classifier=x",
+            "training.start_from=network",
+        ),
+        "network.module._target_=datamodules.Nope is no class",
+    ),
 )
 
 
@@ -237,6 +252,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(cli: CLI, ground: Pat
     write_file_with_code(ground / "start/task_01/model.ckpt", ground / "evaluation.safetensors")
     write_folder(ground / "unlabelled", {"nothing like it": 1})
     write_folder(ground / "nearly", {"Disc": 1})
+    write_folder(ground / "half", {"bar": 1, "nowhere": 2})
     for arguments, sentence in REFUSED:
         given = [each.format(ground=ground) for each in arguments]
         start = () if any("start_from" in each for each in given) else (f"training.start_from={ground / 'start'}",)

@@ -31,6 +31,8 @@ class SegmentationMetrics(Metric):
     Attributes:
         num_classes: C, channels including background.
         open_background: whether background is no class where no pixel is labelled so.
+        is_judged: whether some images do not label all classes, see `judged`: background means more on these than on
+            others, so that it has no score.
         confusion: C x C int64, rows = labels, columns = predictions.
         images: int64, images seen.
     """
@@ -44,6 +46,7 @@ class SegmentationMetrics(Metric):
         super().__init__()
         self.num_classes = num_classes
         self.open_background = open_background
+        self.is_judged = False
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -68,7 +71,8 @@ class SegmentationMetrics(Metric):
 
     def scores(self, task: Task) -> dict[str, Any]:
         """`task_scores` of what was counted."""
-        return task_scores(self.compute()[0], task, self.open_background)
+        scores_background = not (self.is_judged or (self.open_background and not self.confusion[0].any()))
+        return task_scores(self.compute()[0], task, scores_background)
 
 
 def judged(prediction: Tensor, judges: Tensor | None) -> Tensor:
@@ -111,14 +115,14 @@ def pixel_accuracy(confusion: Tensor) -> Tensor:
     return confusion.trace() / confusion.sum()
 
 
-def task_scores(confusion: Tensor, task: Task, open_background: bool = False) -> dict[str, Any]:
+def task_scores(confusion: Tensor, task: Task, scores_background: bool = True) -> dict[str, Any]:
     """Scores after a task, as they stand in results.json; None where undefined.
 
     Args:
         confusion: n_seen x n_seen of the evaluation after `task`.
         task: says which classes are old, new, of the sequence's first task, and whether background is evaluated.
-        open_background: whether background is no class where no pixel is labelled so: of a network that knew other
-            classes before, what no label says may be any of these.
+        scores_background: whether background may be a class: of a network that knew other classes before, what no
+            label says may be any of these.
 
     Returns:
         miou: mean IoU of all seen classes and background; miou_nobg: without background.
@@ -137,7 +141,7 @@ def task_scores(confusion: Tensor, task: Task, open_background: bool = False) ->
     if confusion.shape != (task.n_seen, task.n_seen):
         raise ValueError(f"confusion matrix of {tuple(confusion.shape)} for a task of {task.n_seen} classes")
     iou = [or_none(value) for value in class_iou(confusion).tolist()]
-    if not _background_is_scored(task) or (open_background and not confusion[0].any()):
+    if not (scores_background and _background_is_scored(task)):
         iou[0] = None
     by_class = dict(zip(task.seen, iou[1:], strict=True))
     initial = [by_class[c] for c in task.seen if c in task.initial]

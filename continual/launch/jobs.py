@@ -94,8 +94,8 @@ def _say_changed_data(config: DictConfig, state: RunState, folder: RunFolder) ->
     if changed:
         log.warning(
             f"the data have changed since the run in {folder.path} ended ({changed}): its results are those of the "
-            f"earlier data ({folder.results_page}); training.name=... makes a new run, and with "
-            f"training.start_from={folder.path} it goes on from this one's network"
+            f"earlier data ({folder.results_page}); another training.name (or hydra.run.dir) makes a new run, which "
+            f"begins with this one's network by training.start_from={folder.path}"
         )
     return bool(changed)
 

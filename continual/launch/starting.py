@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from continual.launch.references import at
-from continual.launch.targets import TARGET
+from continual.launch.targets import TARGET, located
 from continual.models.configuration import plain
 from protocol.errors import ConfigError, full_keys
+from protocol.settings import flatten
 from protocol.words import shown
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def begin_with_start(config: DictConfig, overrides: Sequence[str]) -> None:
         return
     if training.known is not None:
         raise ConfigError("training.known is what training.start_from fills in: leave it out")
+    if not str(training.start_from).strip():
+        raise ConfigError(f"{KEY} is empty: name a file or a run's folder, or null for none")
+    _check_network(config)
     given = {o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides))}
     start = _start(config, given)
     loss = instantiate(config.loss, _convert_="all")
@@ -53,6 +57,17 @@ def begin_with_start(config: DictConfig, overrides: Sequence[str]) -> None:
         is_given = any(key.replace("/", ".").startswith(f"dataset.{name}") for key in given)
         if getattr(start, name) is not None and not is_given and name in config.dataset:
             _set(config, f"dataset.{name}", getattr(start, name))
+
+
+def _check_network(config: DictConfig) -> None:
+    """Raise ConfigError where the network that may be needed to read the start lacks a setting, or a class."""
+    network = plain(config.network)
+    for name, value in flatten(network):
+        if value == MISSING:
+            raise ConfigError(f"network.{name} must be given, e.g. on the command line: network.{name}=...")
+    for name, value in flatten(network):
+        if name == TARGET or name.endswith(f".{TARGET}"):
+            located(f"network.{name}", value)
 
 
 def _start(config: DictConfig, given: Collection[str]) -> Start:

@@ -188,6 +188,7 @@ class ContinualLearner(pl.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor]) -> NetworkOutput:
         output = self.network(batch["image"])
         prediction = at_size_of(self.loss.predict(output), batch["label"])
+        self.metrics.is_judged |= "judged" in batch
         self.metrics.update(judged(prediction, batch.get("judged")), batch["label"])
         return output
 

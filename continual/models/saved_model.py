@@ -74,7 +74,8 @@ class SavedModel:
             if names_only_parts(facts.network):  # others, which the user trusts, may need memory to be made
                 with torch.device("meta"):  # without memory at first: a damaged description may ask for any size
                     check_shapes(build().state_dict(), state)
-            network = build()
+            with torch.random.fork_rng(devices=[]):  # drawing weights that are replaced is not the caller's business
+                network = build()
             check_shapes(network.state_dict(), state)
             network.load_state_dict(state)
         except RunError:

@@ -53,6 +53,7 @@ class Start:
         callbacks: states of its run's callbacks at its end, by name.
         is_own: whether its file is one of this project, which says all of this itself.
         is_as_saved: whether the classifier is arranged as in its file.
+        tensors: of the network, before its classifier is arranged otherwise.
     """
 
     what: str
@@ -66,6 +67,11 @@ class Start:
     callbacks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     is_own: bool = True
     is_as_saved: bool = True
+    tensors: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the tensors."""
+        self.tensors = len(self.network.state_dict())
 
     def fit(self, layout: Layout, background: bool) -> None:
         """Arrange the classifier as a method needs it, see `networks.refit.fit_layout`."""
@@ -221,6 +227,11 @@ def with_classes(found: Found, classes: str | Sequence[str] | None, path: Path) 
         raise RunError(
             f"training.start_classes names {len(space.classes)} classes, and {path} ({found.source}) has {count} "
             f"channels: give {count} names, or {count - 1} where the first channel is background"
+        )
+    if len(chosen) < len(space.classes):
+        log.warning(
+            f"training.start_classes={given} names {len(space.classes)} classes, and {path} has {len(chosen)}: they "
+            f"are taken to be the first ones, {', '.join(space.classes[c] for c in chosen)}"
         )
     numbered = voc_colours()
     drawn = {c: tuple(numbered[place].tolist()) for place, c in enumerate(chosen, start=1)}

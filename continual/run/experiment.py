@@ -134,8 +134,7 @@ class Experiment:
             self.learner.network.weights = f"{self.training.start_from}, as task 0 has it"
         if known is not None and not is_taken(self.folder.task(0).model):
             self.start = start_of(self.settings, known, self.learner.loss.layout)
-            tensors = len(self.start.network.state_dict())
-            self.learner.network.weights = f"{self.start.what}: {tensors} tensors match, none is missing"
+            self.learner.network.weights = f"{self.start.what}: {self.start.tensors} tensors match, none is missing"
             give_states(self.callbacks, self.start, has_old_images=self.training.old_images is not None)
 
     def _announce(self) -> None:
@@ -152,7 +151,8 @@ class Experiment:
         write_atomically(self.folder.environment, json.dumps(self.environment, indent=2))
         log.info(f"run folder: {self.folder.path}")
         log.info(self.sequence.describe())
-        log.info(f"weights: {self.learner.network.weights}")
+        learned = f"those that task {self.state.next_task - 1} ended with" if self.state.next_task else None
+        log.info(f"weights: {learned or self.learner.network.weights}")
 
     def _run_task(self, task: Task) -> None:
         """Prepare a task; skip, resume or start its training; test and record it."""
