@@ -74,6 +74,7 @@ def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[Label
     ids = dict(zip(known.names, known.ids, strict=True)) if known else {}
     background = known.background if known else None
     for labels in data:
+        _check_background(labels, ids)
         taken = {*ids.values(), background}
         for value, name in labels.classes.items():
             if name not in ids:
@@ -104,6 +105,16 @@ def _free(value: int, taken: set[int | None]) -> int:
     if free:
         return free[0]
     raise TaskError(f"the network's classes and the data's are more than the {VALUES} values that a mask can hold")
+
+
+def _check_background(labels: LabelSpace, others: Collection[str]) -> None:
+    """Raise TaskError where a data set takes a class for background."""
+    if labels.background is not None and labels.background_name in others:
+        raise TaskError(
+            f"value {labels.background} of the data's masks is background (dataset.background) and called "
+            f"{labels.background_name}, which is a class that the network knows: set dataset.background=null where it "
+            "is that class, or call it background"
+        )
 
 
 def _check_spelling(name: str, others: Iterable[str], known: Collection[str]) -> None:

@@ -19,6 +19,7 @@ class LabelSpace:
         ignored: values without a class (void); they become 255.
         background_is_evaluated: False where pixels of the background id are ignored in evaluation (ADE20K, where 0
             is "unlabelled": trained as background, never scored).
+        background_name: what the data set calls background.
         colours: class id -> R, G, B in [0, 255], the colour in which papers draw it; empty = VOC's colour map.
     """
 
@@ -26,4 +27,5 @@ class LabelSpace:
     background: int | None = 0
     ignored: tuple[int, ...] = (IGNORE,)
     background_is_evaluated: bool = True
+    background_name: str = "background"
     colours: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)

@@ -98,6 +98,8 @@ def export(arguments: argparse.Namespace) -> None:
     write_card(model, output / "README.md", rule, differences)
     for name, difference in differences.items():
         print(f"{output / name}: logits equal the checkpoint's up to {difference:.2g}")
+    if "onnx" in formats:
+        print(f"{output / PREDICT}: segments images with model.onnx, onnxruntime, numpy and pillow alone")
     print(f"{output / 'README.md'}: model card")
 
 

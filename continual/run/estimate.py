@@ -153,5 +153,6 @@ def peak_memory(device: torch.device) -> int:
 def in_words(seconds: float) -> str:
     """A time as one says it: 40 seconds, 12 minutes, 3.2 hours."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        whole = max(1, round(seconds))
+        return f"{whole} second{'s' * (whole > 1)}"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

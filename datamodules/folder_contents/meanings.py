@@ -95,6 +95,7 @@ def _meaning(table: ClassTable, background: int | None, ignored: Sequence[int]) 
         {ids[v]: name for v, name in foreground.items()},
         background=None if background is None else ids[background],
         ignored=tuple(dict.fromkeys(ids[v] for v in ignored)),
+        background_name=BACKGROUND if background is None else table.names.get(background, BACKGROUND),
         colours={ids[v]: rgb for v, rgb in table.colours.items() if v in foreground},
     )
     return Meaning(labels, ids)

@@ -90,6 +90,13 @@ def test_a_name_that_nearly_agrees_is_refused(name: str) -> None:
         grown_labels(known(), [LabelSpace({1: name})])
 
 
+def test_a_known_class_is_not_background() -> None:
+    with pytest.raises(
+        TaskError, match=r"called road, which is a class that the network knows: set dataset\.background"
+    ):
+        grown_labels(known(), [LabelSpace({1: "car"}, background_name="road")])
+
+
 def test_more_classes_than_values_are_refused() -> None:
     many = LabelSpace({v: f"class {v}" for v in range(1, 256)}, background=0, ignored=())
     with pytest.raises(TaskError, match="more than the 256 values"):

@@ -12,7 +12,7 @@ from continual.run.estimate import Estimate, Work, in_words, peak_memory, work_o
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 seconds"), (40, "40 seconds"), (700, "12 minutes"), (5390, "90 minutes"), (11520, "3.2 hours")],
+    [(0.2, "1 second"), (40, "40 seconds"), (700, "12 minutes"), (5390, "90 minutes"), (11520, "3.2 hours")],
 )
 def test_times_in_words(seconds, words):
     assert in_words(seconds) == words
