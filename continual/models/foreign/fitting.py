@@ -44,15 +44,15 @@ def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     ]
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
-    parts = [_first(shapes, "differ in size: "), _first(missing, "are missing: "), _first(unknown, "have no place: ")]
+    parts = [_first(shapes, "of another size"), _first(missing, "missing"), _first(unknown, "without a place")]
     return "; ".join(part for part in parts if part)
 
 
-def _first(items: list[str], verb: str) -> str:
+def _first(items: list[str], how: str) -> str:
     if not items:
         return ""
     more = len(items) - MOST_NAMED
-    return f"{len(items)} tensors {verb}{', '.join(items[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"
+    return f"{how}: {', '.join(items[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _size(tensor: Tensor) -> str:

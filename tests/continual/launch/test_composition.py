@@ -96,6 +96,14 @@ def error_of(*overrides):
         ("+callbacks.foo.bar=1", "callbacks.foo.bar is no setting (possible are callbacks=bacs, callbacks=cl"),
         ("hydra.rn.dir=x", "hydra.rn.dir is no setting: did you mean hydra.run.dir?"),
         ("optimizer.maximize=true", "optimizer.maximize is not set in this configuration: write +optimizer.max"),
+        (
+            "network=module network.module._target_=tests.networks.own_modules.Tiny network.module.width=4",
+            "network.module.width is not set in this configuration: write +network.module.width=... to set it",
+        ),
+        (
+            "network=module network.module._target_=tests.networks.own_modules.Tiny +network.module.widht=4",
+            "network.module.widht is no setting: did you mean network.module.width?",
+        ),
         ("loss=mibb", "loss=mibb must be bacs, cil, "),
         ("loss=mibb", "did you mean mib?"),
         ("experiment=mib/vocc", "did you mean mib/voc?"),
