@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 
 from continual.launch import jobs, run
@@ -52,6 +53,7 @@ def test_a_run_is_the_command_line_s(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     (tmp_path / "config.yaml").write_text("a: 1")
+    monkeypatch.setattr(hydra._internal.hydra, "ConfigLoaderImpl", ConfigLoaderImpl)  # other tests have put in ours
     before = process()
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         finished = run(SETTINGS)
