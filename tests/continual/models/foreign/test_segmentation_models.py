@@ -17,8 +17,9 @@ def model_of(architecture: str, encoder: str = "resnet18", **settings) -> torch.
 
 ENCODERS = ("resnet50", "efficientnet-b0", "mit_b0", "xception")
 FAST = (("unet", "mit_b0"), ("deeplabv3plus", "resnet18"))
+GROWN = ("fpn", "linknet", "pan", "segformer")  # whose decoders differ most; the others are recognised alone
 OTHERS = [
-    *((a, "resnet18") for a in ARCHITECTURES if a != "deeplabv3plus"),
+    *((a, "resnet18") for a in ARCHITECTURES if a in GROWN),
     *(("unet", e) for e in ENCODERS if e != "mit_b0"),
 ]
 
@@ -34,6 +35,15 @@ def test_a_state_dict_becomes_a_network_that_grows(architecture, encoder, tmp_pa
     image = torch.nn.functional.interpolate(IMAGE, size=(128, 160)) if architecture == "pan" else IMAGE
     with torch.no_grad():
         check_growth(found, model(image), tmp_path, image=image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in (*GROWN, "deeplabv3plus")])
+def test_every_architecture_is_told_from_the_others(architecture):
+    state = model_of(architecture).state_dict()
+    found = recognise(state)
+    assert found.network["architecture"] == architecture
+    assert len(found.state) == len(state)
 
 
 def test_what_is_said_decides_and_what_does_not_fit_is_named():
