@@ -15,14 +15,12 @@ from typing import Any
 
 # What would break a line or a terminal, and what Python makes of bytes that are no UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FILES = r"(?:txt|ya?ml|json|py|md|csv|png|jpe?g|ckpt|pth?)\b"  # endings of files, which are no parts of a key
 LONGEST_WORD = 1000  # letters; paths have fewer
 
 
 class UserError(ValueError):
     """The configuration, the data or the run's folder cannot be used; the message names the fault and the remedy."""
-
-
-FILES = r"(?:txt|ya?ml|json|py|md|csv|png|jpe?g|ckpt|pth?)\b"  # endings of files, which are no parts of a key
 
 
 class ConfigError(UserError):

@@ -71,8 +71,14 @@ class SegmentationMetrics(Metric):
 
     def scores(self, task: Task) -> dict[str, Any]:
         """`task_scores` of what was counted."""
-        scores_background = not (self.is_judged or (self.open_background and not self.confusion[0].any()))
-        return task_scores(self.compute()[0], task, scores_background)
+        confusion, _ = self.compute()
+        scores_background = not (self.is_judged or (self.open_background and not confusion[0].any()))
+        return task_scores(confusion, task, scores_background)
+
+    def reset(self) -> None:
+        """Count from zero; the images of another evaluation may label all classes."""
+        super().reset()
+        self.is_judged = False
 
 
 def judged(prediction: Tensor, judges: Tensor | None) -> Tensor:

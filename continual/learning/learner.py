@@ -102,7 +102,7 @@ class ContinualLearner(pl.LightningModule):
             self.teacher.learn_from(self.network)
         else:
             self.teacher.leave()
-        is_known = task.index == 0 and bool(self.network.class_counts)
+        is_known = task.index == 0 and self.knows_before
         if self.optimisation.from_initial_weights and not is_known:
             self._start_anew(task)
         elif task.n_new and not is_known:

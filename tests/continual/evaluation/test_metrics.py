@@ -334,3 +334,14 @@ def test_golden_iou_of_erfnet(golden):
     iou = class_iou(metric.compute()[0])[:void]
     np.testing.assert_allclose(iou.nan_to_num(), data["iou"], atol=1e-6)
     assert iou.nan_to_num().mean().item() == pytest.approx(float(data["mean_iou"]), abs=1e-6)
+
+
+def test_background_that_was_not_scored_is_in_the_next_evaluation():
+    """Validation images may label fewer classes than test images."""
+    (only,) = tasks_of(LabelSpace({1: "cat"}), task="offline")
+    metrics = SegmentationMetrics(2)
+    for judged, expected in ((True, None), (False, 1.0)):
+        metrics.reset()
+        metrics.is_judged |= judged
+        metrics.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
+        assert metrics.scores(only)["iou"]["background"] == expected
