@@ -92,6 +92,7 @@ class TaskSequence:
         _say_what_is_shared(source)
         images = _select(tasks, presence, training["ade_partition"])
         if known and isinstance(source, RelabelledSource):
+            _check_something_is_new(source, tasks[-1], known)
             images = grown_images(source, tasks, images, presence)
         _say_what_is_not_tested(source, tasks[-1])
         if training["task_images"] is not None:
@@ -119,6 +120,12 @@ class TaskSequence:
         index_of(source, "train")  # looks at every file
         images = domain_images(source.domain_of, steps, dataset.domain_test)
         return cls(source, tasks, tuple(TaskImages(*map(np.sort, parts)) for parts in images))
+
+    def learned_from(self, index: int) -> list[str]:
+        """Digests of the training images that a network has learned from after a task, see `Known`."""
+        if self.known is None:
+            return [_digest(self.source)]
+        return [*self.known.learned_from, *([_digest(self.source)] if index else [])]
 
     def tested(self, index: int, name: str) -> Positions:
         """Positions of the images of a split on which a task is tested.
@@ -233,6 +240,22 @@ def grown_images(
         train, val = (select_test(last, presence[name]) for name in ("train", "val"))
         later = [replace(later[0], train=train[train < own], val=val)]
     return begun, *later
+
+
+def _check_something_is_new(source: RelabelledSource, last: Task, known: Known) -> None:
+    """Raise TaskError where a network knows all classes and has learned from these very images."""
+    if not last.new and _digest(source) in known.learned_from:
+        raise TaskError(
+            f"no new class and no new image: the network of training.start_from knows all classes of {source.name} "
+            f"({', '.join(source.new_names)}) and has learned from these very images; give others, or name a new class "
+            "in the data's classes file"
+        )
+
+
+def _digest(source: DataSource) -> str:
+    """Of a data set's own training images."""
+    own = source.source if isinstance(source, RelabelledSource) else source
+    return own.split("train").contents()["digest"]
 
 
 def _say_what_is_not_tested(source: DataSource, task: Task) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Known:
         has_background: whether channel 0 of the network is background.
         class_counts: channels that each call of `SegmentationNetwork.add_classes` added, see networks/base.py.
         start: checksum of its weights.
+        learned_from: digests of the training images of the runs that made it, as far as they are known.
     """
 
     names: list[Text]
@@ -43,6 +44,7 @@ class Known:
     has_background: bool
     class_counts: list[Whole]
     start: Text
+    learned_from: list[Text] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ FREE_KEYS = (
     "training.ckpt_dir",
     "training.save_every",
     "training.start_from",
+    "training.start_classes",
     "training.resume",
     "training.first_task_cache",
     "training.num_workers",
@@ -28,7 +29,7 @@ FREE_KEYS = (
     "callbacks.deep_inversion.trust",
 )
 # Keys that mean nothing where they are null: runs of versions that did not have them go on.
-UNLESS_NULL = ("training.known", "training.start_classes", "training.old_images")
+UNLESS_NULL = ("training.known", "training.old_images")
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,30 @@ def test_what_has_grown_grows_again_from_any_of_its_files(cli: CLI, ground: Path
     assert found[0] == found[1] == found[2]
     assert list(found[0][1]["iou"]) == ["background", *KNOWN, "bar", "ring"]
     assert found[0][0]["iou"]["bar"] is not None  # known now, and labelled
+    same = ("training.start_from=again0", "training.mode=sequential", "loss=finetune")
+    grow(cli, ground, *same, data="both")  # other images of what it knows
+    refused = cli(*GROW, f"dataset.root={ground / 'new'}", *same, "hydra.run.dir=same", check=False)
+    assert "no new class and no new image" in refused.stderr
 
 
 def test_an_interrupted_growth_goes_on_to_the_same_numbers(cli: CLI, ground: Path, tmp_path: Path) -> None:
-    grow(cli, ground, "training.increment=1")
-    whole = results(tmp_path / "grown")
+    """Also where the file that it began with has gone, of which the run has a copy."""
+    torch.save(weights(ground / "start/task_01/model.ckpt"), tmp_path / "start.pth")
+    named = ("network=unet_small", "network.width=4", "network.num_layers=3")
+    classes = f"training.start_classes=[{','.join(KNOWN)}]"
+    from_file = ("training.start_from=start.pth", classes, *named, "training.increment=1")
+    from_copy = ("training.start_from=grown/task_00/model.ckpt", "training.increment=1")
+    grow(cli, ground, *from_file)
+    whole = results(tmp_path / "grown")["tasks"]
     final = weights(tmp_path / "grown/task_02/model.ckpt")
-    for task in (2, 1, 0):
+    for task, arguments in ((0, from_file), (2, from_file), (1, from_copy)):
         stop_before(tmp_path / "grown", task)
-        grow(cli, ground, "training.increment=1")
-        assert results(tmp_path / "grown") == whole
+        if arguments == from_copy:
+            (tmp_path / "start.pth").unlink()
+            refused = cli(*GROW, f"dataset.root={ground / 'new'}", *from_file, check=False)
+            assert "does not exist; a run that began with it has it as task_00/model.ckpt" in refused.stderr
+        grow(cli, ground, *arguments)
+        assert results(tmp_path / "grown")["tasks"] == whole
         again = weights(tmp_path / "grown/task_02/model.ckpt")
         assert all(torch.equal(final[name], again[name]) for name in final)
 

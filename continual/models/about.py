@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,7 @@ class About:
             training the network learns all of them in one task.
         labels: 256 test labels, by the value in a mask's file: channel, or 255 where the pixel is not scored.
         total: channels after the last task.
+        learned_from: digests of the training images of this run and of those that made the network that it began with.
     """
 
     config: dict[str, Any]
@@ -81,6 +82,7 @@ class About:
     channels_per_step: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     labels: Annotated[list[Byte], Len(256, 256)]
     total: Channels
+    learned_from: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, content: Any, path: Path) -> About:
@@ -127,7 +129,12 @@ def _checked(kind: type[Any], content: Any, path: Path) -> Any:
 
 
 def describe(
-    task: Task, network: SegmentationNetwork, total: int, config: dict[str, Any], mask_table: Pixels | None = None
+    task: Task,
+    network: SegmentationNetwork,
+    total: int,
+    config: dict[str, Any],
+    mask_table: Pixels | None = None,
+    learned_from: Sequence[str] = (),
 ) -> About:
     """Facts about a checkpoint's network.
 
@@ -137,6 +144,7 @@ def describe(
         total: channels after the last task.
         config: the run's resolved configuration, without its loggers.
         mask_table: see `DataSource.mask_table` (datamodules/base.py).
+        learned_from: see `About`.
     """
     return About(
         config=config,
@@ -149,4 +157,5 @@ def describe(
         channels_per_step=list(task.channels_per_step),
         labels=(task.eval_lut if mask_table is None else task.eval_lut[mask_table]).tolist(),
         total=total,
+        learned_from=list(learned_from),
     )

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from continual.evaluation.metrics import BACKGROUND
 from continual.evaluation.palette import voc_colours
 from continual.models.checkpoint import ABOUT, NETWORK, checksum, load_checkpoint
-from continual.models.foreign.found import Found
+from continual.models.foreign.found import Found, against_background
 from continual.models.foreign.module import from_network
+from continual.models.foreign.neighbours import weights_in
 from continual.models.foreign.recognition import find, made
 from continual.models.saved_model import SavedModel, model_of_run
 from continual.models.trust import make
@@ -53,6 +54,7 @@ class Start:
         callbacks: states of its run's callbacks at its end, by name.
         is_own: whether its file is one of this project, which says all of this itself.
         is_as_saved: whether the classifier is arranged as in its file.
+        learned_from: digests of the training images of the runs that made it, as far as they are known.
         tensors: of the network, before its classifier is arranged otherwise.
     """
 
@@ -67,6 +69,7 @@ class Start:
     callbacks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     is_own: bool = True
     is_as_saved: bool = True
+    learned_from: Sequence[str] = ()
     tensors: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class Start:
             has_background=self.network.has_background,
             class_counts=list(self.network.class_counts),
             start=f"{checksum(self.network.state_dict()):08x}",
+            learned_from=list(self.learned_from),
         )
 
 
@@ -97,7 +101,7 @@ def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping
     """The network that `training.start_from` names.
 
     Args:
-        given: a file, a run's folder, or `ITSELF`.
+        given: a file, a run's folder, one of `save_pretrained`, or `ITSELF`.
         classes: names of its classes, or where they stand (`training.start_classes`), where its file does not say them.
         network: the configuration's description of a network. A file of this project does not need it.
         trust: whether the file may name classes that are no part of this project.
@@ -110,7 +114,8 @@ def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping
     path = Path(given).expanduser()
     if not path.exists():
         raise RunError(f"{KEY}={given} does not exist; a run that began with it has it as task_00/model.ckpt")
-    path = model_of_run(path) if path.is_dir() else path
+    if path.is_dir():
+        path = weights_in(path) or model_of_run(path)
     start = _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
     _check_names(list(start.labels.classes.values()), start.what)
     return start
@@ -178,6 +183,7 @@ def _own(path: Path, classes: Any, trust: bool) -> Start:
         evaluation=dataset.evaluation,
         crop_size=dataset.crop_size,
         callbacks=content.get("callbacks", {}) if NETWORK in content else {},
+        learned_from=about.learned_from,
     )
 
 
@@ -240,6 +246,9 @@ def with_classes(found: Found, classes: str | Sequence[str] | None, path: Path) 
         background=space.background if found.background else None,
         colours={c: space.colours.get(c, drawn[c]) for c in chosen},
     )
+    if count == len(chosen) == 1:
+        log.info(f"{path}: its one channel is taken as a class against background, as after a sigmoid")
+        return against_background(found), replace(labels, background=space.background)
     return found, labels
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from continual.evaluation.palette import overlay, palette, wrong_pixels
 from continual.evaluation.plots import render, save_picture
-from continual.evaluation.text import csv_text, one_decimal
+from continual.evaluation.text import csv_text, percent
 from continual.learning.callback import data_of, learner_of
 from continual.learning.learner import ContinualLearner
 from continual.run.pictures import sheet
@@ -29,6 +30,8 @@ from protocol.arrays import Pixels
 from protocol.files import write_atomically
 from protocol.labels import IGNORE
 from protocol.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 SHOWN = 6  # images in the picture
 COLUMNS = ("image", "before", "after", "changed pixels")
@@ -116,6 +119,7 @@ class Changes(pl.Callback):
         write_atomically(path, csv_text([["image", "changed"], *([name, f"{share:.6f}"] for name, share in rows)]))
         if self.most:
             save_picture(self._picture(learner), self.folder.plot("changes", learner.task.index))
+        log.info(self._in_words())
 
     def _gather(self, trainer: pl.Trainer) -> None:
         """Join what the processes have seen, each of other images."""
@@ -123,6 +127,16 @@ class Changes(pl.Callback):
         found = [trainer.strategy.broadcast(own, src=rank) for rank in range(trainer.world_size)]
         self.shares = {name: share for shares, _ in found for name, share in shares.items()}
         self.most = heapq.nlargest(SHOWN, (change for _, most in found for change in most))
+
+    def _in_words(self) -> str:
+        """How much has changed, in one line."""
+        if not self.most:
+            return f"predictions of the start: none has changed on {len(self.shares)} images; there is no picture"
+        mean, most = sum(self.shares.values()) / len(self.shares), max(self.most)
+        return (
+            f"predictions of the start: {percent(mean)} % of the pixels have changed on {len(self.shares)} images, "
+            f"most on {most.name} ({percent(most.share)} %)"
+        )
 
     def _picture(self, learner: ContinualLearner) -> Pixels:
         colours, changes = palette(learner.task), sorted(self.most, reverse=True)
@@ -132,7 +146,7 @@ class Changes(pl.Callback):
             overlays = [overlay(image, colours[classes]) for classes in (before, after)]
             pictures.append([image, *overlays, wrong_pixels(image, changed, np.zeros_like(changed))])
             shown |= {int(c) for each in (before, after) for c in np.unique(each)}
-        captions = [f"{change.name}: {one_decimal(100 * change.share)} % of the pixels" for change in changes]
+        captions = [f"{change.name}: {percent(change.share)} % of the pixels" for change in changes]
         names = learner.task.class_names
         return render(sheet(pictures, COLUMNS, shown - {IGNORE}, names, colours, captions))
 

@@ -161,7 +161,9 @@ class Experiment:
         self.learner.begin_task(task)
         without_loggers = {group: values for group, values in self.settings.items() if group != "logger"}
         total, mask_table = self.tasks[-1].n_seen, self.sequence.source.mask_table
-        self.learner.about = asdict(describe(task, self.learner.network, total, without_loggers, mask_table))
+        learned_from = self.sequence.learned_from(task.index)
+        about = describe(task, self.learner.network, total, without_loggers, mask_table, learned_from)
+        self.learner.about = asdict(about)
         images = self.sequence.images[task.index]
         is_known = task.index == 0 and self.sequence.known is not None
         self.data.begin_task(task, images.train, images.val, images.test, trains=not is_known)

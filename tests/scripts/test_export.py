@@ -46,7 +46,7 @@ def test_every_way_to_use_a_network_gives_the_same_labels(cli, tmp_path, monkeyp
     cli("run/task_01/model.ckpt", "photos", script="scripts/predict.py")
     said = cli("run", "--images", "photos", script="scripts/export.py").stdout
     assert [line.partition(":")[0] for line in said.splitlines()] == [
-        f"exported/{name}" for name in ("model.safetensors", "model.pt2", "model.onnx", "README.md")
+        f"exported/{name}" for name in ("model.safetensors", "model.pt2", "model.onnx", "predict_onnx.py", "README.md")
     ]
     photos = ["photos/a.png", "photos/b.png"]
     command = [sys.executable, "-c", ALONE, "exported/predict_onnx.py", *photos, "--output", "onnx"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from continual.models.foreign.found import HEAD
 from continual.models.foreign.parts import ATTRIBUTES, WRAPPERS, State, without_prefixes
 from protocol.errors import RunError
 
-HEAD = "classifier.heads.0."  # the first task's layer of the growing classifier
 MOST_NAMED = 3  # tensors in a message
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from networks.classifier import Layout
 
+HEAD = "classifier.heads.0."  # the first task's layer of the growing classifier
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -39,3 +41,17 @@ class Found:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     left_out: tuple[str, ...] = ()
+
+
+def against_background(found: Found) -> Found:
+    """A network of one channel, whose sigmoid says yes or no, as one of background and a class: the same after softmax.
+
+    Background's score is 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
+    """
+    weight, bias = found.state[f"{HEAD}weight"], found.state[f"{HEAD}bias"]
+    channels = 0 if weight.shape[0] == 1 else 1  # a transposed convolution has them second
+    head = {
+        f"{HEAD}weight": torch.cat([torch.zeros_like(weight), weight], channels),
+        f"{HEAD}bias": torch.cat([torch.zeros_like(bias), bias]),
+    }
+    return replace(found, state={**found.state, **head}, class_counts=(2,), background=True)

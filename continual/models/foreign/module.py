@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual.models.foreign.fitting import HEAD, channels_of, check_fit, in_module, without_wrappers
-from continual.models.foreign.found import Found
+from continual.models.foreign.fitting import channels_of, check_fit, in_module, without_wrappers
+from continual.models.foreign.found import HEAD, Found
 from continual.models.foreign.parts import with_counters
 from networks.classifier import IncrementalClassifier
 from networks.module import ModuleNetwork

@@ -30,6 +30,7 @@ from continual.models.foreign import (
 from continual.models.foreign.file_names import with_names
 from continual.models.foreign.found import Found
 from continual.models.foreign.module import from_module
+from continual.models.foreign.neighbours import with_neighbours
 from continual.models.foreign.reading import read, refusal
 from continual.models.trust import TARGET, make, names_only_parts
 from networks.base import SegmentationNetwork
@@ -91,6 +92,7 @@ def find(path: Path, network: Mapping[str, Any] | None = None) -> Found:
         if found is None:
             source, found = _only(state)
             found = with_names(_with_unseen(found, source.unseen, network or {}), path.stem)
+        found = with_neighbours(found, path)
         _check(found, path)
     except RunError as error:
         raise refusal(path, str(error)) from error

@@ -19,13 +19,12 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from continual.models.foreign.fitting import (
-    HEAD,
     channels_of,
     check_fit,
     in_module,
     without_wrappers,
 )
-from continual.models.foreign.found import Found
+from continual.models.foreign.found import HEAD, Found
 from continual.models.foreign.parts import State, with_counters, without
 from datamodules.voc import CLASSES
 from networks.torchvision_segmentation import NAMES, class_layer_of

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from continual.models.foreign.segformer import recognise
+from continual.models.start import find_start
 from networks.segformer import OF_SIZE
 from protocol.errors import RunError
 from tests.continual.models.foreign.growth import CLASSES, IMAGE, check_growth
@@ -15,7 +16,8 @@ SMALL = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 2, 1, 1], "decoder_hidde
 
 def model_of(**settings) -> SegformerForSemanticSegmentation:
     torch.manual_seed(0)
-    config = SegformerConfig(**(settings or SMALL), num_labels=CLASSES)
+    settings = settings or SMALL
+    config = SegformerConfig(**settings, **({} if "id2label" in settings else {"num_labels": CLASSES}))
     return SegformerForSemanticSegmentation(config).eval()
 
 
@@ -41,6 +43,36 @@ def test_the_sizes_of_the_paper_are_known(size):
     found = recognise(state)
     assert (found.source, found.network["size"]) == (f"transformers' SegFormer {size.upper()}", size)
     assert (found.class_counts, found.background) == ((CLASSES,), False)
+
+
+NAMES = ("background", "road", "car")
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[1:]])
+def test_the_folder_that_save_pretrained_writes_says_its_classes_and_normalisation(names, tmp_path):
+    model = model_of(**SMALL, id2label=dict(enumerate(names)))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}')
+    for given in (tmp_path, tmp_path / "model.safetensors"):
+        start = find_start(str(given), None, {"_target_": "networks.segformer.SegFormer"}, trust=False)
+        assert list(start.labels.classes.values()) == ["road", "car"]
+        assert start.network.has_background == (names == NAMES)
+        assert (start.mean, start.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="does not say its classes"):
+        find_start(str(tmp_path), None, {"_target_": "networks.segformer.SegFormer"}, trust=False)
+
+
+def test_one_channel_is_a_class_against_background(tmp_path):
+    model = model_of(**SMALL, id2label={0: "crack"})
+    model.save_pretrained(tmp_path)
+    start = find_start(str(tmp_path), ["crack"], {"_target_": "networks.segformer.SegFormer"}, trust=False)
+    assert (start.network.class_counts, start.labels.background) == ([2], 0)
+    with torch.no_grad():
+        ours = start.network(IMAGE).logits.softmax(1)[:, 1:]
+        score = torch.nn.functional.interpolate(model(IMAGE).logits, size=IMAGE.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(ours, score.sigmoid())
 
 
 def test_what_does_not_fit_is_named():
