@@ -173,7 +173,7 @@ class Experiment:
             self._remember_start(is_known)
             return
         self._move_loggers(task, self.state.steps)
-        trainer = self.trainers.build(task)
+        trainer = self._trainer_of_start(task) if is_known else self.trainers.build(task)
         is_trained = self.folder.task(task.index).model.exists()
         learn = self._take_start if is_known else self._train
         trained = self._load_trained(task) if is_trained else learn(trainer, task)
@@ -217,6 +217,11 @@ class Experiment:
                 return self._take_over(task, kept)
             return self._fit(trainer, task, cache)
 
+    def _trainer_of_start(self, task: Task) -> pl.Trainer:
+        """It passes over old images once, where there are some."""
+        has_images = self.training.old_images is not None
+        return self.trainers.build(task, epochs=int(has_images), has_images=has_images)
+
     def _take_start(self, trainer: pl.Trainer, task: Task) -> dict[str, Any]:
         """Make a network that existed before the run that of its first task; gives the content of the task's file.
 
@@ -224,8 +229,6 @@ class Experiment:
         """
         started = time.monotonic()
         self.learner.network.load_state_dict(self.start.network.state_dict())
-        sees_images = self.training.old_images is not None
-        trainer = self.trainers.build(task, epochs=int(sees_images), has_images=sees_images)
         with standing_still(self.learner), full_keys("network", type(self.learner.network)):
             trainer.fit(self.learner, datamodule=self.data)
         if trainer.interrupted:
