@@ -106,7 +106,7 @@ def test_three_stages_their_scores_predictions_and_exports(cli, tmp_path, citysc
         assert (file.mode, file.size) == ("P", (WIDTH, HEIGHT))
         assert set(np.unique(np.array(file)).tolist()) <= set(content["about"]["mask_values"])
 
-    cli("run/task_02/model.ckpt", script="scripts/export.py")
+    cli("run/task_02/model.ckpt", "--formats", "safetensors", script="scripts/export.py")
     card = (tmp_path / "exported/README.md").read_text()
     assert "| 13 | rider | 25 | #ff0000 |" in card
     assert "images 32 x 64 pixels" in card

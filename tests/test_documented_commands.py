@@ -60,7 +60,7 @@ STANDS_FOR = (  # what a documented line names, and what the small run has
 )  # fmt: skip
 SHORT = {
     "scripts/predict.py": ("--overwrite", "--workers", "0"),
-    "scripts/export.py": ("--overwrite",),
+    "scripts/export.py": ("--overwrite", "--formats", "safetensors"),  # tests/scripts/test_export.py writes all
     "scripts/evaluate.py": ("training.accelerator=cpu", "training.num_workers=0"),
     "scripts/invert.py": ("--iterations", "2", "--per-class", "1", "--size", "32", "--no-clip"),
 }

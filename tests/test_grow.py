@@ -131,8 +131,9 @@ def test_an_interrupted_growth_goes_on_to_the_same_numbers(cli: CLI, ground: Pat
     torch.save(weights(ground / "start/task_01/model.ckpt"), tmp_path / "start.pth")
     named = ("network=unet_small", "network.width=4", "network.num_layers=3")
     classes = f"training.start_classes=[{','.join(KNOWN)}]"
-    from_file = ("training.start_from=start.pth", classes, *named, "training.increment=1")
-    from_copy = ("training.start_from=grown/task_00/model.ckpt", "training.increment=1")
+    both = ("training.increment=1", "dataset.crop_size=32")
+    from_file = ("training.start_from=start.pth", classes, *named, *both)
+    from_copy = ("training.start_from=grown/task_00/model.ckpt", *both)
     grow(cli, ground, *from_file)
     whole = results(tmp_path / "grown")["tasks"]
     final = weights(tmp_path / "grown/task_02/model.ckpt")

@@ -63,8 +63,8 @@ def test_a_sweep_trains_each_first_task_once_and_no_number_changes(cli, tmp_path
     [
         ("loss=bacs", "loss.distill_weight=0.25,0.5", "callbacks.replay.capacity=10", "callbacks.replay.batch_size=4",
          "training.keep=best", "training.val_every=1"),
-        ("loss=pi", "callbacks.importance.weight=1,500", "training.steps_per_class=3"),
-        ("loss=sdr", "training.task=6-2,6-1", "training.mixed_precision=bf16", "training.accumulate_gradients=2"),
+        ("loss=pi", "callbacks.importance.weight=1,500", "training.steps_per_class=3",
+         "training.mixed_precision=bf16", "training.accumulate_gradients=2"),
     ],
     ids=lambda sweep: sweep[0],
 )  # fmt: skip
@@ -225,27 +225,30 @@ def test_jobs_at_once_train_a_first_task_once(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("package", "launcher"),
+    ("package", "launcher", "good"),
     [
-        ("submitit", ("hydra/launcher=slurm_rehearsal",)),
+        ("submitit", ("hydra/launcher=slurm_rehearsal",), 1),
         (
             "ray",
             (
                 "hydra/launcher=ray_cluster",
-                "hydra.launcher.ray.init.num_cpus=2",
+                "hydra.launcher.ray.init.num_cpus=1",
                 "hydra.launcher.ray.remote.num_cpus=1",
             ),
+            0,
         ),
     ],
 )
-def test_launchers_of_clusters(cli, tmp_path, package, launcher):
+def test_launchers_of_clusters(cli, tmp_path, package, launcher, good):
+    """Each job's process imports torch anew, for seconds: with ray it is the failing one alone."""
     if importlib.util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
         pytest.skip(f"the launcher of {package} is not installed")
-    sweep = ("-m", *SMALL, "training.task=6-2", "loss=finetune", "optimizer=sgd", "optimizer.lr=1e38,0.01", *launcher)
+    rates = "optimizer.lr=1e38" + ",0.01" * good
+    sweep = ("-m", *SMALL, "training.task=6-2", "loss=finetune", "optimizer=sgd", rates, *launcher)
     result = cli(*sweep, check=False)
     assert result.returncode == 1
     assert "became NaN or infinite" in result.stderr
-    assert len(numbers(tmp_path / "outputs")) == 1
+    assert len(numbers(tmp_path / "outputs")) == good
     assert len(list(tmp_path.glob("outputs/shapes/*/*/*/error.txt"))) == 1
 
 

@@ -48,6 +48,7 @@ def content():
 
 
 NAMES = ("model.ckpt", "model.safetensors")
+OPTIONAL = ("crop_size", "learned_from")
 
 
 def load(content, path, names=NAMES):
@@ -113,20 +114,20 @@ def test_a_part_is_whole_and_what_its_place_is_for(content, tmp_path, at, value)
 
 @pytest.mark.slow
 def test_every_value_of_a_description_may_be_anything(content, tmp_path):
-    """Any other value is an error of one sentence, or changes nothing that is read."""
+    """Any other value is an error of one sentence, or changes nothing that is read; every other pair of both is tried."""
     others = [None, True, -1, 10**12, 1e300, float("nan"), "", "x", "../x", "${oc.env:HOME}", [], [[]], {}, {"a": {}}]
     tried, words = 0, ""
-    for at in list(places(content["about"])):
+    for number, at in enumerate(places(content["about"])):
         if at[0] == "labels" and at[1:] not in ((), (0,), (255,)):
             continue
-        for other in others:
+        for other in others[number % 2 :: 2]:
             try:
                 load(replaced(content, at, other), tmp_path, [NAMES[tried % 2]])
             except RunError as error:
                 words = str(error)
             assert "\n" not in words
             tried += 1
-    assert tried > 500
+    assert tried > 300
 
 
 def test_names_that_no_file_could_hold(content, tmp_path):
@@ -147,7 +148,7 @@ def test_a_description_without_one_of_its_values(content, tmp_path):
             load(without, tmp_path)
         except RunError:
             continue
-        assert at[:2] in (("config", "network"), ("config", "loss")) or at[-1] == "crop_size", at
+        assert at[:2] in (("config", "network"), ("config", "loss")) or at[-1] in OPTIONAL, at
 
 
 @pytest.mark.parametrize("weights", [None, [], {1: torch.zeros(1)}, {"x": 1}, {"x": torch.zeros(1)}, {}])

@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from continual.models.foreign.segmentation_models import recognise
-from networks.segmentation_models import ARCHITECTURES
+from networks.segmentation_models import ARCHITECTURES, ShapesAlone
 from protocol.errors import RunError
 from tests.continual.models.foreign.growth import CLASSES, IMAGE, check_growth
 
@@ -15,13 +15,10 @@ def model_of(architecture: str, encoder: str = "resnet18", **settings) -> torch.
     return smp.create_model(architecture, encoder, encoder_weights=None, classes=CLASSES, **settings).eval()
 
 
-ENCODERS = ("resnet50", "efficientnet-b0", "mit_b0", "xception")
+ENCODERS = ("efficientnet-b0", "mit_b0", "xception")
 FAST = (("unet", "mit_b0"), ("deeplabv3plus", "resnet18"))
-GROWN = ("fpn", "linknet", "pan", "segformer")  # whose decoders differ most; the others are recognised alone
-OTHERS = [
-    *((a, "resnet18") for a in ARCHITECTURES if a in GROWN),
-    *(("unet", e) for e in ENCODERS if e != "mit_b0"),
-]
+GROWN = ("fpn", "pan")  # whose decoders differ most; the others are recognised alone
+OTHERS = [*((a, "resnet18") for a in GROWN), *(("unet", e) for e in ENCODERS if e != "mit_b0")]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +37,8 @@ def test_a_state_dict_becomes_a_network_that_grows(architecture, encoder, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in (*GROWN, "deeplabv3plus")])
 def test_every_architecture_is_told_from_the_others(architecture):
-    state = model_of(architecture).state_dict()
+    with torch.device("meta"), ShapesAlone():
+        state = model_of(architecture).state_dict()
     found = recognise(state)
     assert found.network["architecture"] == architecture
     assert len(found.state) == len(state)
