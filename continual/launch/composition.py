@@ -34,6 +34,7 @@ from protocol.errors import ConfigError
 from protocol.schema import Schema
 from protocol.words import UnknownKey, shown
 
+NO_SWEEP = "hydra.mode=RUN"  # the override that Hydra adds where nobody says its mode
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 # Groups whose choices are a class: two cannot be one.
 OF_A_CLASS = ("network", "loss", "optimizer", "scheduler", "dataset/augmentation", "dataset/evaluation")
@@ -70,6 +71,7 @@ class CheckedLoader(ConfigLoaderImpl):
     root: Schema | None = None
     referred: frozenset[str] = frozenset()  # keys that the files of the last configuration refer to
     classes: Mapping[str, tuple[str, str]] = {}  # of its callbacks, by name: the file and the class
+    kept: tuple[str | None, list[str], DictConfig] | None = None  # what will be composed next, and what that gives
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -91,9 +93,11 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: it is not possible, or what comes out is wrong.
         """
-        config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
         if not kwargs.get("validate_sweep_overrides", True):  # Hydra asks for its mode alone, and composes again
-            return config
+            return self._keep(config_name, overrides, run_mode, *args, **kwargs)
+        config = self._kept_for(config_name, overrides)
+        if config is None:
+            config = self.compose(config_name, overrides, run_mode, *args, **kwargs)
         if run_mode == RunMode.MULTIRUN:
             for job in _jobs(overrides):
                 self.load_configuration(config_name, job, RunMode.RUN, *args, **kwargs)
@@ -104,6 +108,31 @@ class CheckedLoader(ConfigLoaderImpl):
                 check(config, self.root, self.referred)
             except UnknownKey as error:
                 raise self._with_owners(error, config) from error
+        return config
+
+    def _keep(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        """Compose alone, where Hydra wants to know its mode; the composition of a run that follows is kept for it.
+
+        Composing takes a tenth of a second, a good part of what passes before a run's first step.
+        """
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        if any(override.is_sweep_override() for override in parsed):
+            return self.compose(config_name, overrides, run_mode, *args, **kwargs)
+        config = self.compose(config_name, overrides, RunMode.RUN, *args, **kwargs)
+        if config.hydra.mode is None:
+            self.kept = config_name, [*overrides, NO_SWEEP], config
+        return config
+
+    def _kept_for(self, config_name: str | None, overrides: list[str]) -> DictConfig | None:
+        """What was kept, with the mode that Hydra found out; None: something else is composed now."""
+        kept, self.kept = self.kept, None
+        if kept is None or kept[:2] != (config_name, overrides):
+            return None
+        config = kept[2]
+        config.hydra.mode = RunMode.RUN
+        config.hydra.overrides.hydra.append(NO_SWEEP)
         return config
 
     def compose(

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from continual.launch.checks import RUN_SCHEMAS, _check_hydra, resolvable
+from continual.launch.command_line import prepared
+from continual.launch.composition import CheckedLoader, loader
 from continual.launch.targets import TARGET, schema_at
 from protocol.errors import ConfigError
 from tests.test_configurations import CONF, GROUPS, composed
@@ -21,6 +24,18 @@ pytestmark = pytest.mark.slow  # hundreds of compositions
 SUPPLIERS = {"learning": "scheduler", "loggers": "logger"}  # groups by the room of their classes
 BUFFER = "callbacks.replay_buffer.ReplayBuffer"
 DREAMS, SHRINK = "callbacks=deep_inversion", "dataset/augmentation=shrink_crop"
+
+
+def test_what_hydra_composes_for_its_mode_is_what_it_composes_for_the_run(monkeypatch):
+    """And it is composed once."""
+    prepared([])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        asked, first = {"validate_sweep_overrides": False}, ["loss=plop", "training.seed=3"]
+        run = [*first, "hydra.mode=RUN"]
+        whole = loader().load_configuration("config", list(run), RunMode.RUN)
+        assert loader().load_configuration("config", first, RunMode.MULTIRUN, **asked).hydra.mode is None
+        monkeypatch.setattr(CheckedLoader, "compose", None)
+        assert loader().load_configuration("config", run, RunMode.RUN) == whole
 
 
 def error_of(*overrides):

@@ -114,7 +114,7 @@ def test_a_part_is_whole_and_what_its_place_is_for(content, tmp_path, at, value)
 
 @pytest.mark.slow
 def test_every_value_of_a_description_may_be_anything(content, tmp_path):
-    """Any other value is an error of one sentence, or changes nothing that is read; every other pair of both is tried."""
+    """Any other value is an error of one sentence, or changes nothing that is read; half of them at each place."""
     others = [None, True, -1, 10**12, 1e300, float("nan"), "", "x", "../x", "${oc.env:HOME}", [], [[]], {}, {"a": {}}]
     tried, words = 0, ""
     for number, at in enumerate(places(content["about"])):
