@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from datamodules.base import DataSource
+from datamodules.base import DataError, DataSource
+from datamodules.class_index import index_of
 from datamodules.task_sequence import SPLITS
 
 
 def contents_of(source: DataSource) -> dict[str, Any]:
-    """Names of classes by their values, and the contents of each split, as plain containers; no file is read.
+    """Names of classes by their values, and the contents of each split, as plain containers.
+
+    The class index says what the masks hold; they are read where it is not that of the files.
 
     Raises:
         DataError: a file is missing.
     """
     classes = {str(value): name for value, name in source.labels.classes.items()}
-    return {"classes": classes, **{name: dict(source.split(name).contents()) for name in SPLITS}}
+    return {"classes": classes, **{name: _contents(source, name) for name in SPLITS}}
+
+
+def _contents(source: DataSource, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {**source.split(name).contents(), "labels": None}
+    with suppress(DataError):  # of masks that the classes do not fit, which whoever reads them says
+        found["labels"] = index_of(source, name).checksum
+    return found
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -44,3 +55,5 @@ def _changed_splits(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
             yield f"{name}: the files had {before['bytes']:,} bytes and have {after['bytes']:,}"
         elif before["digest"] != after["digest"]:
             yield f"{name}: other names or sizes of files, or in another order"
+        elif None not in (before.get("labels"), after["labels"]) and before["labels"] != after["labels"]:
+            yield f"{name}: the masks have other numbers of pixels of their classes"

@@ -180,7 +180,10 @@ class OldImages(Folder):
 
     def split(self, name: str) -> FileSplit:
         """The images, whatever the split."""
-        return self._files(find_part(self.root, "train" if has_splits(self.root) else WHOLE))
+        try:
+            return self._files(find_part(self.root, "train" if has_splits(self.root) else WHOLE))
+        except DataError as error:
+            raise DataError(f"training.old_images: {error}") from error
 
 
 def _check_some(found: Found) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.base import Contents, DataSource, Split
 from protocol.errors import TaskError
-from protocol.growth import Known, Relabelling, grown_labels
+from protocol.growth import Known, Relabelling, grown_labels, without_named_background
 from protocol.labels import LabelSpace
 
 
@@ -108,6 +108,9 @@ class RelabelledSource(DataSource):
         """
         self.source, self.old, self.more_test = source, old, source.more_test
         others = [other for other in (self.more_test, old) if other is not None]
+        classes = {*(known.names if known else ()), *source.labels.classes.values()}
+        for other in others:
+            other.labels = without_named_background(other.labels, classes)
         self.labels, tables = grown_labels(known, [each.labels for each in (source, *others)])
         self._relabellings = dict(zip(map(id, (source, *others)), tables, strict=True))
         learnable = {*(known.ids if known else ()), *tables[0].named}

@@ -225,8 +225,8 @@ def grown_images(
     unseen = [last.labels.classes[c] for c in last.seen[len(tasks[0].new) :] if not presence["train"][:own, c].any()]
     if unseen:
         raise TaskError(
-            f"no training image shows {', '.join(unseen)}, which {source.name} names: label some, or take the name out "
-            "of the data's classes file"
+            f"no training image shows {', '.join(unseen)}, which {source.name} names: label some, take the name out "
+            "of the data's classes file, or leave its value out of training.class_order"
         )
     _say_what_is_hidden(source, tasks[-1], presence["train"][:own])
     if len(tasks) > 1 and not last.new:

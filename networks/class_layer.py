@@ -269,7 +269,8 @@ def try_out(module: nn.Module, name: str, layer: Layer, stages: Sequence[str], i
     except Exception as error:  # of the user's own code
         raise ConfigError(
             f"module: its forward pass fails on images {' x '.join(map(str, image.shape))} (trial_size) with a class "
-            f"more than it was made for, {channels}: {type(error).__name__}: {error}"
+            f"more than it was made for, {channels}: {type(error).__name__}: {error}; is {name} the layer of the "
+            "classes?"
         ) from error
     if logits.shape[:2] != (len(image), channels):
         raise ConfigError(

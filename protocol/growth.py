@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -95,6 +95,17 @@ def grown_labels(known: Known | None, data: Sequence[LabelSpace]) -> tuple[Label
         colours=dict(_colours(known, data, ids)),
     )
     return joined, [_relabelling(labels, joined, void) for labels in data]
+
+
+def without_named_background(labels: LabelSpace, classes: Collection[str]) -> LabelSpace:
+    """A label space in which what is called background is a class, where it has the name of one.
+
+    A folder of old test images, say, whose masks have a class as value 0, beside new ones with background there.
+    """
+    if labels.background is None or labels.background_name not in classes:
+        return labels
+    named = {labels.background: labels.background_name, **labels.classes}
+    return replace(labels, classes=named, background=None)
 
 
 def _free(value: int, taken: set[int | None]) -> int:
@@ -189,17 +200,23 @@ def growth_steps(
             class_order=order,
         )  # fmt: skip
         return tuple(known.ids), *steps
-    steps = class_steps(
-        classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment,
-        shuffle_classes=shuffle_classes, seed=seed, class_order=class_order,
-    )  # fmt: skip
+    remedy = "leave it out to learn all new classes at once, or give training.increment for some at a time"
+    named = f"training.task={task}" if task is not None else f"training.initial_increment={initial_increment}"
+    try:
+        steps = class_steps(
+            classes, dataset=dataset, task=task, initial_increment=initial_increment, increment=increment,
+            shuffle_classes=shuffle_classes, seed=seed, class_order=class_order,
+        )  # fmt: skip
+    except TaskError as error:
+        raise TaskError(
+            f"{error}; the network of training.start_from knows {len(known.ids)} classes, and {named} is the sequence "
+            f"of all: {remedy}"
+        ) from error
     for end in range(1, len(steps) + 1):
         if {c for step in steps[:end] for c in step} == set(known.ids):
             return tuple(known.ids), *steps[end:]
-    named = f"training.task={task}" if task is not None else f"training.initial_increment={initial_increment}"
     sizes = "-".join(str(len(step)) for step in steps)
     raise TaskError(
         f"{named} makes steps of {sizes} classes, and the network of training.start_from knows {len(known.ids)}, which "
-        "are not those of the first steps: leave it out to learn all new classes at once, or give training.increment "
-        "for some at a time"
+        f"are not those of the first steps: {remedy}"
     )

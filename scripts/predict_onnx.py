@@ -28,11 +28,12 @@ def main() -> None:
     values = np.array([each["mask_value"] for each in facts["classes"]], np.uint8)
     palette = np.zeros((256, 3), np.uint8)
     palette[values] = [each["colour"] for each in facts["classes"]]
+    targets = [arguments.output / f"{path.stem}.png" for path in arguments.images]
+    for place, target in enumerate(targets):
+        if target.exists() or target in targets[:place]:
+            sys.exit(f"error: {target} exists, or two images would be that: give another --output, or rename one")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for path in arguments.images:
-        target = arguments.output / f"{path.stem}.png"
-        if target.exists():
-            sys.exit(f"error: {target} exists: give another --output")
+    for path, target in zip(arguments.images, targets, strict=True):
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         resized = image.resize(network_size(facts["size"], *image.size), Image.Resampling.BILINEAR)
         (classes,) = session.run(["classes"], {"image": np.asarray(resized).transpose(2, 0, 1)[None]})

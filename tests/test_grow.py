@@ -130,7 +130,7 @@ def test_an_interrupted_growth_goes_on_to_the_same_numbers(cli: CLI, ground: Pat
     """Also where the file that it began with has gone, of which the run has a copy."""
     torch.save(weights(ground / "start/task_01/model.ckpt"), tmp_path / "start.pth")
     named = ("network=unet_small", "network.width=4", "network.num_layers=3")
-    classes = f"training.start_classes=[{','.join(KNOWN)}]"
+    classes = f"training.start_classes=[nothing,{','.join(KNOWN)}]"  # of all channels: the run adds background
     both = ("training.increment=1", "dataset.crop_size=32")
     from_file = ("training.start_from=start.pth", classes, *named, *both)
     from_copy = ("training.start_from=grown/task_00/model.ckpt", *both)
@@ -142,7 +142,7 @@ def test_an_interrupted_growth_goes_on_to_the_same_numbers(cli: CLI, ground: Pat
         if arguments == from_copy:
             (tmp_path / "start.pth").unlink()
             refused = cli(*GROW, f"dataset.root={ground / 'new'}", *from_file, check=False)
-            assert "does not exist; a run that began with it has it as task_00/model.ckpt" in refused.stderr
+            assert "does not exist; where a run began with it, its task_00/model.ckpt is a copy" in refused.stderr
         grow(cli, ground, *arguments)
         assert results(tmp_path / "grown")["tasks"] == whole
         again = weights(tmp_path / "grown/task_02/model.ckpt")

@@ -149,6 +149,10 @@ def task_scores(confusion: Tensor, task: Task, scores_background: bool = True) -
     iou = [or_none(value) for value in class_iou(confusion).tolist()]
     if not (scores_background and _background_is_scored(task)):
         iou[0] = None
+    labelled = confusion
+    if not scores_background:
+        labelled = confusion.clone()
+        labelled[0] = 0
     by_class = dict(zip(task.seen, iou[1:], strict=True))
     initial = [by_class[c] for c in task.seen if c in task.initial]
     return {
@@ -159,8 +163,8 @@ def task_scores(confusion: Tensor, task: Task, scores_background: bool = True) -
         "miou_initial": _mean(initial),
         "miou_initial_bg": _mean([iou[0], *initial]),
         "miou_added": _mean([by_class[c] for c in task.seen if c not in task.initial]),
-        "mean_accuracy": or_none(class_accuracy(confusion).nanmean().item()),
-        "pixel_accuracy": or_none(pixel_accuracy(confusion).item()),
+        "mean_accuracy": or_none(class_accuracy(labelled).nanmean().item()),
+        "pixel_accuracy": or_none(pixel_accuracy(labelled).item()),
         "iou": dict(zip(task.class_names, iou, strict=True)),
     }
 

@@ -107,6 +107,19 @@ class About:
             raise RunError(f"{path} is damaged: what it says of itself names {n} classes, and `{name}` other ones")
         return about
 
+    @property
+    def copies_start_without_background(self) -> bool:
+        """Whether a run began with the network, which had no background then, and gave it one that nothing labels."""
+        training = self.config.get("training")
+        known = training.get("known") if isinstance(training, Mapping) else None
+        return self.task == 0 and isinstance(known, Mapping) and known.get("background", 0) is None
+
+    @property
+    def start(self) -> str | None:
+        """What the run began with, in its own words; None: with a first task of its own."""
+        training = self.config.get("training")
+        return str(training.get("start_from")) if isinstance(training, Mapping) and training.get("known") else None
+
     def facts(self, path: Path) -> RunFacts:
         """What the network needs of the configuration, checked; `path`: of the file.
 

@@ -64,10 +64,11 @@ def write_card(model: SavedModel, path: Path, rule: Mapping[str, int], files: Ma
     """
     dataset, classes = model.facts.dataset, len(model.class_names) - 1
     background = " and background" * model.network.has_background
+    start = f" It began as {model.about.start}, which knew the classes of task 0." if model.about.start else ""
     parts = [
         f"# {type(model.loss).__name__} on {dataset.name}, {len(model.about.channels_per_step)} tasks learned",
         f"Semantic segmentation of {classes} classes{background} by {type(model.network).__name__}, which learned them "
-        f"task after task; seed {model.facts.training.seed}.",
+        f"task after task; seed {model.facts.training.seed}.{start}",
         "## Use",
         *(f"```{language}\n{text}\n```" for name, (language, text) in USES.items() if name in files),
         "\n".join(_facts(model, rule, files)),

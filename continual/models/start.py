@@ -113,7 +113,7 @@ def find_start(given: str, classes: str | Sequence[str] | None, network: Mapping
         return _made(network, classes)
     path = Path(given).expanduser()
     if not path.exists():
-        raise RunError(f"{KEY}={given} does not exist; a run that began with it has it as task_00/model.ckpt")
+        raise RunError(f"{KEY}={given} does not exist; where a run began with it, its task_00/model.ckpt is a copy")
     if path.is_dir():
         path = weights_in(path) or model_of_run(path)
     start = _own(path, classes, trust) if is_own(path) else _foreign(find(path, network), path, classes)
@@ -167,6 +167,8 @@ def _own(path: Path, classes: Any, trust: bool) -> Start:
     names = zip(about.mask_values[1:], about.class_names[1:], about.colours[1:], strict=True)
     found = list(names)
     background = about.mask_values[0]
+    if about.copies_start_without_background:
+        background = IGNORE
     labels = LabelSpace(
         {value: name for value, name, _ in found},
         background=None if background == IGNORE else background,

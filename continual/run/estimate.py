@@ -110,6 +110,12 @@ class Estimate(pl.Callback):
         if self._pairs and (len(self._pairs) >= ENOUGH or time.monotonic() - self._begun > LONG_ENOUGH):
             self._say(trainer, pl_module, trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A task of few steps: what was measured must do."""
+        batches = int(trainer.num_training_batches)
+        if self._pairs and not self.is_said and batches <= ENOUGH:
+            self._say(trainer, pl_module, (trainer.current_epoch + 1) * batches)
+
     def _say(self, trainer: pl.Trainer, module: pl.LightningModule, done: int) -> None:
         """Args: `done`: batches of the current task."""
         self.is_said = True

@@ -63,6 +63,15 @@ def test_what_has_changed_is_said(tree, change, said):
     assert re.fullmatch(said, found), found
 
 
+def test_masks_of_the_same_size_that_label_something_else(tree):
+    """And a state of a version that did not remember it."""
+    then = contents(tree)
+    other = {**then, "val": {**then["val"], "labels": "0"}}
+    assert changes(other, then) == "val: the masks have other numbers of pixels of their classes"
+    del other["val"]["labels"]
+    assert changes(other, then) == ""
+
+
 def test_the_order_of_classes_counts(tree):
     then = contents(tree)
     other = {**then, "classes": dict(reversed(then["classes"].items()))}

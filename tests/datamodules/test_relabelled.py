@@ -107,3 +107,11 @@ def test_what_only_further_images_label_is_never_learned() -> None:
     source = RelabelledSource(new, KNOWN, Source(LabelSpace({1: "cat", 2: "road"}), [[1]]))
     assert [source.labels.classes[c] for c in source.learnable] == ["sky", "road", "car"]
     assert {"dog", "cat"} <= set(source.labels.classes.values())
+
+
+def test_value_0_of_old_test_images_may_be_a_class_that_the_network_knows() -> None:
+    new = Source(LabelSpace({1: "car"}), [[0, 1, 255]])
+    new.more_test = Source(LabelSpace({1: "road"}, background_name="sky"), [[0, 1, 255]])
+    source = RelabelledSource(new, KNOWN)
+    assert source.split("test").load_mask(1).tolist() == [[1, 2, 255]]
+    assert index_of(source, "test").presence[1].nonzero()[0].tolist() == [1, 2, 255]

@@ -53,7 +53,7 @@ def test_every_way_to_use_a_network_gives_the_same_labels(cli, tmp_path, monkeyp
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stderr == (
-        "error: onnx/a.png exists: give another --output\n"
+        "error: onnx/a.png exists, or two images would be that: give another --output, or rename one\n"
     )
     monkeypatch.chdir(tmp_path)
     models = [load("run"), load("exported/model.safetensors", device="cpu")]

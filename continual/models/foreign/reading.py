@@ -195,7 +195,7 @@ def _unreadable(path: Path, *names: str) -> RunError:
 def _state_and_rest(content: Any, path: Path) -> tuple[State, Mapping[str, Any]]:
     """The state dict in a file's content, and the rest."""
     if isinstance(content, _Inert):
-        raise refusal(path, f"holds a whole {content.name}, whose code is not here: where it is, {ANEW}")
+        raise refusal(path, f"holds a whole {content.name}, and code of a file is never run: {ANEW}")
     if not isinstance(content, dict):
         raise refusal(path, f"holds a {type(content).__name__} and no tensors by name: {ANEW}")
     content = _plain(content)
