@@ -55,5 +55,5 @@ def _changed_splits(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
             yield f"{name}: the files had {before['bytes']:,} bytes and have {after['bytes']:,}"
         elif before["digest"] != after["digest"]:
             yield f"{name}: other names or sizes of files, or in another order"
-        elif None not in (before.get("labels"), after["labels"]) and before["labels"] != after["labels"]:
+        elif None not in (masks := (before.get("labels"), after.get("labels"))) and masks[0] != masks[1]:
             yield f"{name}: the masks have other numbers of pixels of their classes"

@@ -39,6 +39,7 @@ from protocol.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+CLOCK = 0.05  # seconds by which the time of a file may be behind that of a process
 MAIN = Path(__file__).parents[2] / "main.py"
 # Launchers whose jobs are on one machine, and that deal out no GPUs.
 SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
@@ -263,7 +264,7 @@ def _remove_unused(folder: RunFolder, output: Path) -> None:
 @contextmanager
 def kept_traceback(path: Path) -> Iterator[None]:
     """Write the traceback of an error to a file; of several processes that of the first one to fail stands last."""
-    begun = time.time()
+    begun = time.time() - CLOCK
     try:
         yield
     except Exception:
