@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -39,7 +38,6 @@ from protocol.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-CLOCK = 0.05  # seconds by which the time of a file may be behind that of a process
 MAIN = Path(__file__).parents[2] / "main.py"
 # Launchers whose jobs are on one machine, and that deal out no GPUs.
 SHARING = ("parallel", "joblib", "slurm_rehearsal", "submitit_local")
@@ -264,13 +262,21 @@ def _remove_unused(folder: RunFolder, output: Path) -> None:
 @contextmanager
 def kept_traceback(path: Path) -> Iterator[None]:
     """Write the traceback of an error to a file; of several processes that of the first one to fail stands last."""
-    begun = time.time() - CLOCK
+    before = _version(path)
     try:
         yield
     except Exception:
         text = traceback.format_exc()
-        if path.exists() and path.stat().st_mtime >= begun:
+        if _version(path) not in (None, before):
             text = f"{text}\nBefore that another process of the run failed:\n\n{path.read_text()}"
         with suppress(OSError):  # the error itself may be that nothing can be written
             write_atomically(path, text)
         raise
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Another one after each `write_atomically`; None where there is no file."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
