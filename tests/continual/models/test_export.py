@@ -29,7 +29,7 @@ SMALL = {
 SIZES = ((64, 64), (37, 122))  # one as positions have it, one of no multiples
 # Each takes seconds, so that of the choices of one class the first stands for all, and the module of a library as any
 # other one; and graphs of the others, with the same operations, are compared before they become files.
-LIBRARIES = ("torchvision", "segmentation_models")
+LIBRARIES = ("torchvision", "segmentation_models", "bisenet", "deeplabv3_original")  # and ResNets, as in deeplabv3
 WRITTEN = ("deeplabv3", "erfnet", "segmenter", "unet")
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "network").glob("*.yaml")}
 OF_CLASS = {content["_target_"]: name for name, content in sorted(FILES.items(), reverse=True) if "_target_" in content}
